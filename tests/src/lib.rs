@@ -1,1 +1,7 @@
+//! End-to-end and fault tests, and what they and the demo share.
+//!
+//! - [`fleet`]: agents and aggregators as processes, with their configs.
+//! - [`oracle`]: what became of every `seq`, asked of MongoDB and the spool.
 
+pub mod fleet;
+pub mod oracle;
