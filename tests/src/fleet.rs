@@ -53,7 +53,7 @@ impl Process {
         Self::start_command(name, Command::new(program(name)?).args(args), log)
     }
 
-    fn start_command(name: &str, command: &mut Command, log: &Path) -> Result<Self> {
+    pub(crate) fn start_command(name: &str, command: &mut Command, log: &Path) -> Result<Self> {
         let open = || File::options().create(true).append(true).open(log);
         let file = open().with_context(|| format!("log {}", log.display()))?;
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
@@ -62,6 +62,11 @@ impl Process {
         command.process_group(0);
         let child = command.spawn().with_context(|| format!("start {name}"))?;
         Ok(Self { name: name.to_owned(), child, log: log.to_owned() })
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// The whole log so far.
