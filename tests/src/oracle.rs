@@ -47,9 +47,14 @@ impl Account {
 
     /// Each published picture that is nowhere.
     pub fn missing_pictures(&self) -> Vec<u64> {
-        let known =
-            |seq: &&u64| self.pictures_stored.contains(seq) || self.pictures_explained.contains(seq);
-        self.pictures_due.iter().filter(|seq| !known(seq)).copied().collect()
+        let known = |seq: &&u64| {
+            self.pictures_stored.contains(seq) || self.pictures_explained.contains(seq)
+        };
+        self.pictures_due
+            .iter()
+            .filter(|seq| !known(seq))
+            .copied()
+            .collect()
     }
 
     /// How many were dropped, by reason.
@@ -77,7 +82,9 @@ impl Findings {
     /// A latency percentile in milliseconds.
     pub fn latency_ms(&self, percentile: f64) -> Option<i64> {
         let last = self.latencies_ms.len().checked_sub(1)?;
-        self.latencies_ms.get((last as f64 * percentile / 100.0).round() as usize).copied()
+        self.latencies_ms
+            .get((last as f64 * percentile / 100.0).round() as usize)
+            .copied()
     }
 
     fn account(&mut self, epoch: &str) -> &mut Account {
@@ -99,7 +106,10 @@ pub async fn ask(database: &Database, spools: &[PathBuf], images: &Path) -> Resu
 }
 
 async fn read_log_documents(database: &Database, findings: &mut Findings) -> Result<()> {
-    let mut cursor = database.collection::<Document>("observations").find(doc! {}).await?;
+    let mut cursor = database
+        .collection::<Document>("observations")
+        .find(doc! {})
+        .await?;
     while let Some(document) = cursor.try_next().await? {
         let id = document.get_str("_id")?.to_owned();
         let (epoch, seq_text) = id.rsplit_once('/').context("an id without /")?;
@@ -142,20 +152,29 @@ async fn read_log_documents(database: &Database, findings: &mut Findings) -> Res
                 }
             }
             "epoch" | "clock" | "certificate" => {}
-            other => findings.violations.push(format!("{id} has the unknown kind {other}")),
+            other => findings
+                .violations
+                .push(format!("{id} has the unknown kind {other}")),
         }
     }
     Ok(())
 }
 
 async fn read_pictures(database: &Database, images: &Path, findings: &mut Findings) -> Result<()> {
-    let mut cursor = database.collection::<Document>("frames").find(doc! {}).await?;
+    let mut cursor = database
+        .collection::<Document>("frames")
+        .find(doc! {})
+        .await?;
     while let Some(document) = cursor.try_next().await? {
         let id = document.get_str("observation")?;
         let path = images.join(document.get_str("path")?);
-        let bytes = std::fs::metadata(&path).map(|m| m.len()).unwrap_or_default();
+        let bytes = std::fs::metadata(&path)
+            .map(|m| m.len())
+            .unwrap_or_default();
         if bytes as i64 != document.get_i64("bytes")? {
-            findings.violations.push(format!("{id}: its picture has {bytes} bytes on disk"));
+            findings
+                .violations
+                .push(format!("{id}: its picture has {bytes} bytes on disk"));
         }
         let (epoch, seq) = id.rsplit_once('/').context("an id without /")?;
         let seq: u64 = seq.parse()?;
@@ -173,12 +192,19 @@ fn judge(findings: &mut Findings) {
         }
         let missing = account.missing_pictures();
         if !missing.is_empty() {
-            violations.push(format!("{epoch}: nobody knows of the pictures of seq {missing:?}"));
+            violations.push(format!(
+                "{epoch}: nobody knows of the pictures of seq {missing:?}"
+            ));
         }
-        let both: Vec<_> =
-            account.dropped.keys().filter(|seq| account.stored.contains(seq)).collect();
+        let both: Vec<_> = account
+            .dropped
+            .keys()
+            .filter(|seq| account.stored.contains(seq))
+            .collect();
         if !both.is_empty() {
-            violations.push(format!("{epoch}: seq {both:?} are stored and said to be dropped"));
+            violations.push(format!(
+                "{epoch}: seq {both:?} are stored and said to be dropped"
+            ));
         }
     }
     findings.violations.extend(violations);
@@ -190,25 +216,25 @@ fn read_spool(path: &Path, findings: &mut Findings) -> Result<()> {
         path,
         rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY | rusqlite::OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )?;
-    for (sql, pictures) in [
-        ("SELECT key, epoch, first, last, kind FROM records", false),
-        ("SELECT key, epoch, first, last, kind FROM pictures", true),
-    ] {
-        let mut rows = spool.prepare(sql)?;
-        let mut rows = rows.query([])?;
-        while let Some(row) = rows.next()? {
-            let (key, epoch): (String, String) = (row.get(0)?, row.get(1)?);
-            let (first, last): (u64, u64) = (row.get(2)?, row.get(3)?);
-            let kind: String = row.get(4)?;
-            let account = findings.account(&format!("{key}/{epoch}"));
-            match (pictures, kind.as_str()) {
-                (true, _) => account.pictures_explained.extend(first..=last),
-                (false, "observation" | "skip" | "gap") => {
-                    account.spooled.extend(first..=last);
-                    account.last_seq = account.last_seq.max(last);
-                }
-                (false, _) => {}
+    let waiting =
+        "SELECT key, epoch, first, last, kind, value ->> 'of' FROM records WHERE json_valid(value)
+        UNION ALL SELECT key, epoch, first, last, kind, NULL FROM pictures";
+    let mut rows = spool.prepare(waiting)?;
+    let mut rows = rows.query([])?;
+    while let Some(row) = rows.next()? {
+        let (key, epoch): (String, String) = (row.get(0)?, row.get(1)?);
+        let (first, last): (u64, u64) = (row.get(2)?, row.get(3)?);
+        let (kind, of): (String, Option<String>) = (row.get(4)?, row.get(5)?);
+        let account = findings.account(&format!("{key}/{epoch}"));
+        match (kind.as_str(), of.as_deref()) {
+            ("frame" | "crop", _) | ("gap", Some("frames")) => {
+                account.pictures_explained.extend(first..=last);
             }
+            ("observation" | "skip" | "gap", _) => {
+                account.spooled.extend(first..=last);
+                account.last_seq = account.last_seq.max(last);
+            }
+            _ => {}
         }
     }
     let mut accounts = spool.prepare("SELECT key, epoch, last_committed FROM accounts")?;

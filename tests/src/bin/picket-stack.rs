@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser};
-use picket_tests::fleet::until;
+use picket_tests::process::until;
 use picket_tests::stack::{Settings, Stack, StackOptions, enrol_device};
 use tokio::signal::unix::{SignalKind, signal};
 

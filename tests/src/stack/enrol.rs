@@ -11,7 +11,7 @@ use rdkafka::types::RDKafkaErrorCode;
 
 use super::acls::{self, Allow, Operation, Resource};
 use super::settings::{Credentials, Settings};
-use crate::fleet::until;
+use crate::process::until;
 
 const KNOWN_LIMIT: Duration = Duration::from_secs(30);
 const ASK_LIMIT: Duration = Duration::from_secs(5);

@@ -13,7 +13,7 @@ use rdkafka::client::DefaultClientContext;
 use super::part::Part;
 use super::settings::Settings;
 use super::{HOST, fetched, repository};
-use crate::fleet::until;
+use crate::process::until;
 
 const START_LIMIT: Duration = Duration::from_secs(120);
 /// 16 bytes in base64, "picket-stack-001": an id that every stack may share, as none meets another.

@@ -14,7 +14,7 @@ use mongodb::options::{AuthMechanism, ClientOptions, Credential};
 use super::part::Part;
 use super::settings::{MongoSettings, Settings};
 use super::{HOST, fetched};
-use crate::fleet::until;
+use crate::process::until;
 
 const START_LIMIT: Duration = Duration::from_secs(60);
 const ASK_LIMIT: Duration = Duration::from_secs(2);

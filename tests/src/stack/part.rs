@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::fleet::Process;
+use crate::process::Process;
 
 const END_LIMIT: Duration = Duration::from_secs(60);
 
