@@ -55,10 +55,7 @@ pub struct IssueOptions {
 
 impl Default for IssueOptions {
     fn default() -> Self {
-        Self {
-            sans: Vec::new(),
-            days: DEFAULT_DAYS,
-        }
+        Self { sans: Vec::new(), days: DEFAULT_DAYS }
     }
 }
 
@@ -74,17 +71,14 @@ impl Authority {
             .map_err(|source| PkiError::MakeAuthorityKey { source })?;
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
-        params
-            .distinguished_name
-            .push(DnType::OrganizationalUnitName, "authority");
+        params.distinguished_name.push(DnType::OrganizationalUnitName, "authority");
         params.distinguished_name.push(DnType::CommonName, "Picket");
         // It signs no other authority, so a certificate that it issued can never issue another.
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         set_validity(&mut params, days);
-        let signed = params
-            .self_signed(&pair)
-            .map_err(|source| PkiError::SignAuthority { source })?;
+        let signed =
+            params.self_signed(&pair).map_err(|source| PkiError::SignAuthority { source })?;
 
         write_new(&key, &pair.serialize_pem(), SECRET)?;
         write_certificate(&certificate, &signed)?;
@@ -96,31 +90,18 @@ impl Authority {
         let (certificate, key) = (dir.join("ca.crt"), dir.join("ca.key"));
         for path in [&certificate, &key] {
             if !path.exists() {
-                return Err(PkiError::NoAuthority {
-                    dir: dir.into(),
-                    missing: path.clone(),
-                });
+                return Err(PkiError::NoAuthority { dir: dir.into(), missing: path.clone() });
             }
         }
-        let pair = KeyPair::from_pem(&read(&key)?).map_err(|source| PkiError::Key {
-            path: key.clone(),
-            source,
-        })?;
+        let pair = KeyPair::from_pem(&read(&key)?)
+            .map_err(|source| PkiError::Key { path: key.clone(), source })?;
         let description = Description::read(&certificate)?;
         if description.public_key != pair.public_key_raw() {
             return Err(PkiError::KeyMismatch { key, certificate });
         }
-        let issuer = Issuer::from_ca_cert_pem(&read(&certificate)?, pair).map_err(|e| {
-            PkiError::Certificate {
-                path: certificate,
-                reason: e.to_string(),
-            }
-        })?;
-        Ok(Self {
-            dir: dir.into(),
-            issuer,
-            days_left: description.days_left(),
-        })
+        let issuer = Issuer::from_ca_cert_pem(&read(&certificate)?, pair)
+            .map_err(|e| PkiError::Certificate { path: certificate, reason: e.to_string() })?;
+        Ok(Self { dir: dir.into(), issuer, days_left: description.days_left() })
     }
 
     pub fn certificate(&self) -> PathBuf {
@@ -150,19 +131,13 @@ impl Authority {
         let params = self.params(role, name, options)?;
         let identity = self.identity(role, name);
         refuse_existing([&identity.certificate, &identity.key, &identity.bundle])?;
-        let pair =
-            KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(|source| PkiError::MakeKey {
-                role,
-                name: name.to_owned(),
-                source,
-            })?;
-        let signed = params
-            .signed_by(&pair, &self.issuer)
-            .map_err(|source| PkiError::Sign {
-                role,
-                name: name.to_owned(),
-                source,
-            })?;
+        let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)
+            .map_err(|source| PkiError::MakeKey { role, name: name.to_owned(), source })?;
+        let signed = params.signed_by(&pair, &self.issuer).map_err(|source| PkiError::Sign {
+            role,
+            name: name.to_owned(),
+            source,
+        })?;
 
         make_folder(&self.dir.join(role.as_str()))?;
         let key = pair.serialize_pem();
@@ -184,22 +159,15 @@ impl Authority {
         let params = self.params(Role::Device, name, options)?;
         let identity = self.identity(Role::Device, name);
         refuse_existing([&identity.certificate])?;
-        let mut csr =
-            CertificateSigningRequestParams::from_pem(&read(request)?).map_err(|source| {
-                PkiError::Request {
-                    path: request.into(),
-                    source,
-                }
-            })?;
+        let mut csr = CertificateSigningRequestParams::from_pem(&read(request)?)
+            .map_err(|source| PkiError::Request { path: request.into(), source })?;
         check_request(request, &csr.params, name)?;
         csr.params = params;
-        let signed = csr
-            .signed_by(&self.issuer)
-            .map_err(|source| PkiError::Sign {
-                role: Role::Device,
-                name: name.to_owned(),
-                source,
-            })?;
+        let signed = csr.signed_by(&self.issuer).map_err(|source| PkiError::Sign {
+            role: Role::Device,
+            name: name.to_owned(),
+            source,
+        })?;
         make_folder(&self.dir.join(Role::Device.as_str()))?;
         write_certificate(&identity.certificate, &signed)?;
         Ok(identity)
@@ -214,34 +182,23 @@ impl Authority {
         check_name(role.as_str(), name)?;
         check_days(options.days)?;
         if i64::from(options.days) > self.days_left {
-            return Err(PkiError::OutlivesAuthority {
-                days: options.days,
-                left: self.days_left,
-            });
+            return Err(PkiError::OutlivesAuthority { days: options.days, left: self.days_left });
         }
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
         // From the general to the special: RFC 2253, in which Kafka reads it, turns it round.
-        params
-            .distinguished_name
-            .push(DnType::OrganizationalUnitName, role.as_str());
+        params.distinguished_name.push(DnType::OrganizationalUnitName, role.as_str());
         params.distinguished_name.push(DnType::CommonName, name);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         // What serves also connects: brokers to each other, members of a replica set likewise.
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         if role.serves() {
-            params
-                .extended_key_usages
-                .push(ExtendedKeyUsagePurpose::ServerAuth);
+            params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
         }
         params.use_authority_key_identifier_extension = true;
         params.subject_alt_names = match (options.sans.is_empty(), role.serves()) {
             (true, true) => vec![parse_san(name)?],
-            _ => options
-                .sans
-                .iter()
-                .map(|san| parse_san(san))
-                .collect::<Result<_, _>>()?,
+            _ => options.sans.iter().map(|san| parse_san(san)).collect::<Result<_, _>>()?,
         };
         set_validity(&mut params, options.days);
         Ok(params)
@@ -257,19 +214,10 @@ fn check_request(path: &Path, asked: &CertificateParams, name: &str) -> Result<(
         (DnType::CommonName, "CN", name),
     ];
     for (kind, field, wanted) in wanted {
-        let found = asked
-            .distinguished_name
-            .get(&kind)
-            .map(text_of)
-            .unwrap_or_default();
+        let found = asked.distinguished_name.get(&kind).map(text_of).unwrap_or_default();
         if found != wanted {
             let (path, wanted) = (path.into(), wanted.to_owned());
-            return Err(PkiError::RequestSubject {
-                path,
-                field,
-                found,
-                wanted,
-            });
+            return Err(PkiError::RequestSubject { path, field, found, wanted });
         }
     }
     Ok(())
@@ -289,9 +237,7 @@ fn parse_san(text: &str) -> Result<SanType, PkiError> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Ok(SanType::IpAddress(address));
     }
-    let refused = || PkiError::San {
-        san: text.to_owned(),
-    };
+    let refused = || PkiError::San { san: text.to_owned() };
     let host_byte = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'*');
     if text.is_empty() || text.len() > 253 || !text.bytes().all(host_byte) {
         return Err(refused());
@@ -303,37 +249,26 @@ fn check_days(days: u32) -> Result<(), PkiError> {
     if (1..=MAX_DAYS).contains(&days) {
         Ok(())
     } else {
-        Err(PkiError::Days {
-            days,
-            max: MAX_DAYS,
-        })
+        Err(PkiError::Days { days, max: MAX_DAYS })
     }
 }
 
 fn set_validity(params: &mut CertificateParams, days: u32) {
-    let since_1970 = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
     params.not_before = epoch + since_1970.saturating_sub(BACKDATED);
     params.not_after = epoch + since_1970 + DAY * days;
 }
 
 fn refuse_existing<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> Result<(), PkiError> {
-    match paths
-        .into_iter()
-        .find(|path| path.symlink_metadata().is_ok())
-    {
+    match paths.into_iter().find(|path| path.symlink_metadata().is_ok()) {
         Some(path) => Err(PkiError::Exists { path: path.clone() }),
         None => Ok(()),
     }
 }
 
 fn make_folder(path: &Path) -> Result<(), PkiError> {
-    fs::create_dir_all(path).map_err(|source| PkiError::Write {
-        path: path.into(),
-        source,
-    })
+    fs::create_dir_all(path).map_err(|source| PkiError::Write { path: path.into(), source })
 }
 
 fn write_certificate(path: &Path, certificate: &Certificate) -> Result<(), PkiError> {
@@ -343,29 +278,17 @@ fn write_certificate(path: &Path, certificate: &Certificate) -> Result<(), PkiEr
 /// The mode is set when the file is made, so that a key is at no moment open to others; and the file
 /// must be new, so that two commands at once cannot both believe that they issued it.
 fn write_new(path: &Path, text: &str, mode: u32) -> Result<(), PkiError> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(path)
-        .map_err(|source| match source.kind() {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path).map_err(
+        |source| match source.kind() {
             io::ErrorKind::AlreadyExists => PkiError::Exists { path: path.into() },
-            _ => PkiError::Write {
-                path: path.into(),
-                source,
-            },
-        })?;
+            _ => PkiError::Write { path: path.into(), source },
+        },
+    )?;
     file.write_all(text.as_bytes())
         .and_then(|()| file.sync_all())
-        .map_err(|source| PkiError::Write {
-            path: path.into(),
-            source,
-        })
+        .map_err(|source| PkiError::Write { path: path.into(), source })
 }
 
 fn read(path: &Path) -> Result<String, PkiError> {
-    fs::read_to_string(path).map_err(|source| PkiError::Read {
-        path: path.into(),
-        source,
-    })
+    fs::read_to_string(path).map_err(|source| PkiError::Read { path: path.into(), source })
 }

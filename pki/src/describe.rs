@@ -28,14 +28,9 @@ pub struct Description {
 impl Description {
     /// Reads the first certificate in a PEM file; a key before it is skipped.
     pub fn read(path: &Path) -> Result<Self, PkiError> {
-        let bytes = fs::read(path).map_err(|source| PkiError::Read {
-            path: path.into(),
-            source,
-        })?;
-        Self::parse(&bytes).map_err(|reason| PkiError::Certificate {
-            path: path.into(),
-            reason,
-        })
+        let bytes =
+            fs::read(path).map_err(|source| PkiError::Read { path: path.into(), source })?;
+        Self::parse(&bytes).map_err(|reason| PkiError::Certificate { path: path.into(), reason })
     }
 
     fn parse(bytes: &[u8]) -> Result<Self, String> {
@@ -56,24 +51,15 @@ impl Description {
 
     fn of(certificate: &X509Certificate<'_>) -> Self {
         let subject = certificate.subject();
-        let unit = subject
-            .iter_organizational_unit()
-            .next()
-            .and_then(|u| u.as_str().ok());
-        let name = subject
-            .iter_common_name()
-            .next()
-            .and_then(|n| n.as_str().ok());
+        let unit = subject.iter_organizational_unit().next().and_then(|u| u.as_str().ok());
+        let name = subject.iter_common_name().next().and_then(|n| n.as_str().ok());
         let sans = certificate.subject_alternative_name().ok().flatten();
         Self {
             subject: special_first(subject),
             issuer: special_first(certificate.issuer()),
             name: name.map(str::to_owned),
             role: unit.and_then(|unit| unit.parse().ok()),
-            sans: sans
-                .iter()
-                .flat_map(|s| s.value.general_names.iter().map(san_text))
-                .collect(),
+            sans: sans.iter().flat_map(|s| s.value.general_names.iter().map(san_text)).collect(),
             not_before_s: certificate.validity().not_before.timestamp(),
             not_after_s: certificate.validity().not_after.timestamp(),
             public_key: certificate.public_key().subject_public_key.data.to_vec(),
@@ -82,9 +68,7 @@ impl Description {
 
     /// Whole days until it ends, by this machine's clock; negative once it has ended.
     pub fn days_left(&self) -> i64 {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         (self.not_after_s - now.as_secs().cast_signed()).div_euclid(86_400)
     }
 }
@@ -92,11 +76,7 @@ impl Description {
 impl fmt::Display for Description {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let role = self.role.map_or("none of Picket's", Role::as_str);
-        let sans = if self.sans.is_empty() {
-            "none".to_owned()
-        } else {
-            self.sans.join(", ")
-        };
+        let sans = if self.sans.is_empty() { "none".to_owned() } else { self.sans.join(", ") };
         writeln!(f, "subject    {}", self.subject)?;
         writeln!(f, "role       {role}")?;
         if let (Some(role), Some(name)) = (self.role, &self.name)

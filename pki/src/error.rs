@@ -41,28 +41,15 @@ pub enum PkiError {
     #[error(
         "the request {path} asks for {field}={found:?}; only {field}={wanted:?} is signed here"
     )]
-    RequestSubject {
-        path: PathBuf,
-        field: &'static str,
-        found: String,
-        wanted: String,
-    },
+    RequestSubject { path: PathBuf, field: &'static str, found: String, wanted: String },
     #[error("the request {path} asks to be an authority; a device's certificate is not one")]
     RequestAuthority { path: PathBuf },
     #[error("cannot make a key for {role} {name:?}")]
-    MakeKey {
-        role: Role,
-        name: String,
-        source: rcgen::Error,
-    },
+    MakeKey { role: Role, name: String, source: rcgen::Error },
     #[error("cannot make a key for the authority")]
     MakeAuthorityKey { source: rcgen::Error },
     #[error("cannot sign the certificate of {role} {name:?}")]
-    Sign {
-        role: Role,
-        name: String,
-        source: rcgen::Error,
-    },
+    Sign { role: Role, name: String, source: rcgen::Error },
     #[error("cannot sign the authority's own certificate")]
     SignAuthority { source: rcgen::Error },
 }

@@ -64,10 +64,7 @@ struct Issue {
 
 impl Issue {
     fn run(self, role: Role, csr: Option<PathBuf>) -> Result<()> {
-        let options = IssueOptions {
-            sans: self.sans,
-            days: self.days,
-        };
+        let options = IssueOptions { sans: self.sans, days: self.days };
         let authority = Authority::open(&self.dir)?;
         let identity = match csr {
             Some(request) => authority.enrol_device(&self.name, &request, &options)?,
@@ -79,16 +76,8 @@ impl Issue {
 }
 
 fn announce(identity: &Identity) {
-    println!(
-        "{} {}: {}",
-        identity.role,
-        identity.name,
-        identity.certificate.display()
-    );
-    for path in [&identity.key, &identity.bundle]
-        .into_iter()
-        .filter(|path| path.exists())
-    {
+    println!("{} {}: {}", identity.role, identity.name, identity.certificate.display());
+    for path in [&identity.key, &identity.bundle].into_iter().filter(|path| path.exists()) {
         println!("  {} (secret)", path.display());
     }
     println!("  to be trusted with {}", identity.authority.display());
@@ -111,10 +100,7 @@ fn run(command: Pki) -> Result<()> {
         Pki::Init { dir, days } => {
             let authority = Authority::init(&dir, days)?;
             println!("authority: {}", authority.certificate().display());
-            println!(
-                "  {} (secret: it signs every certificate)",
-                dir.join("ca.key").display()
-            );
+            println!("  {} (secret: it signs every certificate)", dir.join("ca.key").display());
             Ok(())
         }
         Pki::Server(issue) => issue.run(Role::Server, None),

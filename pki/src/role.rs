@@ -18,13 +18,8 @@ pub enum Role {
 }
 
 impl Role {
-    pub const ALL: [Role; 5] = [
-        Role::Server,
-        Role::Broker,
-        Role::Admin,
-        Role::Aggregator,
-        Role::Device,
-    ];
+    pub const ALL: [Role; 5] =
+        [Role::Server, Role::Broker, Role::Admin, Role::Aggregator, Role::Device];
 
     /// The word in the certificate's OU, in the folder's name and on the command line.
     pub fn as_str(self) -> &'static str {
@@ -66,10 +61,7 @@ impl FromStr for Role {
         Role::ALL
             .into_iter()
             .find(|role| role.as_str() == text)
-            .ok_or_else(|| PkiError::Name {
-                what: "role",
-                name: text.to_owned(),
-            })
+            .ok_or_else(|| PkiError::Name { what: "role", name: text.to_owned() })
     }
 }
 
@@ -79,17 +71,8 @@ pub fn check_name(what: &'static str, name: &str) -> Result<(), PkiError> {
     let bytes = name.as_bytes();
     let good = bytes.first().is_some_and(|&b| plain(b))
         && bytes.len() <= 63
-        && bytes
-            .iter()
-            .all(|&b| plain(b) || matches!(b, b'.' | b'_' | b'-'));
-    if good {
-        Ok(())
-    } else {
-        Err(PkiError::Name {
-            what,
-            name: name.to_owned(),
-        })
-    }
+        && bytes.iter().all(|&b| plain(b) || matches!(b, b'.' | b'_' | b'-'));
+    if good { Ok(()) } else { Err(PkiError::Name { what, name: name.to_owned() }) }
 }
 
 #[cfg(test)]
@@ -107,20 +90,8 @@ mod tests {
     #[test]
     fn names_that_could_forge_a_subject_or_a_path_are_refused() {
         let too_long = "a".repeat(64);
-        let names = [
-            "",
-            "Gate",
-            "-x",
-            ".x",
-            "_x",
-            "a b",
-            "a/b",
-            "..",
-            "a,OU=admin",
-            "a\n",
-            "é",
-            &too_long,
-        ];
+        let names =
+            ["", "Gate", "-x", ".x", "_x", "a b", "a/b", "..", "a,OU=admin", "a\n", "é", &too_long];
         for name in names {
             assert!(check_name("device", name).is_err(), "{name:?}");
         }

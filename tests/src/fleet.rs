@@ -32,11 +32,7 @@ pub fn repository() -> PathBuf {
 /// The real clip with a face.
 pub fn clip() -> Result<PathBuf> {
     let clip = cache().join("video/carphone_pristine.mp4");
-    ensure!(
-        clip.is_file(),
-        "{} is missing: run `make fetch`",
-        clip.display()
-    );
+    ensure!(clip.is_file(), "{} is missing: run `make fetch`", clip.display());
     Ok(clip)
 }
 
@@ -62,19 +58,10 @@ impl Fleet {
         let args = ["topics", "create", "--config", path(&config)?];
         let mut topics = Process::start("picket-aggregator", &args, &log)?;
         let status = topics.ended(READY).await?;
-        ensure!(
-            status.success(),
-            "topics create ended with {status}:\n{}",
-            topics.log_tail()
-        );
+        ensure!(status.success(), "topics create ended with {status}:\n{}", topics.log_tail());
         let database = database(stack.settings()).await?;
         let aggregator = start_aggregator(&dir)?;
-        let mut fleet = Self {
-            stack,
-            aggregator,
-            database,
-            dir,
-        };
+        let mut fleet = Self { stack, aggregator, database, dir };
         fleet.aggregator_ready().await?;
         Ok(fleet)
     }
@@ -84,21 +71,14 @@ impl Fleet {
         until("the aggregator's readiness", READY, async || {
             self.aggregator.expect_running()?;
             let log = self.aggregator.log();
-            Ok(if log.contains("partitions assigned") {
-                Ok(())
-            } else {
-                Err(last_line(&log))
-            })
+            Ok(if log.contains("partitions assigned") { Ok(()) } else { Err(last_line(&log)) })
         })
         .await
     }
 
     /// Starts the aggregator again after it ended.
     pub async fn restart_aggregator(&mut self) -> Result<()> {
-        std::fs::rename(
-            self.dir.join("aggregator.log"),
-            self.dir.join("aggregator.before.log"),
-        )?;
+        std::fs::rename(self.dir.join("aggregator.log"), self.dir.join("aggregator.before.log"))?;
         self.aggregator = start_aggregator(&self.dir)?;
         self.aggregator_ready().await
     }
@@ -121,21 +101,13 @@ impl Fleet {
         let config = dir.join("agent.toml");
         let text = agent_config(self.stack.settings(), &credentials, &dir, cameras)?;
         std::fs::write(&config, text)?;
-        Ok(Agent {
-            device: device.to_owned(),
-            config,
-            dir,
-        })
+        Ok(Agent { device: device.to_owned(), config, dir })
     }
 
     /// Ends the aggregator and the stack in order.
     pub async fn stop(mut self) -> Result<()> {
         let status = self.aggregator.terminate(END).await?;
-        ensure!(
-            status.success(),
-            "aggregator: {status}:\n{}",
-            self.aggregator.log_tail()
-        );
+        ensure!(status.success(), "aggregator: {status}:\n{}", self.aggregator.log_tail());
         self.stack.stop().await
     }
 }
@@ -171,12 +143,7 @@ impl Agent {
     pub async fn run_to_end(&self, limit: Duration) -> Result<()> {
         let mut process = self.start()?;
         let status = process.ended(limit).await?;
-        ensure!(
-            status.success(),
-            "agent {}: {status}:\n{}",
-            self.device,
-            process.log_tail()
-        );
+        ensure!(status.success(), "agent {}: {status}:\n{}", self.device, process.log_tail());
         Ok(())
     }
 }
@@ -215,23 +182,15 @@ pub async fn get(address: &str, page: &str) -> Result<String> {
 }
 
 fn last_line(log: &str) -> String {
-    log.lines()
-        .last()
-        .unwrap_or("nothing logged yet")
-        .to_owned()
+    log.lines().last().unwrap_or("nothing logged yet").to_owned()
 }
 
 fn path(path: &Path) -> Result<&str> {
-    path.to_str()
-        .with_context(|| format!("{} is not UTF-8", path.display()))
+    path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))
 }
 
 fn aggregator_config(stack: &StackSettings, dir: &Path) -> String {
-    let host = stack
-        .mongodb
-        .uri
-        .split_once("://")
-        .map_or("", |(_, rest)| rest);
+    let host = stack.mongodb.uri.split_once("://").map_or("", |(_, rest)| rest);
     let host = host.split(['/', '?']).next().unwrap_or_default();
     format!(
         r#"[consume]
@@ -316,18 +275,14 @@ pub async fn settled(
 ) -> Result<crate::oracle::Findings> {
     let spools: Vec<_> = agents.iter().map(|agent| agent.spool()).collect();
     let images = fleet.images();
-    until(
-        "every seq and picture to be accounted for",
-        limit,
-        async || {
-            let findings = crate::oracle::ask(&fleet.database, &spools, &images).await?;
-            Ok(if findings.violations.is_empty() {
-                Ok(findings)
-            } else {
-                Err(findings.violations.join("; "))
-            })
-        },
-    )
+    until("every seq and picture to be accounted for", limit, async || {
+        let findings = crate::oracle::ask(&fleet.database, &spools, &images).await?;
+        Ok(if findings.violations.is_empty() {
+            Ok(findings)
+        } else {
+            Err(findings.violations.join("; "))
+        })
+    })
     .await
 }
 
@@ -343,10 +298,7 @@ impl Fleet {
             .create()?;
         let name = TopicNames::new(&settings.kafka.topic_prefix).name(topic);
         let metadata = consumer.fetch_metadata(Some(&name), READY)?;
-        let partitions = metadata
-            .topics()
-            .first()
-            .map_or(&[][..], |topic| topic.partitions());
+        let partitions = metadata.topics().first().map_or(&[][..], |topic| topic.partitions());
         let mut wanted = 0;
         let mut assignment = TopicPartitionList::new();
         for partition in partitions {

@@ -50,11 +50,7 @@ impl Account {
         let known = |seq: &&u64| {
             self.pictures_stored.contains(seq) || self.pictures_explained.contains(seq)
         };
-        self.pictures_due
-            .iter()
-            .filter(|seq| !known(seq))
-            .copied()
-            .collect()
+        self.pictures_due.iter().filter(|seq| !known(seq)).copied().collect()
     }
 
     /// How many were dropped, by reason.
@@ -82,9 +78,7 @@ impl Findings {
     /// A latency percentile in milliseconds.
     pub fn latency_ms(&self, percentile: f64) -> Option<i64> {
         let last = self.latencies_ms.len().checked_sub(1)?;
-        self.latencies_ms
-            .get((last as f64 * percentile / 100.0).round() as usize)
-            .copied()
+        self.latencies_ms.get((last as f64 * percentile / 100.0).round() as usize).copied()
     }
 
     fn account(&mut self, epoch: &str) -> &mut Account {
@@ -106,10 +100,7 @@ pub async fn ask(database: &Database, spools: &[PathBuf], images: &Path) -> Resu
 }
 
 async fn read_log_documents(database: &Database, findings: &mut Findings) -> Result<()> {
-    let mut cursor = database
-        .collection::<Document>("observations")
-        .find(doc! {})
-        .await?;
+    let mut cursor = database.collection::<Document>("observations").find(doc! {}).await?;
     while let Some(document) = cursor.try_next().await? {
         let id = document.get_str("_id")?.to_owned();
         let (epoch, seq_text) = id.rsplit_once('/').context("an id without /")?;
@@ -152,29 +143,20 @@ async fn read_log_documents(database: &Database, findings: &mut Findings) -> Res
                 }
             }
             "epoch" | "clock" | "certificate" => {}
-            other => findings
-                .violations
-                .push(format!("{id} has the unknown kind {other}")),
+            other => findings.violations.push(format!("{id} has the unknown kind {other}")),
         }
     }
     Ok(())
 }
 
 async fn read_pictures(database: &Database, images: &Path, findings: &mut Findings) -> Result<()> {
-    let mut cursor = database
-        .collection::<Document>("frames")
-        .find(doc! {})
-        .await?;
+    let mut cursor = database.collection::<Document>("frames").find(doc! {}).await?;
     while let Some(document) = cursor.try_next().await? {
         let id = document.get_str("observation")?;
         let path = images.join(document.get_str("path")?);
-        let bytes = std::fs::metadata(&path)
-            .map(|m| m.len())
-            .unwrap_or_default();
+        let bytes = std::fs::metadata(&path).map(|m| m.len()).unwrap_or_default();
         if bytes as i64 != document.get_i64("bytes")? {
-            findings
-                .violations
-                .push(format!("{id}: its picture has {bytes} bytes on disk"));
+            findings.violations.push(format!("{id}: its picture has {bytes} bytes on disk"));
         }
         let (epoch, seq) = id.rsplit_once('/').context("an id without /")?;
         let seq: u64 = seq.parse()?;
@@ -192,19 +174,12 @@ fn judge(findings: &mut Findings) {
         }
         let missing = account.missing_pictures();
         if !missing.is_empty() {
-            violations.push(format!(
-                "{epoch}: nobody knows of the pictures of seq {missing:?}"
-            ));
+            violations.push(format!("{epoch}: nobody knows of the pictures of seq {missing:?}"));
         }
-        let both: Vec<_> = account
-            .dropped
-            .keys()
-            .filter(|seq| account.stored.contains(seq))
-            .collect();
+        let both: Vec<_> =
+            account.dropped.keys().filter(|seq| account.stored.contains(seq)).collect();
         if !both.is_empty() {
-            violations.push(format!(
-                "{epoch}: seq {both:?} are stored and said to be dropped"
-            ));
+            violations.push(format!("{epoch}: seq {both:?} are stored and said to be dropped"));
         }
     }
     findings.violations.extend(violations);

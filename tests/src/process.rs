@@ -32,11 +32,7 @@ pub async fn until<T>(
 /// The path of one of Picket's own programs, beside the running test or tool.
 pub fn program(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe().context("own path")?;
-    let found = own
-        .ancestors()
-        .skip(1)
-        .take(3)
-        .map(|folder| folder.join(name));
+    let found = own.ancestors().skip(1).take(3).map(|folder| folder.join(name));
     found
         .into_iter()
         .find(|path| path.is_file())
@@ -60,19 +56,12 @@ impl Process {
     pub(crate) fn start_command(name: &str, command: &mut Command, log: &Path) -> Result<Self> {
         let open = || File::options().create(true).append(true).open(log);
         let file = open().with_context(|| format!("log {}", log.display()))?;
-        command
-            .stdin(Stdio::null())
-            .stdout(file.try_clone()?)
-            .stderr(file);
+        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
         // A group of its own: Ctrl-C in a terminal reaches the demo alone, which then ends its parts
         // in order.
         command.process_group(0);
         let child = command.spawn().with_context(|| format!("start {name}"))?;
-        Ok(Self {
-            name: name.to_owned(),
-            child,
-            log: log.to_owned(),
-        })
+        Ok(Self { name: name.to_owned(), child, log: log.to_owned() })
     }
 
     /// Its process id.
@@ -109,10 +98,7 @@ impl Process {
     pub async fn ended(&mut self, limit: Duration) -> Result<ExitStatus> {
         let what = format!("the end of {}", self.name);
         let found = until(&what, limit, async || {
-            Ok(self
-                .child
-                .try_wait()?
-                .ok_or_else(|| "still running".to_owned()))
+            Ok(self.child.try_wait()?.ok_or_else(|| "still running".to_owned()))
         })
         .await;
         found.with_context(|| format!("log of {}:\n{}", self.name, self.log_tail()))

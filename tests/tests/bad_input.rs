@@ -23,9 +23,7 @@ impl Bench {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let authority = Authority::init(&dir.path().join("pki"), 30).unwrap();
-        authority
-            .issue(Role::Device, "gate", &IssueOptions::default())
-            .unwrap();
+        authority.issue(Role::Device, "gate", &IssueOptions::default()).unwrap();
         Self { dir }
     }
 
@@ -67,10 +65,7 @@ listen = "127.0.0.1:0"
     fn agent(&self, command: &str, config: &str) -> Output {
         let path = self.path("agent.toml");
         std::fs::write(&path, config).unwrap();
-        run(
-            "picket-edge-agent",
-            &[command, "--config", path.to_str().unwrap()],
-        )
+        run("picket-edge-agent", &[command, "--config", path.to_str().unwrap()])
     }
 
     /// Checks that a config is refused with all of these words.
@@ -86,10 +81,7 @@ listen = "127.0.0.1:0"
 }
 
 fn run(name: &str, args: &[&str]) -> Output {
-    Command::new(program(name).unwrap())
-        .args(args)
-        .output()
-        .unwrap()
+    Command::new(program(name).unwrap()).args(args).output().unwrap()
 }
 
 fn text_of(output: &Output) -> String {
@@ -107,22 +99,14 @@ fn a_good_config_is_taken() {
 fn an_unknown_key_is_refused_with_the_right_one() {
     let bench = Bench::new();
     let config = bench.good_config().replace("brokers =", "brokres =");
-    bench.refused(
-        "check-config",
-        &config,
-        &["agent.toml:", "brokres", "did you mean `brokers`"],
-    );
+    bench.refused("check-config", &config, &["agent.toml:", "brokres", "did you mean `brokers`"]);
 }
 
 #[test]
 fn a_wrong_type_is_refused_with_file_line_and_field() {
     let bench = Bench::new();
     let config = bench.good_config().replace("[\"127.0.0.1:1\"]", "7");
-    bench.refused(
-        "check-config",
-        &config,
-        &["agent.toml:", "uplink.brokers", "invalid type"],
-    );
+    bench.refused("check-config", &config, &["agent.toml:", "uplink.brokers", "invalid type"]);
 }
 
 #[test]
@@ -135,34 +119,23 @@ fn a_bad_device_name_is_refused_with_the_rule() {
 #[test]
 fn a_missing_video_is_refused_with_its_path() {
     let bench = Bench::new();
-    let config = bench
-        .good_config()
-        .replace("carphone_pristine.mp4", "nowhere.mp4");
-    bench.refused(
-        "check-config",
-        &config,
-        &["front", "nowhere.mp4", "source.file.path"],
-    );
+    let config = bench.good_config().replace("carphone_pristine.mp4", "nowhere.mp4");
+    bench.refused("check-config", &config, &["front", "nowhere.mp4", "source.file.path"]);
 }
 
 #[test]
 fn a_missing_model_is_refused_with_its_path() {
     let bench = Bench::new();
     let config = bench.good_config().replace("yunet.onnx", "nowhere.onnx");
-    bench.refused(
-        "check-config",
-        &config,
-        &["detect", "model", "nowhere.onnx"],
-    );
+    bench.refused("check-config", &config, &["detect", "model", "nowhere.onnx"]);
 }
 
 #[test]
 fn a_model_with_another_hash_is_refused_with_both() {
     let bench = Bench::new();
     let wrong = "ab".repeat(32);
-    let config = bench
-        .good_config()
-        .replace("[detect]", &format!("[detect]\nmodel_sha256 = \"{wrong}\""));
+    let config =
+        bench.good_config().replace("[detect]", &format!("[detect]\nmodel_sha256 = \"{wrong}\""));
     bench.refused("check-config", &config, &["detect", "yunet.onnx", &wrong]);
 }
 
@@ -203,13 +176,7 @@ fn a_truncated_video_is_told_by_name_and_never_a_panic() {
 
 fn with_video(config: &str, file: &Path) -> String {
     let line = format!("source.file = {{ path = {file:?}, pace = \"none\" }}");
-    let replaced = config.lines().map(|l| {
-        if l.starts_with("source.file") {
-            &line
-        } else {
-            l
-        }
-    });
+    let replaced = config.lines().map(|l| if l.starts_with("source.file") { &line } else { l });
     format!("drain_s = 1\n{}\n", replaced.collect::<Vec<_>>().join("\n"))
 }
 
@@ -218,25 +185,11 @@ fn doctor_says_on_one_page_what_is_wrong() {
     let bench = Bench::new();
     let output = bench.agent("doctor", &bench.good_config());
     let text = text_of(&output);
-    for word in [
-        "camera",
-        "decoder",
-        "model",
-        "runtime",
-        "spool",
-        "broker",
-        "certificate",
-        "clock",
-    ] {
-        assert!(
-            text.to_lowercase().contains(word),
-            "{word} is not in:\n{text}"
-        );
+    for word in ["camera", "decoder", "model", "runtime", "spool", "broker", "certificate", "clock"]
+    {
+        assert!(text.to_lowercase().contains(word), "{word} is not in:\n{text}");
     }
-    assert!(
-        !output.status.success(),
-        "the broker cannot be reached:\n{text}"
-    );
+    assert!(!output.status.success(), "the broker cannot be reached:\n{text}");
 }
 
 #[test]
@@ -250,13 +203,7 @@ fn the_aggregator_refuses_a_page_that_others_could_reach() {
         bench.path("images"),
     );
     std::fs::write(&path, config).unwrap();
-    let output = run(
-        "picket-aggregator",
-        &["check-config", "--config", path.to_str().unwrap()],
-    );
+    let output = run("picket-aggregator", &["check-config", "--config", path.to_str().unwrap()]);
     let text = text_of(&output);
-    assert!(
-        !output.status.success() && text.contains("web.listen"),
-        "{text}"
-    );
+    assert!(!output.status.success() && text.contains("web.listen"), "{text}");
 }

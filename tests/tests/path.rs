@@ -41,32 +41,19 @@ fn endless() -> String {
 
 async fn documents(fleet: &Fleet, collection: &str, filter: Document) -> Vec<Document> {
     let collection = fleet.database.collection::<Document>(collection);
-    collection
-        .find(filter)
-        .await
-        .unwrap()
-        .try_collect()
-        .await
-        .unwrap()
+    collection.find(filter).await.unwrap().try_collect().await.unwrap()
 }
 
 async fn stored(fleet: &Fleet) -> u64 {
     let observations = fleet.database.collection::<Document>("observations");
-    observations
-        .count_documents(doc! { "kind": "observation" })
-        .await
-        .unwrap()
+    observations.count_documents(doc! { "kind": "observation" }).await.unwrap()
 }
 
 /// Waits until the centre has stored this many observations.
 async fn wait_for_stored(fleet: &Fleet, least: u64) {
     until(&format!("{least} stored observations"), LIMIT, async || {
         let stored = stored(fleet).await;
-        Ok(if stored >= least {
-            Ok(())
-        } else {
-            Err(format!("{stored}"))
-        })
+        Ok(if stored >= least { Ok(()) } else { Err(format!("{stored}")) })
     })
     .await
     .unwrap();
@@ -79,31 +66,19 @@ async fn the_one_face_in_the_clip_keeps_one_track_id_and_a_second_run_adds_nothi
     let agent = fleet.enrol("gate", &one_pass()).await.unwrap();
     agent.run_to_end(LIMIT).await.unwrap();
     let findings = settled(&fleet, &[&agent], LIMIT).await.unwrap();
-    assert_eq!(
-        findings.accounts.len(),
-        1,
-        "one camera, one epoch: {findings:?}"
-    );
+    assert_eq!(findings.accounts.len(), 1, "one camera, one epoch: {findings:?}");
 
     let observations = documents(&fleet, "observations", doc! { "kind": "observation" }).await;
     let mut ids = BTreeSet::new();
     let mut with_face = 0;
     for observation in &observations {
         for detection in observation.get_array("detections").unwrap() {
-            let track = detection
-                .as_document()
-                .unwrap()
-                .get("track")
-                .and_then(|t| t.as_str());
+            let track = detection.as_document().unwrap().get("track").and_then(|t| t.as_str());
             ids.extend(track.map(str::to_owned));
             with_face += 1;
         }
     }
-    assert!(
-        with_face * 10 > observations.len() * 9,
-        "{with_face} of {}",
-        observations.len()
-    );
+    assert!(with_face * 10 > observations.len() * 9, "{with_face} of {}", observations.len());
     assert_eq!(ids.len(), 1, "one face, one id: {ids:?}");
     let tracks = documents(&fleet, "tracks", doc! {}).await;
     assert_eq!(tracks.len(), 1);
@@ -111,11 +86,7 @@ async fn the_one_face_in_the_clip_keeps_one_track_id_and_a_second_run_adds_nothi
 
     agent.run_to_end(LIMIT).await.unwrap();
     settled(&fleet, &[&agent], LIMIT).await.unwrap();
-    assert_eq!(
-        stored(&fleet).await as usize,
-        observations.len(),
-        "the second run added some"
-    );
+    assert_eq!(stored(&fleet).await as usize, observations.len(), "the second run added some");
     fleet.stop().await.unwrap();
 }
 
@@ -142,24 +113,15 @@ async fn a_folder_survives_kill_9_and_stores_each_frame_of_each_video_once() {
     settled(&fleet, &[&agent], LIMIT).await.unwrap();
 
     let cameras = documents(&fleet, "cameras", doc! {}).await;
-    let names: BTreeSet<_> = cameras
-        .iter()
-        .map(|c| c.get_str("camera").unwrap())
-        .collect();
+    let names: BTreeSet<_> = cameras.iter().map(|c| c.get_str("camera").unwrap()).collect();
     assert_eq!(names, BTreeSet::from(["gate-north", "yard"]));
     let frames = frames_of_the_clip();
     for camera in names {
         let filter = doc! { "kind": "observation", "camera": camera };
         let observations = documents(&fleet, "observations", filter).await;
-        let times: BTreeSet<_> = observations
-            .iter()
-            .map(|o| o.get_i64("captured_ns").unwrap())
-            .collect();
-        assert_eq!(
-            times.len(),
-            observations.len(),
-            "{camera}: a frame is stored twice"
-        );
+        let times: BTreeSet<_> =
+            observations.iter().map(|o| o.get_i64("captured_ns").unwrap()).collect();
+        assert_eq!(times.len(), observations.len(), "{camera}: a frame is stored twice");
         assert_eq!(times.len(), frames, "{camera}: not each frame is stored");
     }
     fleet.stop().await.unwrap();
@@ -170,21 +132,11 @@ fn frames_of_the_clip() -> usize {
     let clip = std::fs::canonicalize(fleet::clip().unwrap()).unwrap();
     let output = Command::new("gst-launch-1.0")
         .args(["-v", "filesrc", &format!("location={}", clip.display())])
-        .args([
-            "!",
-            "decodebin",
-            "!",
-            "identity",
-            "silent=false",
-            "!",
-            "fakesink",
-        ])
+        .args(["!", "decodebin", "!", "identity", "silent=false", "!", "fakesink"])
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
-    text.lines()
-        .filter(|line| line.contains("last-message = chain"))
-        .count()
+    text.lines().filter(|line| line.contains("last-message = chain")).count()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -198,38 +150,25 @@ async fn an_outage_of_the_broker_loses_nothing_and_doubles_nothing() {
     fleet.stack.kill_kafka().unwrap();
     until("records to wait in the spool", LIMIT, async || {
         let waiting = spooled(&agent.spool());
-        Ok(if waiting > 60 {
-            Ok(())
-        } else {
-            Err(format!("{waiting}"))
-        })
+        Ok(if waiting > 60 { Ok(()) } else { Err(format!("{waiting}")) })
     })
     .await
     .unwrap();
     fleet.stack.start_kafka().await.unwrap();
     let before = stored(&fleet).await;
     wait_for_stored(&fleet, before + 80).await;
-    assert!(
-        process.terminate(LIMIT).await.unwrap().success(),
-        "{}",
-        process.log_tail()
-    );
+    assert!(process.terminate(LIMIT).await.unwrap().success(), "{}", process.log_tail());
     let findings = settled(&fleet, &[&agent], LIMIT).await.unwrap();
     let account = findings.accounts.values().next().unwrap();
     assert!(account.dropped.is_empty(), "{:?}", account.drops());
-    assert!(
-        account.spooled.is_empty(),
-        "a drained agent leaves nothing behind"
-    );
+    assert!(account.spooled.is_empty(), "a drained agent leaves nothing behind");
     fleet.stop().await.unwrap();
 }
 
 fn spooled(spool: &Path) -> u64 {
     let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
     let spool = rusqlite::Connection::open_with_flags(spool, flags).unwrap();
-    spool
-        .query_row("SELECT count(*) FROM records", [], |row| row.get(0))
-        .unwrap()
+    spool.query_row("SELECT count(*) FROM records", [], |row| row.get(0)).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -246,11 +185,7 @@ async fn kill_9_of_agent_and_aggregator_loses_nothing_unsaid_and_doubles_nothing
         fleet.restart_aggregator().await.unwrap();
     }
     wait_for_stored(&fleet, 120).await;
-    assert!(
-        process.terminate(LIMIT).await.unwrap().success(),
-        "{}",
-        process.log_tail()
-    );
+    assert!(process.terminate(LIMIT).await.unwrap().success(), "{}", process.log_tail());
     let findings = settled(&fleet, &[&agent], LIMIT).await.unwrap();
     assert_eq!(findings.accounts.len(), 4, "four starts, four epochs");
     for (epoch, account) in &findings.accounts {
@@ -273,25 +208,16 @@ async fn a_tool_that_is_not_ours_reads_frames_and_observations() {
     let validator = jsonschema::validator_for(&schema).unwrap();
     let text = String::from_utf8(kcat(&fleet, Topic::Observations, "%h\t%s\n")).unwrap();
     let mut checked = 0;
-    for line in text
-        .lines()
-        .filter(|line| line.contains("picket-kind=observation"))
-    {
+    for line in text.lines().filter(|line| line.contains("picket-kind=observation")) {
         let (_, body) = line.split_once('\t').unwrap();
         let body = serde_json::from_str(body).unwrap();
-        validator
-            .validate(&body)
-            .unwrap_or_else(|e| panic!("{e}: {body}"));
+        validator.validate(&body).unwrap_or_else(|e| panic!("{e}: {body}"));
         checked += 1;
     }
     assert!(checked > 100, "{checked} observations");
 
     let frames = kcat(&fleet, Topic::Frames, "%s");
-    let end = frames
-        .windows(2)
-        .position(|pair| pair == [0xff, 0xd9])
-        .unwrap()
-        + 2;
+    let end = frames.windows(2).position(|pair| pair == [0xff, 0xd9]).unwrap() + 2;
     let picture = dir.path().join("frame.jpg");
     std::fs::write(&picture, &frames[..end]).unwrap();
     let output = Command::new("gst-launch-1.0")
@@ -299,11 +225,7 @@ async fn a_tool_that_is_not_ours_reads_frames_and_observations() {
         .args(["!", "jpegdec", "!", "fakesink"])
         .output()
         .unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     fleet.stop().await.unwrap();
 }
 
@@ -312,45 +234,14 @@ fn kcat(fleet: &Fleet, topic: Topic, format: &str) -> Vec<u8> {
     let settings = fleet.stack.settings();
     let name = format!("{}.{topic}", settings.kafka.topic_prefix);
     let output = Command::new("kcat")
-        .args([
-            "-b",
-            &settings.kafka.bootstrap,
-            "-X",
-            "security.protocol=ssl",
-        ])
-        .args([
-            "-X",
-            &format!("ssl.ca.location={}", settings.admin.ca.display()),
-        ])
-        .args([
-            "-X",
-            &format!(
-                "ssl.certificate.location={}",
-                settings.admin.certificate.display()
-            ),
-        ])
-        .args([
-            "-X",
-            &format!("ssl.key.location={}", settings.admin.key.display()),
-        ])
-        .args([
-            "-C",
-            "-q",
-            "-e",
-            "-o",
-            "beginning",
-            "-t",
-            &name,
-            "-f",
-            format,
-        ])
+        .args(["-b", &settings.kafka.bootstrap, "-X", "security.protocol=ssl"])
+        .args(["-X", &format!("ssl.ca.location={}", settings.admin.ca.display())])
+        .args(["-X", &format!("ssl.certificate.location={}", settings.admin.certificate.display())])
+        .args(["-X", &format!("ssl.key.location={}", settings.admin.key.display())])
+        .args(["-C", "-q", "-e", "-o", "beginning", "-t", &name, "-f", format])
         .output()
         .unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     output.stdout
 }
 
@@ -363,23 +254,13 @@ async fn a_password_in_an_address_reaches_no_log_no_metric_and_no_topic() {
     let camera = format!("[[camera]]\nname = \"gate\"\nsource.rtsp = {{ url = \"{url}\" }}\n");
     let agent = fleet.enrol("gate", &camera).await.unwrap();
     let mut process = agent.start().unwrap();
-    until(
-        "a status that tells of the camera's failure",
-        LIMIT,
-        async || {
-            let devices = format!("{:?}", documents(&fleet, "devices", doc! {}).await);
-            Ok(if devices.contains("failed") {
-                Ok(())
-            } else {
-                Err(devices)
-            })
-        },
-    )
+    until("a status that tells of the camera's failure", LIMIT, async || {
+        let devices = format!("{:?}", documents(&fleet, "devices", doc! {}).await);
+        Ok(if devices.contains("failed") { Ok(()) } else { Err(devices) })
+    })
     .await
     .unwrap();
-    let ops = fleet::address(&mut process, "operations endpoint at ")
-        .await
-        .unwrap();
+    let ops = fleet::address(&mut process, "operations endpoint at ").await.unwrap();
     let metrics = fleet::get(&ops, "/metrics").await.unwrap();
     assert!(metrics.contains("picket_agent_"), "{metrics}");
     process.terminate(LIMIT).await.unwrap();

@@ -24,11 +24,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 fn stamp(seq: u64) -> Stamp {
     let captured_at = Some("2026-01-02T03:04:05Z".parse().unwrap());
-    Stamp {
-        mono_us: seq * 100_000,
-        captured_at,
-        clock: ClockState::Synchronised,
-    }
+    Stamp { mono_us: seq * 100_000, captured_at, clock: ClockState::Synchronised }
 }
 
 fn good(seq: u64) -> Outgoing {
@@ -37,10 +33,7 @@ fn good(seq: u64) -> Outgoing {
         stamp: stamp(seq),
         frame_width: 640,
         frame_height: 360,
-        detector: Detector {
-            name: "yunet".to_owned(),
-            model_sha256: "00".repeat(32),
-        },
+        detector: Detector { name: "yunet".to_owned(), model_sha256: "00".repeat(32) },
         motion_score: None,
         frame: FrameFate::Withheld,
         detections: vec![],
@@ -62,12 +55,7 @@ fn good_picture(seq: u64) -> Outgoing {
 }
 
 fn with_header(mut message: Outgoing, name: &str, value: &str) -> Outgoing {
-    message
-        .headers
-        .iter_mut()
-        .find(|(key, _)| *key == name)
-        .unwrap()
-        .1 = value.to_owned();
+    message.headers.iter_mut().find(|(key, _)| *key == name).unwrap().1 = value.to_owned();
     message
 }
 
@@ -94,19 +82,10 @@ fn box_text(values: &str) -> String {
 async fn send(producer: &FutureProducer, topic: &str, message: &Outgoing) {
     let mut headers = OwnedHeaders::new();
     for (key, value) in &message.headers {
-        headers = headers.insert(Header {
-            key,
-            value: Some(value),
-        });
+        headers = headers.insert(Header { key, value: Some(value) });
     }
-    headers = headers.insert(Header {
-        key: header::LANE,
-        value: Some("live"),
-    });
-    let record = FutureRecord::to(topic)
-        .key(&message.key)
-        .payload(&message.value)
-        .headers(headers);
+    headers = headers.insert(Header { key: header::LANE, value: Some("live") });
+    let record = FutureRecord::to(topic).key(&message.key).payload(&message.value).headers(headers);
     producer.send(record, LIMIT).await.unwrap();
 }
 
@@ -116,30 +95,16 @@ async fn poison_on_each_topic_becomes_a_dead_letter_and_the_partition_moves_on()
     let mut fleet = Fleet::start(dir.path()).await.unwrap();
     let device = fleet.stack.device_certificate("gate").await.unwrap();
     let settings = fleet.stack.settings();
-    let producer: FutureProducer = settings
-        .kafka_client(Some(&device))
-        .set("partitioner", "murmur2_random")
-        .create()
-        .unwrap();
+    let producer: FutureProducer =
+        settings.kafka_client(Some(&device)).set("partitioner", "murmur2_random").create().unwrap();
     let names = TopicNames::new(&settings.kafka.topic_prefix);
-    let (observations, frames, status) = (
-        names.name(Topic::Observations),
-        names.name(Topic::Frames),
-        names.name(Topic::Status),
-    );
+    let (observations, frames, status) =
+        (names.name(Topic::Observations), names.name(Topic::Frames), names.name(Topic::Status));
 
     let poison = [
         (&observations, "empty", with_value(good(2), b"")),
-        (
-            &observations,
-            "body-invalid",
-            with_value(good(2), &[0xde, 0xad, 0xbe, 0xef]),
-        ),
-        (
-            &observations,
-            "body-invalid",
-            with_text(good(2), "640", "1e999"),
-        ),
+        (&observations, "body-invalid", with_value(good(2), &[0xde, 0xad, 0xbe, 0xef])),
+        (&observations, "body-invalid", with_text(good(2), "640", "1e999")),
         (
             &observations,
             "body-invalid",
@@ -155,33 +120,13 @@ async fn poison_on_each_topic_becomes_a_dead_letter_and_the_partition_moves_on()
             "unknown-major",
             with_header(good(2), header::SCHEMA, "picket.observation/9.0"),
         ),
-        (
-            &observations,
-            "header-missing",
-            without_header(good(2), header::MONO_US),
-        ),
-        (
-            &observations,
-            "disagree",
-            with_header(good(2), header::DEVICE, "shed"),
-        ),
+        (&observations, "header-missing", without_header(good(2), header::MONO_US)),
+        (&observations, "disagree", with_header(good(2), header::DEVICE, "shed")),
         (&frames, "empty", with_value(good_picture(2), b"")),
         (&frames, "not-jpeg", with_value(good_picture(2), b"GIF89a")),
-        (
-            &frames,
-            "header-missing",
-            without_header(good_picture(2), header::WIDTH),
-        ),
-        (
-            &frames,
-            "header-invalid",
-            with_header(good_picture(2), header::HEIGHT, "99999999999"),
-        ),
-        (
-            &status,
-            "header-missing",
-            without_header(good(2), header::KIND),
-        ),
+        (&frames, "header-missing", without_header(good_picture(2), header::WIDTH)),
+        (&frames, "header-invalid", with_header(good_picture(2), header::HEIGHT, "99999999999")),
+        (&status, "header-missing", without_header(good(2), header::KIND)),
         (&status, "wrong-topic", good(2)),
     ];
     for (topic, _, message) in &poison {
@@ -194,9 +139,7 @@ async fn poison_on_each_topic_becomes_a_dead_letter_and_the_partition_moves_on()
         until("what follows the poison", LIMIT, async || {
             fleet.aggregator.expect_running()?;
             let documents = fleet.database.collection::<Document>(collection);
-            let found = documents
-                .find_one(doc! { "_id": "gate/front/1-0a1b2c3d/1" })
-                .await?;
+            let found = documents.find_one(doc! { "_id": "gate/front/1-0a1b2c3d/1" }).await?;
             Ok(found.ok_or_else(|| format!("nothing in {collection}")))
         })
         .await
@@ -222,10 +165,7 @@ async fn poison_on_each_topic_becomes_a_dead_letter_and_the_partition_moves_on()
                 && *code == reason
                 && letter.payload().unwrap_or_default() == message.value
         });
-        assert!(
-            whole,
-            "a letter that is none of the poison: {reason} from {from}"
-        );
+        assert!(whole, "a letter that is none of the poison: {reason} from {from}");
         *found.entry(reason).or_default() += 1;
     }
     let page = fleet.page().await.unwrap();
@@ -237,13 +177,7 @@ async fn poison_on_each_topic_becomes_a_dead_letter_and_the_partition_moves_on()
         assert!(counted, "{reason} is not counted:\n{metrics}");
     }
     let stored = fleet.database.collection::<Document>("observations");
-    assert_eq!(
-        stored
-            .count_documents(doc! { "kind": "observation" })
-            .await
-            .unwrap(),
-        1
-    );
+    assert_eq!(stored.count_documents(doc! { "kind": "observation" }).await.unwrap(), 1);
     fleet.stop().await.unwrap();
 }
 
@@ -267,28 +201,16 @@ async fn the_same_id_with_other_bytes_is_a_conflict_and_the_same_bytes_are_a_res
     until("the last observation", LIMIT, async || {
         fleet.aggregator.expect_running()?;
         let documents = fleet.database.collection::<Document>("observations");
-        let found = documents
-            .find_one(doc! { "_id": "gate/front/1-0a1b2c3d/2" })
-            .await?;
+        let found = documents.find_one(doc! { "_id": "gate/front/1-0a1b2c3d/2" }).await?;
         Ok(found.ok_or_else(|| "not yet".to_owned()))
     })
     .await
     .unwrap();
     let documents = fleet.database.collection::<Document>("observations");
-    let first = documents
-        .find_one(doc! { "_id": "gate/front/1-0a1b2c3d/1" })
-        .await
-        .unwrap();
-    assert_eq!(
-        first.unwrap().get_i32("frame_width").unwrap(),
-        640,
-        "the first one stands"
-    );
+    let first = documents.find_one(doc! { "_id": "gate/front/1-0a1b2c3d/1" }).await.unwrap();
+    assert_eq!(first.unwrap().get_i32("frame_width").unwrap(), 640, "the first one stands");
     let letters = fleet.messages(Topic::DeadLetter).unwrap();
     assert_eq!(letters.len(), 1);
-    assert_eq!(
-        header_of(&letters[0], dead_letter::REASON),
-        dead_letter::IDENTITY_CONFLICT
-    );
+    assert_eq!(header_of(&letters[0], dead_letter::REASON), dead_letter::IDENTITY_CONFLICT);
     fleet.stop().await.unwrap();
 }

@@ -48,11 +48,7 @@ async fn main() -> Result<()> {
         process.signal("TERM")?;
     }
     let status = process.ended(DRAIN).await?;
-    ensure!(
-        status.success(),
-        "the agent ended with {status}:\n{}",
-        process.log_tail()
-    );
+    ensure!(status.success(), "the agent ended with {status}:\n{}", process.log_tail());
     let findings = fleet::settled(&fleet, &[&agent], DRAIN).await?;
     let summary = Summary::gather(&fleet, &agent, findings, decoded).await?;
     fleet.stop().await?;
@@ -75,11 +71,7 @@ impl Source {
         match (set("VIDEO"), set("RTSP"), set("CAMERA")) {
             (Some(path), None, None) => {
                 let path = std::fs::canonicalize(&path).with_context(|| format!("VIDEO={path}"))?;
-                Ok(if path.is_dir() {
-                    Self::Folder(path)
-                } else {
-                    Self::Video(path)
-                })
+                Ok(if path.is_dir() { Self::Folder(path) } else { Self::Video(path) })
             }
             (None, Some(url), None) => Ok(Self::Rtsp(url)),
             (None, None, Some(device)) => Ok(Self::Camera(device)),
@@ -97,10 +89,7 @@ impl Source {
                 quoted(&path.to_string_lossy())
             )),
             Self::Folder(path) => {
-                format!(
-                    "[[folder]]\npath = {}\npace = \"none\"\n",
-                    quoted(&path.to_string_lossy())
-                )
+                format!("[[folder]]\npath = {}\npace = \"none\"\n", quoted(&path.to_string_lossy()))
             }
             Self::Rtsp(url) => camera(format!("source.rtsp = {{ url = {} }}", quoted(url))),
             Self::Camera(device) => {
@@ -129,12 +118,9 @@ async fn watch(
     source: &Source,
     shutdown: &Shutdown,
 ) -> Result<Option<u64>> {
-    let limit = std::env::var("DURATION_S")
-        .ok()
-        .filter(|text| !text.is_empty());
-    let limit: Option<u64> = limit
-        .map(|text| text.parse().with_context(|| format!("DURATION_S={text}")))
-        .transpose()?;
+    let limit = std::env::var("DURATION_S").ok().filter(|text| !text.is_empty());
+    let limit: Option<u64> =
+        limit.map(|text| text.parse().with_context(|| format!("DURATION_S={text}"))).transpose()?;
     let started = Instant::now();
     let ops = fleet::address(agent, "operations endpoint at ").await?;
     let mut decoded = None;
@@ -162,25 +148,17 @@ async fn watch(
 
 async fn progress(fleet: &Fleet) -> Result<String> {
     let count = async |name: &str| {
-        fleet
-            .database
-            .collection::<Document>(name)
-            .estimated_document_count()
-            .await
+        fleet.database.collection::<Document>(name).estimated_document_count().await
     };
     let (observations, frames, tracks) =
         tokio::try_join!(count("observations"), count("frames"), count("tracks"))?;
-    Ok(format!(
-        "stored so far: {observations} records, {frames} pictures, {tracks} tracks"
-    ))
+    Ok(format!("stored so far: {observations} records, {frames} pictures, {tracks} tracks"))
 }
 
 /// Reads one counter from the agent's metrics; an agent that has just ended has none.
 async fn decoded_frames(ops: &str) -> Option<u64> {
     let text = fleet::get(ops, "/metrics").await.ok()?;
-    let lines = text
-        .lines()
-        .filter(|line| line.starts_with("picket_agent_capture_frames_total"));
+    let lines = text.lines().filter(|line| line.starts_with("picket_agent_capture_frames_total"));
     let values = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
     Some(values.sum::<f64>() as u64)
 }
@@ -202,24 +180,14 @@ impl Summary {
         findings: Findings,
         decoded: Option<u64>,
     ) -> Result<Self> {
-        let tracks = fleet
-            .database
-            .collection::<Document>("tracks")
-            .count_documents(doc! {})
-            .await?;
+        let tracks =
+            fleet.database.collection::<Document>("tracks").count_documents(doc! {}).await?;
         let spool = open_read_only(&agent.spool())?;
         let sums = "SELECT coalesce(sum(acknowledged), 0), coalesce(sum(spooled), 0) FROM accounts";
         let (acknowledged, spooled) =
             spool.query_row(sums, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
         let dead_letters = fleet.dead_letters()?;
-        Ok(Self {
-            findings,
-            decoded,
-            acknowledged,
-            spooled,
-            tracks,
-            dead_letters,
-        })
+        Ok(Self { findings, decoded, acknowledged, spooled, tracks, dead_letters })
     }
 
     fn total(&self, of: impl Fn(&picket_tests::oracle::Account) -> usize) -> usize {
@@ -227,43 +195,23 @@ impl Summary {
     }
 
     fn sampled(&self) -> u64 {
-        self.findings
-            .accounts
-            .values()
-            .map(|account| account.last_seq)
-            .sum()
+        self.findings.accounts.values().map(|account| account.last_seq).sum()
     }
 
     fn print(&self) {
         let row = |name: &str, value: String| println!("  {name:<28} {value}");
-        let ms = |p| {
-            self.findings
-                .latency_ms(p)
-                .map_or("-".to_owned(), |ms| format!("{ms} ms"))
-        };
+        let ms = |p| self.findings.latency_ms(p).map_or("-".to_owned(), |ms| format!("{ms} ms"));
         println!("\nSummary, asked of MongoDB and the spool");
-        row(
-            "frames captured",
-            self.decoded.map_or("-".to_owned(), |n| n.to_string()),
-        );
+        row("frames captured", self.decoded.map_or("-".to_owned(), |n| n.to_string()));
         row("frames sampled (got a seq)", self.sampled().to_string());
-        row(
-            "  looked at and stored",
-            self.total(|a| a.stored.len()).to_string(),
-        );
+        row("  looked at and stored", self.total(|a| a.stored.len()).to_string());
         row("  skipped", self.total(|a| a.skipped.len()).to_string());
         row("  dropped", self.total(|a| a.dropped.len()).to_string());
         row("  still spooled", self.spooled.to_string());
         row("acknowledged by the broker", self.acknowledged.to_string());
-        row(
-            "pictures stored",
-            self.total(|a| a.pictures_stored.len()).to_string(),
-        );
+        row("pictures stored", self.total(|a| a.pictures_stored.len()).to_string());
         row("tracks", self.tracks.to_string());
-        row(
-            "latency capture to MongoDB",
-            format!("p50 {}, p99 {}", ms(50.0), ms(99.0)),
-        );
+        row("latency capture to MongoDB", format!("p50 {}, p99 {}", ms(50.0), ms(99.0)));
         row("dead letters", self.dead_letters.to_string());
         for account in self.findings.accounts.values() {
             for (reason, count) in account.drops() {
@@ -281,25 +229,11 @@ impl Summary {
     }
 
     fn judge(&self, source: &Source) -> Result<()> {
-        ensure!(
-            self.balanced(),
-            "the books do not balance: {:?}",
-            self.findings.violations
-        );
-        ensure!(
-            self.total(|a| a.stored.len()) > 0,
-            "no observation was stored"
-        );
-        ensure!(
-            self.dead_letters == 0,
-            "{} messages became dead letters",
-            self.dead_letters
-        );
+        ensure!(self.balanced(), "the books do not balance: {:?}", self.findings.violations);
+        ensure!(self.total(|a| a.stored.len()) > 0, "no observation was stored");
+        ensure!(self.dead_letters == 0, "{} messages became dead letters", self.dead_letters);
         if let Source::Clip(_) = source {
-            ensure!(
-                self.total(|a| a.pictures_stored.len()) > 0,
-                "no picture was stored"
-            );
+            ensure!(self.total(|a| a.pictures_stored.len()) > 0, "no picture was stored");
             ensure!(self.tracks > 0, "the face in the clip has no track");
         }
         Ok(())

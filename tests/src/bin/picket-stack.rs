@@ -99,37 +99,17 @@ async fn up(dir: &Path, options: &Options) -> Result<()> {
     println!("stack: starting Kafka and MongoDB in {}", dir.display());
 
     let mut command = Command::new(std::env::current_exe()?);
-    command
-        .arg("run")
-        .arg("--dir")
-        .arg(&dir)
-        .args(["--topic-prefix", &options.topic_prefix]);
-    command.args(
-        options
-            .devices
-            .iter()
-            .flat_map(|device| ["--device", device]),
-    );
+    command.arg("run").arg("--dir").arg(&dir).args(["--topic-prefix", &options.topic_prefix]);
+    command.args(options.devices.iter().flat_map(|device| ["--device", device]));
     // A group of its own, so that Ctrl-C in this terminal does not reach it.
-    command
-        .stdin(Stdio::null())
-        .stdout(output.try_clone()?)
-        .stderr(output)
-        .process_group(0);
+    command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output).process_group(0);
     let mut child = command.spawn().context("start the stack's own process")?;
 
     until("the stack to be ready", UP_LIMIT, async || {
         if let Some(status) = child.try_wait()? {
-            bail!(
-                "it ended with {status}:\n{}",
-                fs::read_to_string(&log)?.trim_end()
-            );
+            bail!("it ended with {status}:\n{}", fs::read_to_string(&log)?.trim_end());
         }
-        Ok(if running(&dir).is_some() {
-            Ok(())
-        } else {
-            Err("starting".to_owned())
-        })
+        Ok(if running(&dir).is_some() { Ok(()) } else { Err("starting".to_owned()) })
     })
     .await?;
     show(&dir)
@@ -172,16 +152,10 @@ async fn down(dir: &Path) -> Result<()> {
         println!("stack: not running in {}", dir.display());
         return Ok(());
     };
-    let sent = Command::new("kill")
-        .args(["-TERM", &process.to_string()])
-        .status()?;
+    let sent = Command::new("kill").args(["-TERM", &process.to_string()]).status()?;
     anyhow::ensure!(sent.success(), "cannot stop process {process}");
     until("the stack to stop", DOWN_LIMIT, async || {
-        Ok(if running(dir).is_none() {
-            Ok(())
-        } else {
-            Err(format!("process {process} runs"))
-        })
+        Ok(if running(dir).is_none() { Ok(()) } else { Err(format!("process {process} runs")) })
     })
     .await?;
     println!("stack: stopped");
@@ -198,25 +172,15 @@ async fn add_device(dir: &Path, name: &str) -> Result<()> {
 fn show(dir: &Path) -> Result<()> {
     let settings = Settings::read(dir)?;
     println!("{}", toml::to_string(&settings)?.trim_end());
-    println!(
-        "# for a shell: . {}",
-        settings.dir.join("settings.env").display()
-    );
-    println!(
-        "# for kcat -F: {}/*.kcat",
-        settings.dir.join("kafka/clients").display()
-    );
+    println!("# for a shell: . {}", settings.dir.join("settings.env").display());
+    println!("# for kcat -F: {}/*.kcat", settings.dir.join("kafka/clients").display());
     Ok(())
 }
 
 /// The process that holds this folder's stack, if it is ready. A number in a file may be of a process
 /// that is long gone, and the number another's by now: so its command line is asked too.
 fn running(dir: &Path) -> Option<u32> {
-    let process: u32 = fs::read_to_string(dir.join("stack.pid"))
-        .ok()?
-        .trim()
-        .parse()
-        .ok()?;
+    let process: u32 = fs::read_to_string(dir.join("stack.pid")).ok()?.trim().parse().ok()?;
     let command = fs::read(format!("/proc/{process}/cmdline")).ok()?;
     let command = String::from_utf8_lossy(&command).into_owned();
     (command.contains("picket-stack") && command.contains("run")).then_some(process)

@@ -47,13 +47,7 @@ pub fn create(admin: &ClientConfig, rules: &[Allow]) -> Result<()> {
     // drop in reverse). librdkafka copies the bindings before it returns, and null options mean defaults.
     let queue = unsafe {
         let queue = Queue(c::rd_kafka_queue_new(client));
-        c::rd_kafka_CreateAcls(
-            client,
-            pointers.as_mut_ptr(),
-            pointers.len(),
-            ptr::null(),
-            queue.0,
-        );
+        c::rd_kafka_CreateAcls(client, pointers.as_mut_ptr(), pointers.len(), ptr::null(), queue.0);
         queue
     };
     // SAFETY: the queue is alive; null means that nothing came within the limit.
@@ -135,10 +129,7 @@ impl Event {
         unsafe {
             if c::rd_kafka_event_error(self.0) != c::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
             {
-                bail!(
-                    "Kafka refused the rules: {}",
-                    text(c::rd_kafka_event_error_string(self.0))
-                );
+                bail!("Kafka refused the rules: {}", text(c::rd_kafka_event_error_string(self.0)));
             }
             let result = c::rd_kafka_event_CreateAcls_result(self.0);
             if result.is_null() {
@@ -149,10 +140,7 @@ impl Event {
             for (index, rule) in rules.iter().enumerate().take(count) {
                 let error = c::rd_kafka_acl_result_error(*answers.add(index));
                 if !error.is_null() {
-                    bail!(
-                        "Kafka refused {rule:?}: {}",
-                        text(c::rd_kafka_error_string(error))
-                    );
+                    bail!("Kafka refused {rule:?}: {}", text(c::rd_kafka_error_string(error)));
                 }
             }
         }
@@ -176,7 +164,5 @@ unsafe fn text(pointer: *const c_char) -> String {
         return "no reason given".to_owned();
     }
     // SAFETY: by the contract above.
-    unsafe { CStr::from_ptr(pointer) }
-        .to_string_lossy()
-        .into_owned()
+    unsafe { CStr::from_ptr(pointer) }.to_string_lossy().into_owned()
 }

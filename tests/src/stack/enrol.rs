@@ -42,23 +42,15 @@ pub async fn enrol_device(settings: &Settings, name: &str) -> Result<Credentials
 /// The aggregator's rights; it may create nothing.
 pub async fn grant_aggregator(settings: &Settings) -> Result<()> {
     let principal = Role::Aggregator.principal(&settings.aggregator.name);
-    let allow = |resource, operation| Allow {
-        principal: principal.clone(),
-        resource,
-        operation,
-    };
+    let allow = |resource, operation| Allow { principal: principal.clone(), resource, operation };
     let topic = |topic| Resource::Topic(topic_name(settings, topic));
-    let mut rights: Vec<Allow> = Topic::OF_DEVICES
-        .map(|read| allow(topic(read), Operation::Read))
-        .into();
+    let mut rights: Vec<Allow> =
+        Topic::OF_DEVICES.map(|read| allow(topic(read), Operation::Read)).into();
     rights.extend([
         allow(topic(Topic::Tracks), Operation::Write),
         allow(topic(Topic::DeadLetter), Operation::Write),
         allow(topic(Topic::DeadLetter), Operation::Read),
-        allow(
-            Resource::GroupsFrom(settings.kafka.topic_prefix.clone()),
-            Operation::Read,
-        ),
+        allow(Resource::GroupsFrom(settings.kafka.topic_prefix.clone()), Operation::Read),
     ]);
     grant(settings, rights).await?;
     let all = Topic::ALL.map(|topic| topic_name(settings, topic));

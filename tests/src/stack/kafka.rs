@@ -44,13 +44,7 @@ impl Kafka {
 
     fn format(&self) -> Result<()> {
         let config = self.properties.display().to_string();
-        let tool = [
-            "kafka.tools.StorageTool",
-            "format",
-            "--cluster-id",
-            CLUSTER_ID,
-            "--config",
-        ];
+        let tool = ["kafka.tools.StorageTool", "format", "--cluster-id", CLUSTER_ID, "--config"];
         let output = Command::new(java())
             .args(self.jvm_args())
             .args(tool)
@@ -86,10 +80,7 @@ impl Kafka {
     /// Starts it, and returns when it answers the admin.
     pub async fn start(&mut self, settings: &Settings) -> Result<()> {
         let mut args = self.jvm_args();
-        args.extend([
-            "kafka.Kafka".to_owned(),
-            self.properties.display().to_string(),
-        ]);
+        args.extend(["kafka.Kafka".to_owned(), self.properties.display().to_string()]);
         self.part.start(Path::new(&java()), args)?;
         let answered = self.answers(settings).await;
         self.part.with_log(answered)
@@ -100,9 +91,7 @@ impl Kafka {
         let port = settings.ports[0];
         until("Kafka to open its port", START_LIMIT, async || {
             self.part.expect_running()?;
-            Ok(tokio::net::TcpStream::connect((HOST, port))
-                .await
-                .map_err(|e| e.to_string()))
+            Ok(tokio::net::TcpStream::connect((HOST, port)).await.map_err(|e| e.to_string()))
         })
         .await?;
         let admin = settings.kafka_client(Some(&settings.admin));
@@ -149,10 +138,7 @@ fn java() -> String {
 fn server_properties(settings: &Settings, dir: &Path) -> String {
     let (kafka, controller) = (settings.ports[0], settings.ports[1]);
     let pki = settings.pki_dir();
-    let [broker, admin] = [
-        Role::Broker.principal("kafka"),
-        Role::Admin.principal("admin"),
-    ];
+    let [broker, admin] = [Role::Broker.principal("kafka"), Role::Admin.principal("admin")];
     format!(
         "\
 process.roles=broker,controller

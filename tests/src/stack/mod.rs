@@ -82,19 +82,10 @@ impl Stack {
         let settings = Settings::new(&dir, &options, &authority, ports)?;
         let mongodb = mongodb::MongoDb::prepare(&settings)?;
         let kafka = kafka::Kafka::prepare(&settings)?;
-        let mut stack = Self {
-            settings,
-            kafka,
-            mongodb,
-            _folder: folder,
-            _leases: leases,
-        };
+        let mut stack = Self { settings, kafka, mongodb, _folder: folder, _leases: leases };
 
         // Together: each takes seconds, and mostly waits.
-        tokio::try_join!(
-            stack.kafka.start(&stack.settings),
-            stack.mongodb.start(&stack.settings)
-        )?;
+        tokio::try_join!(stack.kafka.start(&stack.settings), stack.mongodb.start(&stack.settings))?;
         enrol::grant_aggregator(&stack.settings).await?;
         for device in &options.devices {
             stack.device_certificate(device).await?;
@@ -144,10 +135,7 @@ impl Stack {
 
     /// Process ids of the parts that run, Kafka's first.
     pub fn process_ids(&self) -> Vec<u32> {
-        [self.kafka.process_id(), self.mongodb.process_id()]
-            .into_iter()
-            .flatten()
-            .collect()
+        [self.kafka.process_id(), self.mongodb.process_id()].into_iter().flatten().collect()
     }
 
     /// Fails with the log's end of a part that ended by itself.
@@ -183,13 +171,8 @@ fn open_or_make_authority(dir: &Path) -> Result<Authority> {
     } else {
         Authority::init(&pki, picket_pki::MAX_DAYS)?
     };
-    let sans = ["localhost", "127.0.0.1", "::1"]
-        .map(str::to_owned)
-        .to_vec();
-    let serving = IssueOptions {
-        sans,
-        ..Default::default()
-    };
+    let sans = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec();
+    let serving = IssueOptions { sans, ..Default::default() };
     let plain = IssueOptions::default();
     for (role, name, options) in [
         (Role::Broker, "kafka", &serving),

@@ -55,35 +55,19 @@ impl MongoDb {
             ("--replSet", REPLICA_SET.to_owned()),
             ("--keyFile", path(&keyfile)),
             ("--tlsMode", "requireTLS".to_owned()),
-            (
-                "--tlsCertificateKeyFile",
-                path(&settings.pki_dir().join("server/mongodb.pem")),
-            ),
+            ("--tlsCertificateKeyFile", path(&settings.pki_dir().join("server/mongodb.pem"))),
             ("--tlsCAFile", path(&settings.mongodb.ca)),
             ("--wiredTigerCacheSizeGB", "0.25".to_owned()),
-            (
-                "--setParameter",
-                "diagnosticDataCollectionEnabled=false".to_owned(),
-            ),
+            ("--setParameter", "diagnosticDataCollectionEnabled=false".to_owned()),
             // There is no other member to hand over to, so a stop need not wait for one.
-            (
-                "--setParameter",
-                "shutdownTimeoutMillisForSignaledShutdown=100".to_owned(),
-            ),
+            ("--setParameter", "shutdownTimeoutMillisForSignaledShutdown=100".to_owned()),
         ];
-        let mut args: Vec<_> = args
-            .into_iter()
-            .flat_map(|(k, v)| [k.to_owned(), v])
-            .collect();
+        let mut args: Vec<_> = args.into_iter().flat_map(|(k, v)| [k.to_owned(), v]).collect();
         // Clients prove who they are by password, over TLS.
         args.push("--tlsAllowConnectionsWithoutCertificates".to_owned());
         args.push("--nounixsocket".to_owned());
         let part = Part::new("MongoDB", dir.join("mongod.log"));
-        Ok(Self {
-            part,
-            program: fetched("stack/mongodb/mongod")?,
-            args,
-        })
+        Ok(Self { part, program: fetched("stack/mongodb/mongod")?, args })
     }
 
     /// Starts it, and returns when it takes writes; the first time, makes the replica set and the users.
@@ -96,29 +80,22 @@ impl MongoDb {
     async fn ready(&mut self, settings: &Settings) -> Result<()> {
         // Until the first user exists, a connection from this machine may make it.
         let direct = client(settings, None, true).await?;
-        self.until("MongoDB to answer", &direct, "hello", |_| true)
-            .await?;
+        self.until("MongoDB to answer", &direct, "hello", |_| true).await?;
         let made = settings.dir.join("mongodb/made");
         if !made.exists() {
             let member = doc! { "_id": 0, "host": format!("{HOST}:{}", settings.ports[2]) };
             let config = doc! { "_id": REPLICA_SET, "members": [member] };
             let initiate = doc! { "replSetInitiate": config };
-            direct
-                .database("admin")
-                .run_command(initiate)
-                .await
-                .context("make the replica set")?;
+            direct.database("admin").run_command(initiate).await.context("make the replica set")?;
         }
         let primary = |hello: &Document| hello.get_bool("isWritablePrimary").unwrap_or(false);
-        self.until("MongoDB to become primary", &direct, "hello", primary)
-            .await?;
+        self.until("MongoDB to become primary", &direct, "hello", primary).await?;
         if !made.exists() {
             make_users(settings, &direct).await?;
             fs::write(&made, "")?;
         }
         let user = connect(&settings.mongodb).await?;
-        self.until("MongoDB to let the user in", &user, "ping", |_| true)
-            .await
+        self.until("MongoDB to let the user in", &user, "ping", |_| true).await
     }
 
     async fn until(
@@ -180,11 +157,7 @@ async fn client(settings: &Settings, user: Option<Credential>, direct: bool) -> 
 async fn make_users(settings: &Settings, direct: &Client) -> Result<()> {
     let password = fs::read_to_string(settings.dir.join("mongodb/admin.password"))?;
     let create = doc! { "createUser": "admin", "pwd": &password, "roles": ["root"] };
-    direct
-        .database("admin")
-        .run_command(create)
-        .await
-        .context("make the user admin")?;
+    direct.database("admin").run_command(create).await.context("make the user admin")?;
 
     let admin = Credential::builder()
         .username("admin".to_owned())
@@ -201,11 +174,7 @@ async fn make_users(settings: &Settings, direct: &Client) -> Result<()> {
         "pwd": fs::read_to_string(&settings.mongodb.password_file)?,
         "roles": [role("readWrite"), role("dbAdmin")],
     };
-    admin
-        .database("admin")
-        .run_command(create)
-        .await
-        .context("make the user picket")?;
+    admin.database("admin").run_command(create).await.context("make the user picket")?;
     Ok(())
 }
 
@@ -228,12 +197,7 @@ fn write_uri(path: &Path, settings: &Settings, user: &str, password: &str) -> Re
 }
 
 fn write_secret(path: &Path, text: &str) -> Result<()> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)?;
-    file.write_all(text.as_bytes())
-        .with_context(|| format!("write {}", path.display()))
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes()).with_context(|| format!("write {}", path.display()))
 }

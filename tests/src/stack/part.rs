@@ -22,11 +22,7 @@ pub struct Part {
 
 impl Part {
     pub fn new(name: &'static str, log: PathBuf) -> Self {
-        Self {
-            name,
-            log,
-            process: None,
-        }
+        Self { name, log, process: None }
     }
 
     /// Starts it; that it runs does not yet mean that it answers.
@@ -55,24 +51,14 @@ impl Part {
     }
 
     pub fn expect_running(&mut self) -> Result<()> {
-        self.process
-            .as_mut()
-            .map_or(Ok(()), Process::expect_running)
+        self.process.as_mut().map_or(Ok(()), Process::expect_running)
     }
 
     /// Adds the end of the part's own log to a failure.
     pub fn with_log<T>(&self, result: Result<T>) -> Result<T> {
         result.with_context(|| {
-            let tail = self
-                .process
-                .as_ref()
-                .map(Process::log_tail)
-                .unwrap_or_default();
-            format!(
-                "{}; the end of {}:\n{tail}\n",
-                self.name,
-                self.log.display()
-            )
+            let tail = self.process.as_ref().map(Process::log_tail).unwrap_or_default();
+            format!("{}; the end of {}:\n{tail}\n", self.name, self.log.display())
         })
     }
 }
@@ -97,13 +83,8 @@ fn spawn(name: &'static str, program: &Path, args: Vec<String>, log: &Path) -> R
         sender
     });
     let mut command = Command::new("setpriv");
-    command
-        .args(["--pdeathsig", "KILL", "--"])
-        .arg(program)
-        .args(args);
+    command.args(["--pdeathsig", "KILL", "--"]).arg(program).args(args);
     let (answer, answered) = channel();
-    spawner
-        .send((name, command, log.to_owned(), answer))
-        .context("ask the spawning thread")?;
+    spawner.send((name, command, log.to_owned(), answer)).context("ask the spawning thread")?;
     answered.recv().context("wait for the spawning thread")?
 }

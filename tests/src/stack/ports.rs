@@ -43,15 +43,10 @@ pub fn lease(count: usize, wanted: Option<Vec<u16>>) -> Result<Vec<Lease>> {
     // Starts at a place of its own, so that stacks that start together seldom meet.
     let start = u16::try_from(std::process::id() % u32::from(COUNT)).unwrap_or_default();
     let candidates = (0..COUNT).map(|step| FIRST + (start + step * 7) % COUNT);
-    let leases: Vec<_> = candidates
-        .filter_map(|port| try_lease(&folder, port))
-        .take(count)
-        .collect();
+    let leases: Vec<_> =
+        candidates.filter_map(|port| try_lease(&folder, port)).take(count).collect();
     if leases.len() < count {
-        bail!(
-            "fewer than {count} free ports between {FIRST} and {}",
-            FIRST + COUNT
-        );
+        bail!("fewer than {count} free ports between {FIRST} and {}", FIRST + COUNT);
     }
     Ok(leases)
 }

@@ -132,10 +132,7 @@ impl Settings {
             ("ssl.ca.location", self.admin.ca.display().to_string()),
         ];
         if let Some(who) = who {
-            properties.push((
-                "ssl.certificate.location",
-                who.certificate.display().to_string(),
-            ));
+            properties.push(("ssl.certificate.location", who.certificate.display().to_string()));
             properties.push(("ssl.key.location", who.key.display().to_string()));
         }
         properties
@@ -162,39 +159,20 @@ impl Settings {
 
     /// The same for a shell: `. settings.env`.
     fn to_env(&self) -> Result<String> {
-        let MongoSettings {
-            uri,
-            database,
-            user,
-            password_file,
-            uri_file,
-            ..
-        } = &self.mongodb;
+        let MongoSettings { uri, database, user, password_file, uri_file, .. } = &self.mongodb;
         let pairs = [
             ("PICKET_STACK_DIR", self.dir.display().to_string()),
             ("PICKET_KAFKA_BOOTSTRAP", self.kafka.bootstrap.clone()),
             ("PICKET_TOPIC_PREFIX", self.kafka.topic_prefix.clone()),
             ("PICKET_CA", self.admin.ca.display().to_string()),
-            (
-                "PICKET_ADMIN_CERTIFICATE",
-                self.admin.certificate.display().to_string(),
-            ),
+            ("PICKET_ADMIN_CERTIFICATE", self.admin.certificate.display().to_string()),
             ("PICKET_ADMIN_KEY", self.admin.key.display().to_string()),
-            (
-                "PICKET_AGGREGATOR_CERTIFICATE",
-                self.aggregator.certificate.display().to_string(),
-            ),
-            (
-                "PICKET_AGGREGATOR_KEY",
-                self.aggregator.key.display().to_string(),
-            ),
+            ("PICKET_AGGREGATOR_CERTIFICATE", self.aggregator.certificate.display().to_string()),
+            ("PICKET_AGGREGATOR_KEY", self.aggregator.key.display().to_string()),
             ("PICKET_MONGODB_URI", uri.clone()),
             ("PICKET_MONGODB_DATABASE", database.clone()),
             ("PICKET_MONGODB_USER", user.clone()),
-            (
-                "PICKET_MONGODB_PASSWORD_FILE",
-                password_file.display().to_string(),
-            ),
+            ("PICKET_MONGODB_PASSWORD_FILE", password_file.display().to_string()),
             ("PICKET_MONGODB_URI_FILE", uri_file.display().to_string()),
         ];
         let mut text = String::new();
