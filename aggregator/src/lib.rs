@@ -1,1 +1,4 @@
+//! Picket's centre.
 
+pub mod remedy;
+pub mod store;
