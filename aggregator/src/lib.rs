@@ -1,1 +1,8 @@
+//! Picket's centre.
+
+pub mod consume;
+pub mod metrics;
+pub mod remedy;
+pub mod store;
 pub mod track;
+pub mod upsert;

@@ -1,0 +1,1 @@
+//! Making the topics: all settings of the design, in one place.
