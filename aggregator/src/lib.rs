@@ -4,7 +4,6 @@
 //! identity, [`upsert`] turns it into documents and pictures, [`web`] shows them. [`store`] owns the
 //! collections, the checkpoints and the ledger; only `wiring` knows all stages.
 
-pub mod config;
 pub mod consume;
 pub mod metrics;
 pub mod remedy;
