@@ -78,8 +78,9 @@ impl Address {
         let mut clean = text.replace(&self.0, &self.to_string());
         clean = clean.replace(self.without_credentials().as_ref(), &self.to_string());
         if let Some((_, user_info, rest)) = self.parts() {
-            let query = rest.split_once('?').map(|(_, query)| query);
-            for secret in [user_info, query].into_iter().flatten().filter(|s| !s.is_empty()) {
+            let query = rest.split_once('?').map_or("", |(_, query)| query);
+            let query = query.split(['&', '#']);
+            for secret in user_info.into_iter().chain(query).filter(|secret| !secret.is_empty()) {
                 clean = clean.replace(secret, "***");
             }
         }

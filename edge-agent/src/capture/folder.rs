@@ -167,7 +167,8 @@ fn camera_name(path: &Path) -> Result<CameraName, FolderError> {
 /// The time as the pattern has it, found at any place of the name.
 fn time_in_name(path: &Path, pattern: &str) -> Option<Timestamp> {
     let name = path.file_stem()?.to_string_lossy().into_owned();
-    let starts = name.char_indices().map(|(at, _)| at);
+    // A sign is left to the text around: `%Y` would take that of "gate-2026" for the year's.
+    let starts = name.char_indices().filter(|(_, c)| !"+-".contains(*c)).map(|(at, _)| at);
     starts.filter_map(|at| time_at(pattern, &name[at..])).next()
 }
 

@@ -35,20 +35,21 @@ impl Tensor {
     pub fn fill(&mut self, planes: &Planes, width_px: u32) -> Result<(), ResizeError> {
         let width = planes.width().min(width_px);
         let height = height_at(width, (planes.width(), planes.height()));
-        self.picture_px = (width, height);
+        self.make_room((width, height));
         self.resizer.resize(planes.y(), self.picture_px, &mut self.y)?;
         self.resizer.resize(planes.u(), self.picture_px, &mut self.u)?;
         self.resizer.resize(planes.v(), self.picture_px, &mut self.v)?;
-        self.make_room((pad(width), pad(height)));
         self.write(ToRgb::new(planes.matrix(), planes.range()));
         Ok(())
     }
 
-    fn make_room(&mut self, padded_px: (u32, u32)) {
-        if self.padded_px != padded_px {
-            self.padded_px = padded_px;
+    /// Zeros for a picture of another size; what the last one wrote would stand in the filling.
+    fn make_room(&mut self, picture_px: (u32, u32)) {
+        if self.picture_px != picture_px {
+            self.picture_px = picture_px;
+            self.padded_px = (pad(picture_px.0), pad(picture_px.1));
             self.data.clear();
-            self.data.resize(3 * padded_px.0 as usize * padded_px.1 as usize, 0.0);
+            self.data.resize(3 * self.padded_px.0 as usize * self.padded_px.1 as usize, 0.0);
         }
     }
 
