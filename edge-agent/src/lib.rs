@@ -1,1 +1,2 @@
 pub mod spool;
+pub mod uplink;
