@@ -1,9 +1,5 @@
 //! The stack keeps its word: what the demo and every other test rely on, on the real services.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a panic here is a failed test"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic here is a failed test")]
 
 use std::time::{Duration, Instant};
 
@@ -28,9 +24,7 @@ const ALL_TOPICS: [&str; 5] = [
 /// A running stack with all topics, and the folder that goes when the test ends.
 async fn stack() -> (Stack, TempDir) {
     let dir = TempDir::new().unwrap();
-    let stack = Stack::start(dir.path(), StackOptions::default())
-        .await
-        .unwrap();
+    let stack = Stack::start(dir.path(), StackOptions::default()).await.unwrap();
     let admin = stack.settings().kafka_client(Some(&stack.settings().admin));
     make_topics(&admin, &ALL_TOPICS).await.unwrap();
     (stack, dir)
@@ -38,31 +32,19 @@ async fn stack() -> (Stack, TempDir) {
 
 async fn make_topics(client: &ClientConfig, names: &[&str]) -> Result<(), RDKafkaErrorCode> {
     let admin: AdminClient<DefaultClientContext> = client.create().unwrap();
-    let topics: Vec<_> = names
-        .iter()
-        .map(|name| NewTopic::new(name, 1, TopicReplication::Fixed(1)))
-        .collect();
-    let made = admin
-        .create_topics(&topics, &AdminOptions::new())
-        .await
-        .unwrap();
-    made.into_iter()
-        .try_for_each(|topic| topic.map(|_| ()).map_err(|(_, code)| code))
+    let topics: Vec<_> =
+        names.iter().map(|name| NewTopic::new(name, 1, TopicReplication::Fixed(1))).collect();
+    let made = admin.create_topics(&topics, &AdminOptions::new()).await.unwrap();
+    made.into_iter().try_for_each(|topic| topic.map(|_| ()).map_err(|(_, code)| code))
 }
 
 /// Writes one message as the edge agent does: idempotently, acknowledged by all.
 async fn write(client: &ClientConfig, topic: &str) -> Result<(), KafkaError> {
     let mut config = client.clone();
-    config
-        .set("enable.idempotence", "true")
-        .set("message.timeout.ms", "15000");
+    config.set("enable.idempotence", "true").set("message.timeout.ms", "15000");
     let producer: FutureProducer = config.create().unwrap();
     let record = FutureRecord::to(topic).key("demo/door").payload("hello");
-    producer
-        .send(record, Duration::from_secs(15))
-        .await
-        .map(|_| ())
-        .map_err(|(error, _)| error)
+    producer.send(record, Duration::from_secs(15)).await.map(|_| ()).map_err(|(error, _)| error)
 }
 
 /// Reads the first message of a topic, in a consumer group.
@@ -106,9 +88,9 @@ fn first_answer(
 /// A broker that was away is not an answer either; the client tries again by itself.
 fn passing(error: &KafkaError, passed_over: &[RDKafkaErrorCode]) -> bool {
     let transport = [RDKafkaErrorCode::BrokerTransportFailure, RDKafkaErrorCode::AllBrokersDown];
-    error.rdkafka_error_code().is_some_and(|code| {
-        passed_over.contains(&code) || transport.contains(&code)
-    })
+    error
+        .rdkafka_error_code()
+        .is_some_and(|code| passed_over.contains(&code) || transport.contains(&code))
 }
 
 fn client(stack: &Stack, who: &Credentials) -> ClientConfig {
@@ -148,10 +130,7 @@ async fn a_device_that_writes_to_a_topic_that_is_not_its_to_write_is_refused(
     device: &ClientConfig,
 ) {
     for topic in &ALL_TOPICS[3..] {
-        refused(
-            write(device, topic).await,
-            RDKafkaErrorCode::TopicAuthorizationFailed,
-        );
+        refused(write(device, topic).await, RDKafkaErrorCode::TopicAuthorizationFailed);
     }
 }
 
@@ -166,22 +145,11 @@ async fn the_aggregator_reads_and_writes_what_is_its_own(aggregator: &ClientConf
     for topic in &ALL_TOPICS[3..] {
         write(aggregator, topic).await.unwrap();
     }
-    for topic in [
-        "picket.observations",
-        "picket.frames",
-        "picket.status",
-        "picket.dead-letter",
-    ] {
-        assert_eq!(
-            read(aggregator, &format!("picket-{topic}"), topic).unwrap(),
-            b"hello"
-        );
+    for topic in ["picket.observations", "picket.frames", "picket.status", "picket.dead-letter"] {
+        assert_eq!(read(aggregator, &format!("picket-{topic}"), topic).unwrap(), b"hello");
     }
     for topic in &ALL_TOPICS[..3] {
-        refused(
-            write(aggregator, topic).await,
-            RDKafkaErrorCode::TopicAuthorizationFailed,
-        );
+        refused(write(aggregator, topic).await, RDKafkaErrorCode::TopicAuthorizationFailed);
     }
     let foreign = read(aggregator, "others", "picket.observations");
     refused(foreign, RDKafkaErrorCode::GroupAuthorizationFailed);
@@ -202,9 +170,7 @@ fn a_certificate_of_another_authority_is_refused(stack: &Stack) {
     let other = TempDir::new().unwrap();
     let authority = picket_pki::Authority::init(other.path(), 3650).unwrap();
     let options = picket_pki::IssueOptions::default();
-    let forged = authority
-        .issue(picket_pki::Role::Admin, "admin", &options)
-        .unwrap();
+    let forged = authority.issue(picket_pki::Role::Admin, "admin", &options).unwrap();
     cannot_connect(&client(stack, &Credentials::from(forged)));
 }
 
@@ -224,10 +190,7 @@ fn cannot_connect(client: &ClientConfig) {
 async fn two_stacks_run_at_once_and_parts_come_back_with_their_data_and_ports() {
     let (mut stack, _dir) = stack().await;
     let (other, _other_dir) = self::stack().await;
-    assert_ne!(
-        stack.settings().kafka.bootstrap,
-        other.settings().kafka.bootstrap
-    );
+    assert_ne!(stack.settings().kafka.bootstrap, other.settings().kafka.bootstrap);
     assert_ne!(stack.settings().ports, other.settings().ports);
     other.stop().await.unwrap();
 
@@ -236,9 +199,7 @@ async fn two_stacks_run_at_once_and_parts_come_back_with_their_data_and_ports() 
     write(&device, "picket.observations").await.unwrap();
     let uri = std::fs::read_to_string(&stack.settings().mongodb.uri_file).unwrap();
     let mongodb = mongodb::Client::with_uri_str(&uri).await.unwrap();
-    let things = mongodb
-        .database("picket")
-        .collection::<mongodb::bson::Document>("things");
+    let things = mongodb.database("picket").collection::<mongodb::bson::Document>("things");
     things.insert_one(doc! { "_id": 1 }).await.unwrap();
 
     stack.stop_kafka().await.unwrap();
@@ -252,54 +213,34 @@ async fn two_stacks_run_at_once_and_parts_come_back_with_their_data_and_ports() 
     stack.start_mongodb().await.unwrap();
     stack.start_kafka().await.unwrap();
     assert_eq!(things.count_documents(doc! {}).await.unwrap(), 1);
-    assert_eq!(
-        read(&aggregator, "picket-again", "picket.observations").unwrap(),
-        b"hello"
-    );
+    assert_eq!(read(&aggregator, "picket-again", "picket.observations").unwrap(), b"hello");
 
-    let foreign = mongodb
-        .database("other")
-        .collection::<mongodb::bson::Document>("things");
-    foreign
-        .insert_one(doc! {})
-        .await
-        .expect_err("the user owns one database only");
+    let foreign = mongodb.database("other").collection::<mongodb::bson::Document>("things");
+    foreign.insert_one(doc! {}).await.expect_err("the user owns one database only");
     stack.stop().await.unwrap();
 }
 
 #[tokio::test]
 async fn mongodb_refuses_plaintext_and_clients_without_a_password() {
     let (stack, _dir) = stack().await;
-    let mut options = mongodb::options::ClientOptions::parse(&stack.settings().mongodb.uri)
-        .await
-        .unwrap();
+    let mut options =
+        mongodb::options::ClientOptions::parse(&stack.settings().mongodb.uri).await.unwrap();
     options.server_selection_timeout = Some(Duration::from_secs(3));
     let stranger = mongodb::Client::with_options(options.clone()).unwrap();
-    let things = stranger
-        .database("picket")
-        .collection::<mongodb::bson::Document>("things");
-    let error = things
-        .insert_one(doc! {})
-        .await
-        .expect_err("no password, no entry");
+    let things = stranger.database("picket").collection::<mongodb::bson::Document>("things");
+    let error = things.insert_one(doc! {}).await.expect_err("no password, no entry");
     assert!(error.to_string().contains("authentication"), "{error}");
 
     options.tls = None;
     let plain = mongodb::Client::with_options(options).unwrap();
-    plain
-        .database("admin")
-        .run_command(doc! { "ping": 1 })
-        .await
-        .expect_err("no TLS, no entry");
+    plain.database("admin").run_command(doc! { "ping": 1 }).await.expect_err("no TLS, no entry");
     stack.stop().await.unwrap();
 }
 
 #[tokio::test]
 async fn a_failed_start_shows_the_parts_own_log() {
     let dir = TempDir::new().unwrap();
-    let stack = Stack::start(dir.path(), StackOptions::default())
-        .await
-        .unwrap();
+    let stack = Stack::start(dir.path(), StackOptions::default()).await.unwrap();
     stack.stop().await.unwrap();
     // What no broker can start on.
     std::fs::write(dir.path().join("kafka/data/meta.properties"), "version=1\n").unwrap();
