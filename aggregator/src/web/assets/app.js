@@ -183,18 +183,18 @@ function changed() {
 }
 
 function cameraState(camera) {
-  const shown = camera.card.shown;
+  const { status, newest } = camera;
+  const { shown } = camera.card;
   const pictureAge = ageOf(shown?.captured_at);
-  const seenAge = ageOf(camera.newest?.captured_at);
+  const seenAge = ageOf(newest?.captured_at);
   const device = devices.get(camera.device);
   const heard = ageOf(device?.status_at);
   const silent = heard == null || heard > freshness.status_ms;
-  const status = camera.status;
   const age = !shown ? ''
     : pictureAge == null ? `received ${span(ageOf(shown.received_at))} ago` : `${span(pictureAge)} ago`;
   const as = (state, kind, label) => ({ state, kind, label, age });
   if (status?.state === 'failed' && !silent) return as('stale', 'bad', 'Camera failed');
-  if (!shown && !camera.newest) {
+  if (!shown && !newest) {
     if (status?.state === 'opening') return as('none', '', 'Opening');
     return as('none', '', 'Waiting for the first frame');
   }
@@ -206,8 +206,10 @@ function cameraState(camera) {
   if (!feedWorks() && (seenNow || (shown && pictureAge <= freshness.picture_ms))) {
     return as('stale', 'bad', 'Not updating');
   }
-  if (shown && pictureAge <= freshness.picture_ms) return as('live', 'good', 'Live');
-  if (seenNow) return as('quiet', '', camera.newest.detections ? 'No new picture' : 'Nothing in sight');
+  // A picture that the camera has moved on from is not live, however young: its boxes are gone.
+  const behind = newest ? Date.parse(newest.captured_at) - Date.parse(shown?.captured_at) : 0;
+  if (shown && pictureAge <= freshness.picture_ms && !(behind > 1000)) return as('live', 'good', 'Live');
+  if (seenNow) return as('quiet', '', newest.detections ? 'No new picture' : 'Nothing in sight');
   if (status?.state === 'ended') return as('stale', '', 'Recording ended');
   return as('stale', 'bad', 'Stale');
 }
@@ -219,14 +221,15 @@ function drawCameras() {
     if (view.state === 'live' || view.state === 'quiet') live++;
     const { status, newest } = camera;
     const facts = [];
-    if (newest) facts.push(['seen', String(newest.detections)]);
-    if (status) facts.push(['at', `${status.fps.toFixed(1)} fps`]);
-    if (newest?.lag_ms != null) facts.push(['lag', span(newest.lag_ms)]);
+    if (newest) facts.push([view.state === 'stale' ? 'last seen' : 'in view', String(newest.detections)]);
+    const heard = ageOf(devices.get(camera.device)?.status_at);
+    const silent = heard == null || heard > freshness.status_ms;
+    if (status && !silent) facts.push(['at', `${status.fps.toFixed(1)} fps`]);
+    if (newest?.lag_ms != null && view.state !== 'stale') facts.push(['lag', span(newest.lag_ms)]);
     if (status?.decoder) facts.push(['decoder', status.decoder]);
     if (newest && newest.clock !== 'synchronised') facts.push(['clock', newest.clock]);
     let trouble = status?.problem;
-    const heard = ageOf(devices.get(camera.device)?.status_at);
-    if (heard != null && heard > freshness.status_ms) trouble = `No word from ${camera.device} for ${span(heard)}`;
+    if (heard != null && silent) trouble = `No word from ${camera.device} for ${span(heard)}`;
     else if (view.state === 'stale' && view.label === 'Stale' && newest) {
       trouble ??= `Last observation ${span(ageOf(newest.captured_at))} ago`;
     }
@@ -242,7 +245,7 @@ const number = (n, cls = '') => cell(count(n), `n ${n ? cls : 'zero'}`);
 
 function reasons(counts) {
   const list = Object.entries(counts ?? {}).sort((a, b) => b[1] - a[1]);
-  return list.map(([reason, n]) => (list.length > 1 ? `${reason} ${count(n)}` : reason)).join(', ');
+  return list.map(([reason, n]) => `${count(n)} ${reason}`).join(', ');
 }
 
 function drawDevices() {
@@ -261,19 +264,20 @@ function drawDevices() {
     const lags = own.map((c) => c.newest?.lag_ms).filter((ms) => ms != null);
     const lag = lags.length ? Math.max(...lags) : null;
     const days = s?.link.certificate_days_left;
+    const waits = s?.spool.oldest_age_ms > freshness.status_ms;
     const full = s?.spool.cap_bytes ? s.spool.bytes / s.spool.cap_bytes : 0;
     return [
       cell(d.device, 'name-cell', { small: `${own.length} camera${own.length === 1 ? '' : 's'}` }),
       link,
       cell(heard == null ? '–' : `${span(heard)} ago`, silent ? 'n bad' : 'n', { title: d.status_at ?? '' }),
       cell(lag == null ? '–' : span(lag), lag > 5000 ? 'n warn' : 'n'),
-      number(s?.spool.records, 'warn'),
+      number(s?.spool.records, waits ? 'warn' : ''),
       cell(bytes(s?.spool.bytes), 'n', s ? { meter: Math.min(1, full), title: `of ${bytes(s.spool.cap_bytes)}` } : {}),
-      cell(s?.spool.oldest_age_ms == null ? '–' : span(s.spool.oldest_age_ms), 'n'),
+      cell(s?.spool.oldest_age_ms == null ? '–' : span(s.spool.oldest_age_ms), waits ? 'n warn' : 'n'),
       cell(days == null ? '–' : days < 0 ? 'expired' : `${days} d`, days == null ? 'n zero' : days < 7 ? 'n bad' : days < 30 ? 'n warn' : 'n'),
       cell(bytes(s?.disk_free_bytes), 'n'),
       cell(s?.temperature_c == null ? '–' : `${s.temperature_c.toFixed(0)} °C`, s?.temperature_c > 80 ? 'n warn' : 'n'),
-      cell(s?.model?.name ?? '–', '', { title: s?.model ? `sha256 ${s.model.sha256}, ONNX Runtime ${s.model.runtime_version}` : '' }),
+      cell(s?.model?.name ?? '–', 'gap', { title: s?.model ? `sha256 ${s.model.sha256}, ONNX Runtime ${s.model.runtime_version}` : '' }),
       cell(s?.agent_version ?? '–', '', { title: s ? `config ${s.config_sha256}, up for ${span(s.uptime_s * 1000)}` : '' }),
     ];
   });
@@ -300,18 +304,20 @@ function drawBooks() {
   const row = (r) => {
     const [kind, word] = VERDICTS[r.verdict];
     const d = r.device;
-    const says = r.verdict === 'balanced-with-losses' ? `${count(r.dropped)} lost` : r.verdict === 'unbalanced' ? r.says : '';
+    const says = [r.verdict === 'unbalanced' ? r.says : '',
+      r.dropped ? `lost: ${reasons(r.dropped_by_reason)}` : '',
+      r.refused ? `refused: ${reasons(r.refused_by_reason)}` : ''].filter(Boolean).join('; ');
     const sum = d ? `${count(d.captured)} captured; ${count(d.in_memory)} in memory + ${count(d.spooled)} spooled + ${count(d.acknowledged)} acknowledged + ${count(r.dropped)} dropped` : r.says;
     const old = ageOf(r.as_of);
     const pictures = r.pictures_dropped ? `${count(r.pictures_dropped)} pictures lost, their observations kept` : '';
     return [
       cell(r.camera, 'name-cell'),
-      number(d?.captured), number(d?.skipped), number(d?.in_memory), number(d?.spooled, 'warn'), number(d?.acknowledged),
-      cell(count(r.dropped), r.dropped ? 'n loss' : 'n zero', { small: reasons(r.dropped_by_reason), title: pictures }),
+      number(d?.captured), number(d?.skipped), number(d?.in_memory), number(d?.spooled), number(d?.acknowledged),
+      cell(count(r.dropped), r.dropped ? 'n loss' : 'n zero', { title: pictures }),
       number(r.on_the_way), number(r.stored), number(r.skipped_at_centre),
-      cell(count(r.refused), r.refused ? 'n loss' : 'n zero', { small: reasons(r.refused_by_reason) }),
-      cell(word, '', { chip: kind, small: says, title: sum }),
-      cell(old == null ? '–' : `${span(old)} ago`, old > freshness.status_ms ? 'n bad' : 'n zero', { title: r.as_of ?? '' }),
+      number(r.refused, 'loss'),
+      cell(word, 'gap', { chip: kind, small: says, title: sum }),
+      cell(old == null ? '–' : `${span(old)} ago`, old > freshness.status_ms ? 'n warn' : 'n zero', { title: r.as_of ?? '' }),
     ];
   };
   const all = { key: 'all' };
@@ -320,7 +326,7 @@ function drawBooks() {
     const total = (n) => cell(count(n), 'n sum');
     return [cell('All cameras', 'sum'), total(sum.captured), total(sum.skipped), total(sum.in_memory), total(sum.spooled), total(sum.acknowledged),
       total(sum.dropped), total(sum.way), total(sum.stored), total(sum.centre), total(sum.refused),
-      cell(VERDICTS[worst][1], 'sum', { chip: VERDICTS[worst][0] }), cell('', 'sum')];
+      cell(VERDICTS[worst][1], 'sum gap', { chip: VERDICTS[worst][0] }), cell('', 'sum')];
   });
   $('books').parentElement.hidden = !list.length;
   $('e-books').hidden = list.length > 0 || !readAll;
@@ -349,7 +355,7 @@ function drawTracks() {
   fill($('tracks'), list, (t) => t.id, (t) => {
     const fresh = t.state === 'active' && ageOf(t.last_seen) <= freshness.observation_ms;
     if (fresh) inView++;
-    const state = fresh ? cell('In view', '', { chip: 'good' }) : cell(t.state === 'active' ? 'Open' : 'Ended', '', { chip: '-' });
+    const state = fresh ? cell('In view', '', { chip: 'good' }) : cell(t.state === 'active' ? 'Out of view' : 'Ended', '', { chip: '-' });
     return [
       state,
       cell(t.camera, ''),
@@ -418,7 +424,7 @@ function draw() {
   total('t-spooled', count(sum.spooled), 'frames');
   total('t-way', count(sum.way), 'frames');
   total('t-dropped', count(sum.dropped), 'frames');
-  total('t-books', VERDICTS[worst][1], '', VERDICTS[worst][0] || '-');
+  total('t-books', worst === 'balanced-with-losses' ? 'Add up, with losses' : VERDICTS[worst][1].replace('Adds', 'Add'), '', VERDICTS[worst][0] || '-');
 }
 
 $('f-camera').addEventListener('change', async () => {
