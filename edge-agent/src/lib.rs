@@ -1,1 +1,4 @@
+//! Picket's edge agent.
 
+pub mod capture;
+pub mod detect;

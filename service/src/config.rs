@@ -55,10 +55,16 @@ pub struct Problem {
 impl Problem {
     /// A problem of a field.
     pub fn new(field: impl Into<String>, problem: impl ToString) -> Self {
-        Self {
-            field: field.into(),
-            problem: problem.to_string(),
-        }
+        Self { field: field.into(), problem: problem.to_string() }
+    }
+
+    /// The same problem, seen from the file that holds the section.
+    pub fn within(self, section: &str) -> Self {
+        let field = match self.field.strip_prefix(section) {
+            Some(rest) if rest.is_empty() || rest.starts_with('.') => self.field,
+            _ => format!("{section}.{}", self.field),
+        };
+        Self { field, ..self }
     }
 }
 
@@ -76,20 +82,15 @@ pub fn load<T: DeserializeOwned>(
     path: &Path,
     check: impl FnOnce(&T) -> Result<(), Problem>,
 ) -> Result<Loaded<T>, ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
-        path: path.to_owned(),
-        source,
-    })?;
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
     let settings = parse(path, &text)?;
     check(&settings).map_err(|p| ConfigError::Value {
         path: path.to_owned(),
         field: p.field,
         problem: p.problem,
     })?;
-    Ok(Loaded {
-        settings,
-        sha256: hex(&Sha256::digest(text.as_bytes())),
-    })
+    Ok(Loaded { settings, sha256: hex(&Sha256::digest(text.as_bytes())) })
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -100,12 +101,7 @@ fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, ConfigError>
     let deserializer = toml::Deserializer::parse(text).map_err(|e| refuse(path, text, "", &e))?;
     serde_path_to_error::deserialize(deserializer).map_err(|e| {
         let field = e.path().to_string();
-        refuse(
-            path,
-            text,
-            if field == "." { "" } else { &field },
-            e.inner(),
-        )
+        refuse(path, text, if field == "." { "" } else { &field }, e.inner())
     })
 }
 
@@ -115,11 +111,7 @@ fn refuse(path: &Path, text: &str, field: &str, error: &toml::de::Error) -> Conf
     ConfigError::Parse {
         path: path.to_owned(),
         line,
-        field: if field.is_empty() {
-            String::new()
-        } else {
-            format!("{field}: ")
-        },
+        field: if field.is_empty() { String::new() } else { format!("{field}: ") },
         hint: suggestion(&problem).map_or_else(String::new, |s| format!("; did you mean `{s}`?")),
         problem,
     }
@@ -164,9 +156,7 @@ mod tests {
     }
 
     fn error(text: &str) -> String {
-        parse::<Settings>(Path::new("agent.toml"), text)
-            .unwrap_err()
-            .to_string()
+        parse::<Settings>(Path::new("agent.toml"), text).unwrap_err().to_string()
     }
 
     #[test]
@@ -180,18 +170,11 @@ mod tests {
     #[test]
     fn a_wrong_type_names_file_line_and_field() {
         let error = error("[uplink]\nbrokers = []\nlinger_ms = \"soon\"\n");
-        assert!(
-            error.starts_with("agent.toml:3: uplink.linger_ms: invalid type"),
-            "{error}"
-        );
+        assert!(error.starts_with("agent.toml:3: uplink.linger_ms: invalid type"), "{error}");
     }
 
     #[test]
     fn a_file_that_is_not_toml_names_the_line() {
-        assert!(
-            error("[uplink\n").starts_with("agent.toml:1: "),
-            "{}",
-            error("[uplink\n")
-        );
+        assert!(error("[uplink\n").starts_with("agent.toml:1: "), "{}", error("[uplink\n"));
     }
 }

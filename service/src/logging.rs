@@ -27,19 +27,14 @@ pub enum LogFormat {
 
 impl Default for LogSettings {
     fn default() -> Self {
-        Self {
-            level: "info".to_owned(),
-            format: LogFormat::Text,
-        }
+        Self { level: "info".to_owned(), format: LogFormat::Text }
     }
 }
 
 impl LogSettings {
     /// Refuses a filter that cannot be read.
     pub fn check(&self) -> Result<(), crate::config::Problem> {
-        self.filter()
-            .map(drop)
-            .map_err(|e| crate::config::Problem::new("log.level", e))
+        self.filter().map(drop).map_err(|e| crate::config::Problem::new("log.level", e))
     }
 
     fn filter(&self) -> Result<EnvFilter, tracing_subscriber::filter::ParseError> {
@@ -52,13 +47,9 @@ pub fn init(settings: &LogSettings) {
     use std::io::IsTerminal;
 
     let filter = settings.filter().unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = match settings.format {
-        LogFormat::Text => builder
-            .with_ansi(std::io::stderr().is_terminal())
-            .try_init(),
+        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
         LogFormat::Json => builder.json().try_init(),
     };
     if let Err(error) = started {

@@ -71,10 +71,7 @@ pub fn reference(table: &[Metric]) -> String {
             MetricKind::Histogram => "histogram",
         };
         let labels = metric.labels.join(", ");
-        text += &format!(
-            "| `{}` | {kind} | {labels} | {} |\n",
-            metric.name, metric.help
-        );
+        text += &format!("| `{}` | {kind} | {labels} | {} |\n", metric.name, metric.help);
     }
     text
 }

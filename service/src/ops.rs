@@ -23,9 +23,7 @@ pub struct OpsSettings {
 
 impl Default for OpsSettings {
     fn default() -> Self {
-        Self {
-            listen: SocketAddr::from(([127, 0, 0, 1], 9464)),
-        }
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9464)) }
     }
 }
 
@@ -54,14 +52,12 @@ pub async fn serve(
     render: Render,
     health: Health,
 ) -> std::io::Result<()> {
-    let router = Router::new()
-        .route("/metrics", get(async move || render()))
-        .route(
-            "/healthz",
-            get(async move || match health() {
-                Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
-                Err(problem) => (StatusCode::SERVICE_UNAVAILABLE, problem + "\n"),
-            }),
-        );
+    let router = Router::new().route("/metrics", get(async move || render())).route(
+        "/healthz",
+        get(async move || match health() {
+            Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
+            Err(problem) => (StatusCode::SERVICE_UNAVAILABLE, problem + "\n"),
+        }),
+    );
     axum::serve(listener, router).await
 }

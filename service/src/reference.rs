@@ -5,15 +5,8 @@ use serde_json::{Map, Value};
 /// The reference of `T` in Markdown: one table per section.
 pub fn markdown<T: schemars::JsonSchema>() -> String {
     let schema = schemars::schema_for!(T).to_value();
-    let definitions = schema
-        .get("$defs")
-        .and_then(Value::as_object)
-        .cloned()
-        .unwrap_or_default();
-    let mut page = Page {
-        definitions,
-        text: String::new(),
-    };
+    let definitions = schema.get("$defs").and_then(Value::as_object).cloned().unwrap_or_default();
+    let mut page = Page { definitions, text: String::new() };
     page.section("", &schema);
     page.text
 }
@@ -52,16 +45,10 @@ impl Page {
         let mut rows = String::new();
         let mut inner = Vec::new();
         for (name, property) in properties {
-            let full = if path.is_empty() {
-                name.clone()
-            } else {
-                format!("{path}.{name}")
-            };
+            let full = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
             let target = self.resolve(property).clone();
             let items = target.get("items").map(|items| self.resolve(items).clone());
-            let help = text_of(property)
-                .or_else(|| text_of(&target))
-                .unwrap_or_default();
+            let help = text_of(property).or_else(|| text_of(&target)).unwrap_or_default();
             if target.get("properties").is_some() {
                 inner.push((full, help, target));
             } else if let Some(items) = items.filter(|i| i.get("properties").is_some()) {
@@ -76,10 +63,7 @@ impl Page {
                     Some(Value::Null) | None => String::new(),
                     Some(value) => format!("`{value}`"),
                 };
-                rows += &format!(
-                    "| `{full}` | {} | {default} | {help} |\n",
-                    self.kind(&target)
-                );
+                rows += &format!("| `{full}` | {} | {default} | {help} |\n", self.kind(&target));
             }
         }
         if !rows.is_empty() {
@@ -106,19 +90,12 @@ impl Page {
 
     fn kind(&self, schema: &Value) -> String {
         if let Some(choices) = schema.get("oneOf").and_then(Value::as_array) {
-            let words: Vec<_> = choices
-                .iter()
-                .filter_map(|c| c.get("const"))
-                .map(|c| format!("`{c}`"))
-                .collect();
+            let words: Vec<_> =
+                choices.iter().filter_map(|c| c.get("const")).map(|c| format!("`{c}`")).collect();
             return words.join(", ");
         }
         if let Some(words) = schema.get("enum").and_then(Value::as_array) {
-            return words
-                .iter()
-                .map(|w| format!("`{w}`"))
-                .collect::<Vec<_>>()
-                .join(", ");
+            return words.iter().map(|w| format!("`{w}`")).collect::<Vec<_>>().join(", ");
         }
         if let Some(items) = schema.get("items") {
             return format!("list of {}", self.kind(self.resolve(items)));
@@ -126,10 +103,7 @@ impl Page {
         match schema.get("type") {
             Some(Value::String(kind)) => kind.clone(),
             Some(Value::Array(kinds)) => {
-                let kinds = kinds
-                    .iter()
-                    .filter_map(Value::as_str)
-                    .filter(|k| *k != "null");
+                let kinds = kinds.iter().filter_map(Value::as_str).filter(|k| *k != "null");
                 kinds.collect::<Vec<_>>().join(" or ")
             }
             _ => String::new(),

@@ -11,9 +11,7 @@ pub struct Shutdown {
 
 impl Default for Shutdown {
     fn default() -> Self {
-        Self {
-            asked: watch::Sender::new(false),
-        }
+        Self { asked: watch::Sender::new(false) }
     }
 }
 

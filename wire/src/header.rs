@@ -135,9 +135,7 @@ impl<'a> Headers<'a> {
         let Some((_, value)) = self.0.iter().find(|(key, _)| key == name) else {
             return Ok(None);
         };
-        std::str::from_utf8(value)
-            .map(Some)
-            .map_err(|_| invalid(name, "not UTF-8"))
+        std::str::from_utf8(value).map(Some).map_err(|_| invalid(name, "not UTF-8"))
     }
 
     pub(crate) fn kind(&self) -> Result<Kind, Reject> {
@@ -156,9 +154,9 @@ impl<'a> Headers<'a> {
             Some((name, major.parse::<u32>().ok()?))
         };
         match parse() {
-            Some((_, major)) if major != SCHEMA_MAJOR => Err(Reject::UnknownMajor {
-                schema: text.chars().take(120).collect(),
-            }),
+            Some((_, major)) if major != SCHEMA_MAJOR => {
+                Err(Reject::UnknownMajor { schema: text.chars().take(120).collect() })
+            }
             Some((name, _)) if name == kind.as_str() => Ok(()),
             _ => Err(invalid(SCHEMA, text)),
         }
@@ -179,10 +177,7 @@ impl<'a> Headers<'a> {
         }
         let captured_at = match self.text(CAPTURED_AT)? {
             "" => None,
-            text => Some(
-                text.parse::<Timestamp>()
-                    .map_err(|_| invalid(CAPTURED_AT, text))?,
-            ),
+            text => Some(text.parse::<Timestamp>().map_err(|_| invalid(CAPTURED_AT, text))?),
         };
         let clock = match self.text(CLOCK)? {
             "synchronised" => ClockState::Synchronised,
@@ -190,11 +185,7 @@ impl<'a> Headers<'a> {
             "unset" => ClockState::Unset,
             other => return Err(invalid(CLOCK, other)),
         };
-        Ok(Stamp {
-            mono_us,
-            captured_at,
-            clock,
-        })
+        Ok(Stamp { mono_us, captured_at, clock })
     }
 
     pub(crate) fn number<T: std::str::FromStr>(&self, name: &'static str) -> Result<T, Reject> {
@@ -208,8 +199,5 @@ impl<'a> Headers<'a> {
 }
 
 pub(crate) fn invalid(name: &'static str, value: impl fmt::Display) -> Reject {
-    Reject::HeaderInvalid {
-        name,
-        value: value.to_string().chars().take(120).collect(),
-    }
+    Reject::HeaderInvalid { name, value: value.to_string().chars().take(120).collect() }
 }

@@ -17,10 +17,7 @@ pub struct IdError {
 }
 
 fn refuse(text: &str, form: &'static str) -> IdError {
-    IdError {
-        text: text.chars().take(250).collect(),
-        form,
-    }
+    IdError { text: text.chars().take(250).collect(), form }
 }
 
 /// A decimal number without sign or leading zeros that fits the 63 bits a BSON int64 has.
@@ -77,19 +74,13 @@ impl FromStr for CameraKey {
     fn from_str(text: &str) -> Result<Self, IdError> {
         let parse = || {
             let (device, camera) = text.split_once('/')?;
-            Some(Self {
-                device: device.parse().ok()?,
-                camera: camera.parse().ok()?,
-            })
+            Some(Self { device: device.parse().ok()?, camera: camera.parse().ok()? })
         };
         parse().ok_or_else(|| refuse(text, "<device>/<camera>"))
     }
 }
 
-text_type!(
-    CameraKey,
-    r"^[a-z0-9][a-z0-9._-]{0,62}/[a-z0-9][a-z0-9._-]{0,62}$"
-);
+text_type!(CameraKey, r"^[a-z0-9][a-z0-9._-]{0,62}/[a-z0-9][a-z0-9._-]{0,62}$");
 
 /// One start of an agent: a counter that rises at each start, and eight random hex digits, so that
 /// a reflashed box, a lost spool or a cloned card never repeats an id.
@@ -115,13 +106,8 @@ impl FromStr for EpochId {
         let parse = || {
             let (epoch, instance) = text.split_once('-')?;
             let well_formed = instance.len() == 8 && instance.bytes().all(hex);
-            let instance = u32::from_str_radix(instance, 16)
-                .ok()
-                .filter(|_| well_formed)?;
-            Some(Self {
-                number: number(epoch)?,
-                instance,
-            })
+            let instance = u32::from_str_radix(instance, 16).ok().filter(|_| well_formed)?;
+            Some(Self { number: number(epoch)?, instance })
         };
         parse().ok_or_else(|| refuse(text, "<epoch>-<8 hex digits>"))
     }
@@ -163,11 +149,7 @@ impl FromStr for ObservationId {
         let parse = || {
             let (rest, seq) = text.rsplit_once('/')?;
             let (key, epoch) = rest.rsplit_once('/')?;
-            Some(Self {
-                key: key.parse().ok()?,
-                epoch: epoch.parse().ok()?,
-                seq: number(seq)?,
-            })
+            Some(Self { key: key.parse().ok()?, epoch: epoch.parse().ok()?, seq: number(seq)? })
         };
         parse().ok_or_else(|| refuse(text, "<device>/<camera>/<epoch>-<8 hex digits>/<seq>"))
     }
@@ -186,10 +168,7 @@ mod tests {
     fn an_id_reads_back_as_it_was_written() {
         let text = "gate/north-1/12-0a1b2c3d/345";
         let id: ObservationId = text.parse().unwrap();
-        assert_eq!(
-            (id.epoch.number, id.epoch.instance, id.seq),
-            (12, 0x0a1b_2c3d, 345)
-        );
+        assert_eq!((id.epoch.number, id.epoch.instance, id.seq), (12, 0x0a1b_2c3d, 345));
         assert_eq!(id.to_string(), text);
         assert_eq!(id.crop(2), "gate/north-1/12-0a1b2c3d/345#2");
     }

@@ -238,22 +238,13 @@ impl Picture {
 
     /// The picture as a message.
     pub fn encode(self) -> Outgoing {
-        let kind = if self.crop.is_some() {
-            Kind::Crop
-        } else {
-            Kind::Frame
-        };
+        let kind = if self.crop.is_some() { Kind::Crop } else { Kind::Frame };
         let mut headers = camera_headers(kind, &self.id, self.id_text(), &self.stamp);
         headers.push((header::WIDTH, self.width.to_string()));
         headers.push((header::HEIGHT, self.height.to_string()));
         headers.push((header::REDACTED, self.redacted));
         headers.push((header::CONTENT_TYPE, "image/jpeg".to_owned()));
-        Outgoing {
-            topic: Topic::Frames,
-            key: self.id.key.to_string(),
-            headers,
-            value: self.jpeg,
-        }
+        Outgoing { topic: Topic::Frames, key: self.id.key.to_string(), headers, value: self.jpeg }
     }
 
     fn decode(kind: Kind, headers: Headers<'_>, value: &[u8]) -> Result<Self, Reject> {
@@ -261,22 +252,15 @@ impl Picture {
         let (observation, crop) = match (kind, text.split_once('#')) {
             (Kind::Frame, None) => (text, None),
             (Kind::Crop, Some((observation, index))) => {
-                let index = index
-                    .parse()
-                    .map_err(|_| header::invalid(header::ID, text))?;
+                let index = index.parse().map_err(|_| header::invalid(header::ID, text))?;
                 (observation, Some(index))
             }
             (Kind::Frame | Kind::Crop, _) => return Err(header::invalid(header::ID, text)),
             _ => {
-                return Err(Reject::KindOnWrongTopic {
-                    kind: kind.as_str(),
-                    topic: Topic::Frames,
-                });
+                return Err(Reject::KindOnWrongTopic { kind: kind.as_str(), topic: Topic::Frames });
             }
         };
-        let id = observation
-            .parse()
-            .map_err(|_| header::invalid(header::ID, text))?;
+        let id = observation.parse().map_err(|_| header::invalid(header::ID, text))?;
         let px = |name| match headers.number::<u32>(name)? {
             px @ 1..=crate::observation::MAX_FRAME_PX => Ok(px),
             px => Err(header::invalid(name, px)),
@@ -311,12 +295,7 @@ impl Status {
         ];
         push_stamp(&mut headers, &self.stamp);
         let key = self.device.to_string();
-        Ok(Outgoing {
-            topic: Topic::Status,
-            key,
-            headers,
-            value: to_json(self)?,
-        })
+        Ok(Outgoing { topic: Topic::Status, key, headers, value: to_json(self)? })
     }
 }
 
@@ -344,9 +323,8 @@ fn to_json(body: &impl Serialize) -> Result<Vec<u8>, EncodeError> {
 }
 
 fn json<T: DeserializeOwned>(value: &[u8]) -> Result<T, Reject> {
-    serde_json::from_slice(value).map_err(|e| Reject::BodyInvalid {
-        why: e.to_string().chars().take(300).collect(),
-    })
+    serde_json::from_slice(value)
+        .map_err(|e| Reject::BodyInvalid { why: e.to_string().chars().take(300).collect() })
 }
 
 fn camera_headers(
@@ -406,10 +384,7 @@ pub fn decode(
         return Err(Reject::Empty);
     }
     if value.len() > limit as usize {
-        return Err(Reject::TooLarge {
-            bytes: value.len(),
-            limit,
-        });
+        return Err(Reject::TooLarge { bytes: value.len(), limit });
     }
     let headers = Headers(headers);
     let kind = headers.kind()?;
@@ -419,64 +394,44 @@ pub fn decode(
         Topic::Observations => {
             let record = CameraRecord::decode(kind, value)?;
             if headers.text(header::ID)? != record.id().to_string() {
-                return Err(Reject::Disagree {
-                    what: "the id in the headers and the body",
-                });
+                return Err(Reject::Disagree { what: "the id in the headers and the body" });
             }
             if stamp != *record.stamp() {
-                return Err(Reject::Disagree {
-                    what: "the times in the headers and the body",
-                });
+                return Err(Reject::Disagree { what: "the times in the headers and the body" });
             }
             check_camera(key, headers, &record.id().key)?;
-            Ok(Message::Record {
-                lane: headers.lane()?,
-                record,
-            })
+            Ok(Message::Record { lane: headers.lane()?, record })
         }
         Topic::Frames => {
             let picture = Picture::decode(kind, headers, value)?;
             check_camera(key, headers, &picture.id.key)?;
-            Ok(Message::Picture {
-                lane: headers.lane()?,
-                picture,
-            })
+            Ok(Message::Picture { lane: headers.lane()?, picture })
         }
         Topic::Status => {
             if kind != Kind::Status {
-                return Err(Reject::KindOnWrongTopic {
-                    kind: kind.as_str(),
-                    topic,
-                });
+                return Err(Reject::KindOnWrongTopic { kind: kind.as_str(), topic });
             }
             let status: Status = json(value)?;
             check_device(key, headers, &status, &stamp)?;
             Ok(Message::Status(Box::new(status)))
         }
-        Topic::Tracks | Topic::DeadLetter => Err(Reject::KindOnWrongTopic {
-            kind: kind.as_str(),
-            topic,
-        }),
+        Topic::Tracks | Topic::DeadLetter => {
+            Err(Reject::KindOnWrongTopic { kind: kind.as_str(), topic })
+        }
     }
 }
 
 fn check_camera(key: &[u8], headers: Headers<'_>, camera: &CameraKey) -> Result<(), Reject> {
     if key != camera.to_string().as_bytes() {
-        return Err(Reject::Disagree {
-            what: "the key and the id",
-        });
+        return Err(Reject::Disagree { what: "the key and the id" });
     }
     let device: Result<DeviceName, _> = headers.text(header::DEVICE)?.parse();
     if device.as_ref() != Ok(&camera.device) {
-        return Err(Reject::Disagree {
-            what: "the device in the headers and the id",
-        });
+        return Err(Reject::Disagree { what: "the device in the headers and the id" });
     }
     let name: Result<CameraName, _> = headers.text(header::CAMERA)?.parse();
     if name.as_ref() != Ok(&camera.camera) {
-        return Err(Reject::Disagree {
-            what: "the camera in the headers and the id",
-        });
+        return Err(Reject::Disagree { what: "the camera in the headers and the id" });
     }
     Ok(())
 }
@@ -488,24 +443,16 @@ fn check_device(
     stamp: &Stamp,
 ) -> Result<(), Reject> {
     if key != status.device.as_str().as_bytes() {
-        return Err(Reject::Disagree {
-            what: "the key and the device in the body",
-        });
+        return Err(Reject::Disagree { what: "the key and the device in the body" });
     }
     if headers.text(header::DEVICE)? != status.device.as_str() {
-        return Err(Reject::Disagree {
-            what: "the device in the headers and the body",
-        });
+        return Err(Reject::Disagree { what: "the device in the headers and the body" });
     }
     if headers.text(header::ID)? != format!("{}/{}", status.device, status.epoch) {
-        return Err(Reject::Disagree {
-            what: "the id in the headers and the body",
-        });
+        return Err(Reject::Disagree { what: "the id in the headers and the body" });
     }
     if *stamp != status.stamp {
-        return Err(Reject::Disagree {
-            what: "the times in the headers and the body",
-        });
+        return Err(Reject::Disagree { what: "the times in the headers and the body" });
     }
     if !headers.is_absent(header::CAMERA) {
         return Err(header::invalid(header::CAMERA, "a status has none"));

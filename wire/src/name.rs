@@ -25,16 +25,12 @@ pub struct NameError {
 fn check(name: &str) -> Result<(), NameError> {
     let tail = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b);
     let mut bytes = name.bytes();
-    let head_ok = bytes
-        .next()
-        .is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    let head_ok = bytes.next().is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
     if head_ok && name.len() <= MAX_NAME_BYTES && bytes.all(tail) {
         Ok(())
     } else {
         // A refused name comes from outside and may be megabytes long: an error quotes its head.
-        Err(NameError {
-            name: name.chars().take(80).collect(),
-        })
+        Err(NameError { name: name.chars().take(80).collect() })
     }
 }
 
@@ -106,17 +102,7 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused_and_the_error_quotes_it() {
-        for name in [
-            "",
-            "-a",
-            ".a",
-            "A",
-            "a/b",
-            "a b",
-            "ä",
-            "a#1",
-            &"a".repeat(64),
-        ] {
+        for name in ["", "-a", ".a", "A", "a/b", "a b", "ä", "a#1", &"a".repeat(64)] {
             let error = name.parse::<DeviceName>().unwrap_err().to_string();
             assert!(error.contains(name), "{error}");
         }

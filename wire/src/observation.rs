@@ -285,20 +285,14 @@ pub struct RangeError {
 }
 
 fn outside(field: &'static str, why: impl fmt::Display) -> RangeError {
-    RangeError {
-        field,
-        why: why.to_string(),
-    }
+    RangeError { field, why: why.to_string() }
 }
 
 fn check_fraction(field: &'static str, value: f32) -> Result<(), RangeError> {
     if (0.0..=1.0).contains(&value) {
         Ok(())
     } else {
-        Err(outside(
-            field,
-            format_args!("{value} is not between 0 and 1"),
-        ))
+        Err(outside(field, format_args!("{value} is not between 0 and 1")))
     }
 }
 
@@ -306,25 +300,16 @@ fn check_coordinate(field: &'static str, value: f32) -> Result<(), RangeError> {
     if value.is_finite() && value.abs() <= MAX_COORDINATE_PX {
         Ok(())
     } else {
-        Err(outside(
-            field,
-            format_args!("{value} is not within {MAX_COORDINATE_PX} pixels"),
-        ))
+        Err(outside(field, format_args!("{value} is not within {MAX_COORDINATE_PX} pixels")))
     }
 }
 
 fn check_run(id: &ObservationId, first: u64, last: u64) -> Result<(), RangeError> {
     if first == 0 || first > last || i64::try_from(last).is_err() {
-        return Err(outside(
-            "first, last",
-            format_args!("{first} to {last} is not a run"),
-        ));
+        return Err(outside("first, last", format_args!("{first} to {last} is not a run")));
     }
     if id.seq != first {
-        return Err(outside(
-            "id",
-            format_args!("its seq {} is not `first` {first}", id.seq),
-        ));
+        return Err(outside("id", format_args!("its seq {} is not `first` {first}", id.seq)));
     }
     Ok(())
 }
@@ -345,10 +330,7 @@ impl Detection {
             return Err(outside("detections.class", "must have 1 to 64 bytes"));
         }
         if self.landmarks.len() > MAX_LANDMARKS {
-            return Err(outside(
-                "detections.landmarks",
-                format_args!("over {MAX_LANDMARKS}"),
-            ));
+            return Err(outside("detections.landmarks", format_args!("over {MAX_LANDMARKS}")));
         }
         for value in self.landmarks.iter().flatten() {
             check_coordinate("detections.landmarks", *value)?;
@@ -363,15 +345,10 @@ impl Observation {
         if self.id.seq == 0 {
             return Err(outside("id", "the seq of an observation begins at 1"));
         }
-        for (field, px) in [
-            ("frame_width", self.frame_width),
-            ("frame_height", self.frame_height),
-        ] {
+        for (field, px) in [("frame_width", self.frame_width), ("frame_height", self.frame_height)]
+        {
             if !(1..=MAX_FRAME_PX).contains(&px) {
-                return Err(outside(
-                    field,
-                    format_args!("{px} is not 1 to {MAX_FRAME_PX}"),
-                ));
+                return Err(outside(field, format_args!("{px} is not 1 to {MAX_FRAME_PX}")));
             }
         }
         if let Some(score) = self.motion_score {
@@ -403,10 +380,7 @@ impl Gap {
         if fits {
             Ok(())
         } else {
-            Err(outside(
-                "count",
-                format_args!("{} in a run of {span}", self.count),
-            ))
+            Err(outside("count", format_args!("{} in a run of {span}", self.count)))
         }
     }
 }

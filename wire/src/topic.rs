@@ -36,13 +36,8 @@ pub enum Topic {
 
 impl Topic {
     /// All topics, in the order of the design.
-    pub const ALL: [Self; 5] = [
-        Self::Observations,
-        Self::Frames,
-        Self::Status,
-        Self::Tracks,
-        Self::DeadLetter,
-    ];
+    pub const ALL: [Self; 5] =
+        [Self::Observations, Self::Frames, Self::Status, Self::Tracks, Self::DeadLetter];
     /// The topics that devices write.
     pub const OF_DEVICES: [Self; 3] = [Self::Observations, Self::Frames, Self::Status];
 
@@ -94,9 +89,7 @@ pub struct TopicNames {
 impl TopicNames {
     /// Names under `prefix`.
     pub fn new(prefix: impl Into<String>) -> Self {
-        Self {
-            prefix: prefix.into(),
-        }
+        Self { prefix: prefix.into() }
     }
 
     /// The full name of a topic.
@@ -107,9 +100,7 @@ impl TopicNames {
     /// Which topic a full name is, if it is one of these.
     pub fn topic(&self, name: &str) -> Option<Topic> {
         let suffix = name.strip_prefix(&self.prefix)?.strip_prefix('.')?;
-        Topic::ALL
-            .into_iter()
-            .find(|topic| topic.suffix() == suffix)
+        Topic::ALL.into_iter().find(|topic| topic.suffix() == suffix)
     }
 }
 

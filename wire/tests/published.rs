@@ -25,12 +25,7 @@ fn published(path: &Path, made: &str) {
         std::fs::write(path, made).unwrap();
     }
     let kept = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    assert_eq!(
-        kept,
-        made,
-        "{} is not what the types say; see CONTRIBUTING.md",
-        path.display()
-    );
+    assert_eq!(kept, made, "{} is not what the types say; see CONTRIBUTING.md", path.display());
 }
 
 fn id(seq: u64) -> ObservationId {
@@ -50,13 +45,7 @@ fn observation() -> Observation {
         box_px: [10.5, 20.0, 30.25, 40.0],
         score: 0.875,
         class: "face".to_owned(),
-        landmarks: vec![
-            [12.0, 25.0],
-            [30.0, 25.5],
-            [21.0, 35.0],
-            [14.0, 45.0],
-            [28.0, 45.5],
-        ],
+        landmarks: vec![[12.0, 25.0], [30.0, 25.5], [21.0, 35.0], [14.0, 45.0], [28.0, 45.5]],
         quality: None,
     };
     Observation {
@@ -64,10 +53,7 @@ fn observation() -> Observation {
         stamp: stamp(),
         frame_width: 640,
         frame_height: 360,
-        detector: Detector {
-            name: "yunet".to_owned(),
-            model_sha256: "ab".repeat(32),
-        },
+        detector: Detector { name: "yunet".to_owned(), model_sha256: "ab".repeat(32) },
         motion_score: None,
         frame: FrameFate::Published,
         detections: vec![detection],
@@ -75,12 +61,7 @@ fn observation() -> Observation {
 }
 
 fn status() -> Status {
-    let books = Books {
-        captured: 9,
-        spooled: 2,
-        acknowledged: 7,
-        ..Books::default()
-    };
+    let books = Books { captured: 9, spooled: 2, acknowledged: 7, ..Books::default() };
     let camera = CameraStatus {
         state: CameraState::Running,
         problem: None,
@@ -97,17 +78,8 @@ fn status() -> Status {
         config_sha256: "cd".repeat(32),
         model: None,
         uptime_s: 60,
-        link: LinkStatus {
-            up: true,
-            problem: None,
-            certificate_days_left: Some(364),
-        },
-        spool: SpoolStatus {
-            records: 4,
-            bytes: 4096,
-            cap_bytes: 1 << 30,
-            oldest_age_ms: Some(20),
-        },
+        link: LinkStatus { up: true, problem: None, certificate_days_left: Some(364) },
+        spool: SpoolStatus { records: 4, bytes: 4096, cap_bytes: 1 << 30, oldest_age_ms: Some(20) },
         cameras: [("north".parse().unwrap(), camera)].into(),
         temperature_c: None,
         disk_free_bytes: Some(1 << 33),
@@ -115,11 +87,8 @@ fn status() -> Status {
 }
 
 fn samples() -> Vec<Outgoing> {
-    let previous = PreviousEpoch {
-        epoch: "11-ffffffff".parse().unwrap(),
-        last_committed: 500,
-        reserved: 512,
-    };
+    let previous =
+        PreviousEpoch { epoch: "11-ffffffff".parse().unwrap(), last_committed: 500, reserved: 512 };
     let reason = |word: &'static str| Reason::from(word);
     let records = [
         CameraRecord::Observation(observation()),
@@ -145,10 +114,7 @@ fn samples() -> Vec<Outgoing> {
             previous: Some(previous),
             agent_version: "0.1.0".to_owned(),
         }),
-        CameraRecord::Clock(ClockRelation {
-            id: id(0),
-            stamp: stamp(),
-        }),
+        CameraRecord::Clock(ClockRelation { id: id(0), stamp: stamp() }),
         CameraRecord::Certificate(DeviceCertificate {
             id: id(0),
             stamp: stamp(),
@@ -165,20 +131,13 @@ fn samples() -> Vec<Outgoing> {
         jpeg: vec![0xff, 0xd8, 0xff, 0xd9],
     };
     let mut all: Vec<_> = records.iter().map(|r| r.encode().unwrap()).collect();
-    all.extend([
-        picture(None).encode(),
-        picture(Some(0)).encode(),
-        status().encode().unwrap(),
-    ]);
+    all.extend([picture(None).encode(), picture(Some(0)).encode(), status().encode().unwrap()]);
     all
 }
 
 fn received(message: &Outgoing) -> Vec<(String, Vec<u8>)> {
-    let mut headers: Vec<_> = message
-        .headers
-        .iter()
-        .map(|(k, v)| ((*k).to_owned(), v.clone().into_bytes()))
-        .collect();
+    let mut headers: Vec<_> =
+        message.headers.iter().map(|(k, v)| ((*k).to_owned(), v.clone().into_bytes())).collect();
     if message.topic != Topic::Status {
         headers.push((header::LANE.to_owned(), b"live".to_vec()));
     }
@@ -186,42 +145,26 @@ fn received(message: &Outgoing) -> Vec<(String, Vec<u8>)> {
 }
 
 fn kind_of(message: &Outgoing) -> &str {
-    &message
-        .headers
-        .iter()
-        .find(|(k, _)| *k == header::KIND)
-        .unwrap()
-        .1
+    &message.headers.iter().find(|(k, _)| *k == header::KIND).unwrap().1
 }
 
 fn decode_sample(message: &Outgoing, headers: &[(String, Vec<u8>)]) -> Result<Message, Reject> {
-    decode(
-        message.topic,
-        message.key.as_bytes(),
-        headers,
-        &message.value,
-    )
+    decode(message.topic, message.key.as_bytes(), headers, &message.value)
 }
 
 #[test]
 fn each_schema_is_published_as_the_types_say() {
     for (kind, schema) in schema::all() {
         let text = serde_json::to_string_pretty(&schema).unwrap() + "\n";
-        published(
-            &folder("schemas").join(format!("{kind}.schema.json")),
-            &text,
-        );
+        published(&folder("schemas").join(format!("{kind}.schema.json")), &text);
     }
 }
 
 #[test]
 fn each_golden_message_is_written_the_same_way_and_read_back() {
     for message in samples() {
-        let headers: serde_json::Map<_, _> = message
-            .headers
-            .iter()
-            .map(|(k, v)| ((*k).to_owned(), v.clone().into()))
-            .collect();
+        let headers: serde_json::Map<_, _> =
+            message.headers.iter().map(|(k, v)| ((*k).to_owned(), v.clone().into())).collect();
         let value = match message.topic {
             Topic::Frames => Value::from(message.value.clone()),
             _ => String::from_utf8(message.value.clone()).unwrap().into(),
@@ -230,10 +173,7 @@ fn each_golden_message_is_written_the_same_way_and_read_back() {
             "topic": message.topic.suffix(), "key": message.key, "headers": headers, "value": value,
         });
         let text = serde_json::to_string_pretty(&golden).unwrap() + "\n";
-        published(
-            &folder("golden/0.1").join(format!("{}.json", kind_of(&message))),
-            &text,
-        );
+        published(&folder("golden/0.1").join(format!("{}.json", kind_of(&message))), &text);
         decode_sample(&message, &received(&message)).unwrap();
     }
 }
@@ -242,14 +182,9 @@ fn each_golden_message_is_written_the_same_way_and_read_back() {
 fn each_body_is_valid_by_its_published_schema() {
     for (kind, schema) in schema::all() {
         let validator = jsonschema::validator_for(schema.as_value()).unwrap();
-        let message = samples()
-            .into_iter()
-            .find(|m| kind_of(m) == kind.as_str())
-            .unwrap();
+        let message = samples().into_iter().find(|m| kind_of(m) == kind.as_str()).unwrap();
         let body: Value = serde_json::from_slice(&message.value).unwrap();
-        validator
-            .validate(&body)
-            .unwrap_or_else(|e| panic!("{kind}: {e}"));
+        validator.validate(&body).unwrap_or_else(|e| panic!("{kind}: {e}"));
     }
 }
 
@@ -258,13 +193,7 @@ fn an_observation_reads_back_as_it_was_written() {
     let message = CameraRecord::Observation(observation()).encode().unwrap();
     let read = decode_sample(&message, &received(&message)).unwrap();
     let record = CameraRecord::Observation(observation());
-    assert_eq!(
-        read,
-        Message::Record {
-            lane: Lane::Live,
-            record
-        }
-    );
+    assert_eq!(read, Message::Record { lane: Lane::Live, record });
 }
 
 #[test]
@@ -286,12 +215,7 @@ fn a_message_without_any_one_of_its_headers_is_refused() {
             let mut headers = whole.clone();
             let (name, _) = headers.remove(left_out);
             let code = decode_sample(&message, &headers).unwrap_err().code();
-            assert_eq!(
-                code,
-                "header-missing",
-                "{} without {name}",
-                kind_of(&message)
-            );
+            assert_eq!(code, "header-missing", "{} without {name}", kind_of(&message));
         }
     }
 }
@@ -314,72 +238,20 @@ fn poison_is_refused_with_a_reason_and_never_panics() {
     let obs = Topic::Observations;
     let cases = [
         (decode(obs, key, &headers, b""), "empty"),
-        (
-            decode(obs, key, &headers, &[0xde, 0xad, 0xbe, 0xef]),
-            "body-invalid",
-        ),
-        (
-            decode(obs, key, &headers, &vec![b' '; 2 << 20]),
-            "too-large",
-        ),
-        (
-            decode(obs, key, &headers, &with_body("30.25", "NaN")),
-            "body-invalid",
-        ),
-        (
-            decode(obs, key, &headers, &with_body("30.25", "1e30")),
-            "out-of-range",
-        ),
-        (
-            decode(obs, key, &headers, &with_body("30.25", "-1")),
-            "out-of-range",
-        ),
-        (
-            decode(obs, key, &headers, &with_body("0.875", "1.5")),
-            "out-of-range",
-        ),
-        (
-            decode(obs, key, &headers, &with_body("640", "99999999")),
-            "out-of-range",
-        ),
-        (
-            decode(obs, key, &headers, &with_body("640", "1e99")),
-            "body-invalid",
-        ),
-        (
-            decode(obs, key, &headers, &with_body("north", "south")),
-            "disagree",
-        ),
-        (
-            decode(obs, b"gate/south", &headers, &message.value),
-            "disagree",
-        ),
-        (
-            decode(obs, b"\xff\xfe", &headers, &message.value),
-            "disagree",
-        ),
-        (
-            decode(
-                obs,
-                key,
-                &with_header(header::DEVICE, "shed"),
-                &message.value,
-            ),
-            "disagree",
-        ),
-        (
-            decode(
-                obs,
-                key,
-                &with_header(header::CAMERA, "south"),
-                &message.value,
-            ),
-            "disagree",
-        ),
-        (
-            decode(obs, key, &with_header(header::MONO_US, "1"), &message.value),
-            "disagree",
-        ),
+        (decode(obs, key, &headers, &[0xde, 0xad, 0xbe, 0xef]), "body-invalid"),
+        (decode(obs, key, &headers, &vec![b' '; 2 << 20]), "too-large"),
+        (decode(obs, key, &headers, &with_body("30.25", "NaN")), "body-invalid"),
+        (decode(obs, key, &headers, &with_body("30.25", "1e30")), "out-of-range"),
+        (decode(obs, key, &headers, &with_body("30.25", "-1")), "out-of-range"),
+        (decode(obs, key, &headers, &with_body("0.875", "1.5")), "out-of-range"),
+        (decode(obs, key, &headers, &with_body("640", "99999999")), "out-of-range"),
+        (decode(obs, key, &headers, &with_body("640", "1e99")), "body-invalid"),
+        (decode(obs, key, &headers, &with_body("north", "south")), "disagree"),
+        (decode(obs, b"gate/south", &headers, &message.value), "disagree"),
+        (decode(obs, b"\xff\xfe", &headers, &message.value), "disagree"),
+        (decode(obs, key, &with_header(header::DEVICE, "shed"), &message.value), "disagree"),
+        (decode(obs, key, &with_header(header::CAMERA, "south"), &message.value), "disagree"),
+        (decode(obs, key, &with_header(header::MONO_US, "1"), &message.value), "disagree"),
         (
             decode(
                 obs,
@@ -390,30 +262,12 @@ fn poison_is_refused_with_a_reason_and_never_panics() {
             "unknown-major",
         ),
         (
-            decode(
-                obs,
-                key,
-                &with_header(header::SCHEMA, "picket.skip/1.0"),
-                &message.value,
-            ),
+            decode(obs, key, &with_header(header::SCHEMA, "picket.skip/1.0"), &message.value),
             "header-invalid",
         ),
+        (decode(obs, key, &with_header(header::KIND, "frame"), &message.value), "header-invalid"),
         (
-            decode(
-                obs,
-                key,
-                &with_header(header::KIND, "frame"),
-                &message.value,
-            ),
-            "header-invalid",
-        ),
-        (
-            decode(
-                obs,
-                key,
-                &with_header(header::MONO_US, "99999999999999999999"),
-                &message.value,
-            ),
+            decode(obs, key, &with_header(header::MONO_US, "99999999999999999999"), &message.value),
             "header-invalid",
         ),
     ];
@@ -425,15 +279,9 @@ fn poison_is_refused_with_a_reason_and_never_panics() {
 
 #[test]
 fn a_picture_that_is_no_jpeg_is_refused() {
-    let mut message = samples()
-        .into_iter()
-        .find(|m| kind_of(m) == "frame")
-        .unwrap();
+    let mut message = samples().into_iter().find(|m| kind_of(m) == "frame").unwrap();
     message.value = b"GIF89a".to_vec();
-    assert_eq!(
-        decode_sample(&message, &received(&message)),
-        Err(Reject::NotJpeg)
-    );
+    assert_eq!(decode_sample(&message, &received(&message)), Err(Reject::NotJpeg));
 }
 
 #[test]

@@ -2,9 +2,115 @@
 //!
 //! **In**: a V4L2 device, an RTSP stream, a file or URI, the videos of a folder, a test pattern.
 //! **Out**: [`Captured`], per camera in `seq` order, into a bounded channel.
-//! **Promises**: ...
-//! **Limits**: ...
+//!
+//! **Promises**
+//! - Every sampled frame gets a `seq` that was reserved on disk before, and each `seq` comes out once:
+//!   in a frame, or in a run of skipped ones. What a crash takes lies below the reserved bound.
+//! - A live camera never waits for the detector: what does not fit is skipped, and accounted for. A
+//!   recording with `pace = "none"` always waits, so that nothing of it is skipped.
+//! - A recording is read once. After a restart it goes on behind the last frame that was kept, with
+//!   the same frames as an unbroken reading; one that was read to its end is not opened again.
+//! - A camera that fails is opened again with back-off, for ever; no other camera notices.
+//!
+//! **Limits**
+//! - A decoder that hangs inside GStreamer holds its camera's thread; the others go on.
+//! - A recording behind a URI that is no file has no identity, and is read anew after a restart.
+//! - Rotation and aspect ratio marks of a stream are not applied: a frame is as it was coded.
 
+pub mod address;
+mod backoff;
+mod camera;
+pub mod clock;
+pub mod decoder;
+pub mod error;
+pub mod folder;
 pub mod frame;
+mod outlet;
+pub mod pipeline;
+pub mod planes;
+pub mod recording;
+mod sampling;
+pub mod seq;
+pub mod settings;
+pub mod source;
+mod stamp;
+pub mod state;
+pub mod v4l2;
 
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Receiver, Sender};
+use picket_wire::{CameraKey, DeviceName, EpochId};
+
+pub use clock::{Clock, SystemClock};
+pub use decoder::{DecoderReport, decoders};
+pub use error::CaptureError;
+pub use folder::FolderSettings;
 pub use frame::{Captured, Frame, SourcePosition};
+pub use planes::Planes;
+pub use recording::RecordingLog;
+pub use seq::{ReserveError, ReserveSeq};
+pub use settings::{CameraSettings, SettingsError};
+pub use state::{CameraAccount, CameraView};
+
+use camera::Camera;
+use outlet::Outlet;
+
+/// What all cameras of an agent share.
+#[derive(Clone)]
+pub struct CaptureContext {
+    /// Whose cameras they are.
+    pub device: DeviceName,
+    /// This start of the agent.
+    pub epoch: EpochId,
+    /// The device's clocks.
+    pub clock: Arc<dyn Clock>,
+    /// Where numbers come from.
+    pub reserve: Arc<dyn ReserveSeq>,
+    /// How far recordings were read.
+    pub recordings: Arc<dyn RecordingLog>,
+    /// Disconnected when the agent stops: whoever starts the cameras keeps the sender and lets it go.
+    pub stop: Receiver<()>,
+}
+
+/// A camera that runs.
+pub struct CameraHandle {
+    /// How it is.
+    pub account: Arc<CameraAccount>,
+    /// Its thread, which ends after its source, or within a second after the agent's stop.
+    pub join: JoinHandle<()>,
+}
+
+/// Starts a camera. `out` should hold two or three frames: they keep the decoder's memory.
+pub fn spawn(
+    settings: CameraSettings,
+    context: CaptureContext,
+    out: Sender<Captured>,
+) -> Result<CameraHandle, CaptureError> {
+    let name = settings.name.clone();
+    let key = CameraKey { device: context.device, camera: name.clone() };
+    let account = Arc::new(CameraAccount::new(name.clone()));
+    let outlet = Outlet::new(
+        key,
+        context.epoch,
+        context.reserve,
+        out,
+        context.stop.clone(),
+        Arc::clone(&account),
+    );
+    let camera = Camera {
+        settings,
+        clock: context.clock,
+        recordings: context.recordings,
+        stop: context.stop,
+        account: Arc::clone(&account),
+        outlet,
+    };
+    // The kernel shows the first 15 bytes of a thread's name.
+    let join = std::thread::Builder::new()
+        .name(format!("cam-{name}"))
+        .spawn(move || camera.run())
+        .map_err(|source| CaptureError::Thread { camera: name.to_string(), source })?;
+    Ok(CameraHandle { account, join })
+}

@@ -1,13 +1,47 @@
 //! # Detect: frames -> observations
 //!
-//! **In**: [`Captured`](crate::capture::Captured). **Out**: [`Observed`], per camera in `seq` order.
-//! **Promises**: ...
-//! **Limits**: ...
+//! **In**: [`Captured`](crate::capture::Captured), one bounded channel per camera. **Out**:
+//! [`Observed`], per camera in `seq` order, into one bounded channel.
+//!
+//! **Promises**
+//! - Every `seq` that comes in goes out once: as an observation, or in a skip. A frame on which the
+//!   detector fails is a skip with the reason `detector-failed`; a picture that cannot be encoded is
+//!   named as lost beside its observation.
+//! - Cameras take turns by chance among those that have a frame; one that gives many does not hold
+//!   up one that gives few.
+//! - When nobody takes observations it waits, and with it capture: a live camera then skips.
+//!
+//! **Limits**
+//! - One thread and one frame at a time: ONNX Runtime's own threads make one frame faster, not more
+//!   of them at once.
+//! - Faces below about ten pixels in the model's picture (`input_width_px`) are not found.
 
+mod colour;
+pub mod command;
+pub mod detector;
+pub mod jpeg;
+pub mod model;
+mod resize;
+pub mod runtime;
+pub mod settings;
+pub mod suppression;
+pub mod tensor;
+mod worker;
+pub mod yunet;
+
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Receiver, Sender};
 use picket_wire::observation::{Observation, Reason, Skip};
 use picket_wire::{CameraName, Picture};
 
-use crate::capture::SourcePosition;
+pub use detector::{DetectError, Detector, DetectorIdentity, LoadError};
+pub use runtime::Runtime;
+pub use settings::{DetectSettings, PublishPolicy, PublishSettings, SettingsError};
+
+use crate::capture::{Captured, SourcePosition};
+use jpeg::{Encoder, JpegError};
+use worker::{Input, Worker};
 
 /// What detection hands on. Every captured `seq` is in exactly one of these.
 #[derive(Debug, Clone)]
@@ -32,4 +66,47 @@ pub enum Observed {
         /// Where the recording ended.
         position: Option<SourcePosition>,
     },
+}
+
+/// Why detection does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum SpawnError {
+    /// No detector.
+    #[error("cannot load the detector")]
+    Load(#[source] LoadError),
+    /// No encoder.
+    #[error("cannot start the encoder")]
+    Encoder(#[source] JpegError),
+    /// No thread.
+    #[error("cannot start the detector's thread")]
+    Thread(#[source] std::io::Error),
+}
+
+/// A detector that runs.
+pub struct DetectorHandle {
+    /// What it is made of.
+    pub identity: DetectorIdentity,
+    /// Its thread, which ends when all cameras' channels are closed and empty, or `out` is closed.
+    pub join: JoinHandle<()>,
+}
+
+/// Loads the detector and starts its thread.
+pub fn spawn(
+    settings: &DetectSettings,
+    inputs: Vec<(CameraName, PublishSettings, Receiver<Captured>)>,
+    out: Sender<Observed>,
+) -> Result<DetectorHandle, SpawnError> {
+    let detector = Detector::load(settings).map_err(SpawnError::Load)?;
+    let encoder = Encoder::new().map_err(SpawnError::Encoder)?;
+    let identity = detector.identity().clone();
+    let inputs = inputs
+        .into_iter()
+        .map(|(camera, publish, frames)| Input { camera, publish, frames })
+        .collect();
+    let worker = Worker { detector, encoder, inputs, out };
+    let join = std::thread::Builder::new()
+        .name("detect".to_owned())
+        .spawn(move || worker.run())
+        .map_err(SpawnError::Thread)?;
+    Ok(DetectorHandle { identity, join })
 }

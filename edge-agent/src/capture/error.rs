@@ -1,0 +1,148 @@
+//! What can go wrong between a camera and its frames.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::planes::PlanesError;
+
+/// What to do about an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Advice {
+    /// Open the source again after a while: it may come back.
+    Retry,
+    /// Give this source up: trying again gives the same.
+    Stop,
+}
+
+/// The step that failed, and on what. Addresses are shown without their secrets.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    /// GStreamer does not start.
+    #[error("cannot initialise GStreamer")]
+    Initialise(#[source] gstreamer::glib::Error),
+    /// GStreamer lacks an element.
+    #[error("GStreamer has no element {element:?}: is its plugin installed?")]
+    ElementMissing {
+        /// Which element.
+        element: String,
+    },
+    /// The decoder asked for cannot be used.
+    #[error("decoder = {element:?}: {why}")]
+    DecoderUnusable {
+        /// Which element.
+        element: String,
+        /// Why not.
+        why: &'static str,
+    },
+    /// The elements cannot be joined.
+    #[error("cannot build the pipeline for {source_name}: {step}")]
+    Build {
+        /// Of which source.
+        source_name: String,
+        /// Which step.
+        step: &'static str,
+    },
+    /// The file is not there, or cannot be read.
+    #[error("{field}: cannot read {}", path.display())]
+    File {
+        /// Which setting names it.
+        field: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It can be read, and is no video.
+    #[error("{source_name} is not a video that can be decoded: {why}")]
+    NotVideo {
+        /// Which source.
+        source_name: String,
+        /// What GStreamer says.
+        why: String,
+    },
+    /// The source cannot be reached, or went away.
+    #[error("{source_name} cannot be read: {why}")]
+    Unreachable {
+        /// Which source.
+        source_name: String,
+        /// What GStreamer says.
+        why: String,
+    },
+    /// The stream broke.
+    #[error("{source_name} broke off: {why}")]
+    Broken {
+        /// Which source.
+        source_name: String,
+        /// What GStreamer says.
+        why: String,
+    },
+    /// A live source ended.
+    #[error("{source_name} ended, which a live source should not")]
+    LiveEnded {
+        /// Which source.
+        source_name: String,
+    },
+    /// A live source is open and gives nothing.
+    #[error("{source_name} gave no frame for {} s", silence.as_secs())]
+    Stalled {
+        /// Which source.
+        source_name: String,
+        /// For how long.
+        silence: Duration,
+    },
+    /// A frame cannot be read.
+    #[error("{source_name} gave a frame that cannot be read")]
+    Frame {
+        /// Which source.
+        source_name: String,
+        /// Why.
+        source: PlanesError,
+    },
+    /// The source cannot go to a place in its recording.
+    #[error("{source_name} cannot be wound to {to_ms} ms")]
+    Wind {
+        /// Which source.
+        source_name: String,
+        /// Where to.
+        to_ms: u64,
+    },
+    /// The camera's thread cannot be started.
+    #[error("cannot start the thread of camera {camera}")]
+    Thread {
+        /// Which camera.
+        camera: String,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+impl CaptureError {
+    /// What to do about it where the source is read once: a live one is opened again whatever it
+    /// was, since a person may see to the camera meanwhile.
+    pub fn advice(&self) -> Advice {
+        match self {
+            Self::Unreachable { .. } | Self::Stalled { .. } | Self::LiveEnded { .. } => Advice::Retry,
+            Self::Initialise(_)
+            | Self::Thread { .. }
+            | Self::ElementMissing { .. }
+            | Self::DecoderUnusable { .. }
+            | Self::NotVideo { .. }
+            | Self::Build { .. }
+            | Self::File { .. }
+            | Self::Broken { .. }
+            | Self::Frame { .. }
+            | Self::Wind { .. } => Advice::Stop,
+        }
+    }
+
+    /// The error and its causes on one line, for the status, which holds text.
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            text = format!("{text}: {error}");
+            cause = error.source();
+        }
+        text
+    }
+}

@@ -1,0 +1,338 @@
+//! One opened source: a GStreamer pipeline that ends in planes.
+//!
+//! ```text
+//! <source> ! decodebin ! videoconvert ! appsink caps=video/x-raw,format=I420
+//! ```
+//! `videoconvert` passes I420 on untouched, which is what the software decoders give; what another
+//! decoder gives is converted there, once.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use gstreamer as gst;
+use gstreamer::prelude::*;
+use gstreamer_app as gst_app;
+use gstreamer_video as gst_video;
+
+use super::decoder::Choice;
+use super::error::CaptureError;
+use super::planes::Planes;
+use super::settings::{Pace, Source};
+use super::source;
+
+/// Frames that wait decoded. More would only hold memory: who is too slow skips or waits anyway.
+const DECODED_WAITING: u32 = 2;
+
+/// After an error, what was decoded before it still comes out; the wait for it.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// A decoded frame.
+#[derive(Debug)]
+pub struct Picture {
+    /// Its planes.
+    pub planes: Planes,
+    /// Its place in the stream, nanoseconds.
+    pub media_time_ns: u64,
+    /// How long ago a live source gave it; zero of a recording.
+    pub age: Duration,
+}
+
+/// What a look at the pipeline gave.
+#[derive(Debug)]
+pub enum Next {
+    /// A frame.
+    Picture(Picture),
+    /// Nothing yet.
+    Nothing,
+    /// The stream is over.
+    End,
+}
+
+/// A running pipeline. It is stopped when it is let go.
+pub struct Pipeline {
+    pipeline: gst::Pipeline,
+    sink: gst_app::AppSink,
+    bus: gst::Bus,
+    source: Source,
+    source_name: String,
+    decoder: Arc<Mutex<Option<String>>>,
+    pictures: u64,
+    last_media_time_ns: Option<u64>,
+    broken: Option<(CaptureError, Instant)>,
+}
+
+impl Pipeline {
+    /// Opens a source and starts it, with the best decoder or the one asked for. With `after_ns`, reading begins at the key frame
+    /// before that place.
+    pub fn open(
+        source: &Source,
+        decoder: Option<&str>,
+        after_ns: Option<u64>,
+    ) -> Result<Self, CaptureError> {
+        let opened = Self::build(source, decoder)?;
+        match after_ns {
+            Some(place_ns) => {
+                opened.set_state(gst::State::Paused)?;
+                opened.wait_for_first_frame()?;
+                opened.wind(place_ns, gst::SeekFlags::KEY_UNIT | gst::SeekFlags::SNAP_BEFORE)?;
+                opened.set_state(gst::State::Playing)?;
+            }
+            None => opened.set_state(gst::State::Playing)?,
+        }
+        Ok(opened)
+    }
+
+    fn build(source: &Source, decoder: Option<&str>) -> Result<Self, CaptureError> {
+        gst::init().map_err(CaptureError::Initialise)?;
+        let choice = Choice::probe(decoder)?;
+        let source_name = source::name(source);
+        let head = source::head(source)?;
+        let convert = source::finish(source::element("videoconvert")?)?;
+        let sink = sink(in_real_time(source));
+        let pipeline = gst::Pipeline::new();
+        let failed = |step| CaptureError::Build { source_name: source_name.clone(), step };
+
+        for element in head.elements.iter().chain([&convert, sink.upcast_ref()]) {
+            pipeline.add(element).map_err(|_| failed("adding an element"))?;
+        }
+        convert.link(&sink).map_err(|_| failed("linking the sink"))?;
+        let decoder = Arc::new(Mutex::new(None));
+        let last = head.elements.last().ok_or_else(|| failed("no element"))?;
+        if head.decodes {
+            watch_decoders(&pipeline, &decoder);
+            if !keep_to(last, choice) {
+                return Err(failed("choosing the decoder"));
+            }
+            link_when_known(last, &convert);
+        } else {
+            last.link(&convert).map_err(|_| failed("linking the source"))?;
+        }
+        for pair in head.elements.windows(2) {
+            if head.linked_later {
+                link_when_known(&pair[0], &pair[1]);
+            } else {
+                pair[0].link(&pair[1]).map_err(|_| failed("linking the source's parts"))?;
+            }
+        }
+        let bus = pipeline.bus().ok_or_else(|| failed("no bus"))?;
+        Ok(Self {
+            pipeline,
+            sink,
+            bus,
+            source: source.clone(),
+            source_name,
+            decoder,
+            pictures: 0,
+            last_media_time_ns: None,
+            broken: None,
+        })
+    }
+
+    /// The element that decodes, once it is known.
+    pub fn decoder(&self) -> Option<String> {
+        self.decoder.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Frames it gave since it was opened.
+    pub fn pictures(&self) -> u64 {
+        self.pictures
+    }
+
+    /// The next frame, waiting for it so long at most.
+    ///
+    /// What was decoded before an error comes first: of a recording that was cut off, all that is
+    /// there.
+    pub fn next(&mut self, wait: Duration) -> Result<Next, CaptureError> {
+        let wait = gst::ClockTime::from_nseconds(u64::try_from(wait.as_nanos()).unwrap_or(0));
+        if let Some(sample) = self.sink.try_pull_sample(wait) {
+            return self.picture(&sample).map(Next::Picture);
+        }
+        if self.broken.is_none() {
+            self.broken = self.error_on_bus().map(|error| (error, Instant::now()));
+        }
+        let over = self.sink.is_eos();
+        match self.broken.take() {
+            Some((error, since)) if over || since.elapsed() >= DRAIN => Err(error),
+            Some(broken) => {
+                self.broken = Some(broken);
+                Ok(Next::Nothing)
+            }
+            None if over && self.pictures == 0 => Err(CaptureError::NotVideo {
+                source_name: self.source_name.clone(),
+                why: "it ends without a picture".to_owned(),
+            }),
+            None if over => Ok(Next::End),
+            None => Ok(Next::Nothing),
+        }
+    }
+
+    /// Begins again.
+    pub fn rewind(&mut self) -> Result<(), CaptureError> {
+        self.wind(0, gst::SeekFlags::KEY_UNIT)?;
+        self.last_media_time_ns = None;
+        Ok(())
+    }
+
+    fn wind(&self, to_ns: u64, flags: gst::SeekFlags) -> Result<(), CaptureError> {
+        let to = gst::ClockTime::from_nseconds(to_ns);
+        self.pipeline.seek_simple(gst::SeekFlags::FLUSH | flags, to).map_err(|_| {
+            CaptureError::Wind { source_name: self.source_name.clone(), to_ms: to_ns / 1_000_000 }
+        })
+    }
+
+    fn set_state(&self, state: gst::State) -> Result<(), CaptureError> {
+        match self.pipeline.set_state(state) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(self.error_on_bus().unwrap_or_else(|| CaptureError::Unreachable {
+                source_name: self.source_name.clone(),
+                why: "it does not start".to_owned(),
+            })),
+        }
+    }
+
+    /// A pipeline can be wound only once its first frame was decoded.
+    fn wait_for_first_frame(&self) -> Result<(), CaptureError> {
+        let limit = gst::ClockTime::from_seconds(10);
+        let kinds = [gst::MessageType::AsyncDone, gst::MessageType::Error, gst::MessageType::Eos];
+        match self.bus.timed_pop_filtered(limit, &kinds) {
+            Some(message) => match message.view() {
+                gst::MessageView::Error(error) => Err(self.error(error)),
+                _ => Ok(()),
+            },
+            None => Err(CaptureError::Stalled {
+                source_name: self.source_name.clone(),
+                silence: Duration::from_secs(10),
+            }),
+        }
+    }
+
+    fn error_on_bus(&self) -> Option<CaptureError> {
+        let message = self.bus.pop_filtered(&[gst::MessageType::Error])?;
+        match message.view() {
+            gst::MessageView::Error(error) => Some(self.error(error)),
+            _ => None,
+        }
+    }
+
+    fn error(&self, message: &gst::message::Error) -> CaptureError {
+        let (source_name, error) = (self.source_name.clone(), message.error());
+        let why = source::scrub(&self.source, error.message());
+        if error.kind::<gst::ResourceError>().is_some() {
+            CaptureError::Unreachable { source_name, why }
+        } else if self.pictures > 0 {
+            CaptureError::Broken { source_name, why }
+        } else {
+            CaptureError::NotVideo { source_name, why }
+        }
+    }
+
+    fn picture(&mut self, sample: &gst::Sample) -> Result<Picture, CaptureError> {
+        let failed = |source| CaptureError::Frame { source_name: self.source_name.clone(), source };
+        let info = sample.caps().and_then(|caps| gst_video::VideoInfo::from_caps(caps).ok());
+        let (Some(info), Some(buffer)) = (info, sample.buffer_owned()) else {
+            return Err(failed(super::planes::PlanesError::Map(gst::glib::bool_error!(
+                "a sample without caps or buffer"
+            ))));
+        };
+        let pts = buffer.pts();
+        let planes = Planes::map(buffer, &info).map_err(failed)?;
+        let (media_time_ns, age) = self.times(sample, pts);
+        self.pictures += 1;
+        self.last_media_time_ns = Some(media_time_ns);
+        Ok(Picture { planes, media_time_ns, age })
+    }
+
+    fn times(&self, sample: &gst::Sample, pts: Option<gst::ClockTime>) -> (u64, Duration) {
+        let segment = sample.segment().and_then(|s| s.downcast_ref::<gst::ClockTime>());
+        let stream_time = segment.and_then(|s| s.to_stream_time(pts));
+        // A still has no time, and a bare H.264 stream may lack it: each frame then stands just
+        // behind the one before.
+        let media_time_ns = match (stream_time, self.last_media_time_ns) {
+            (Some(time), _) => time.nseconds(),
+            (None, Some(last)) => last + 1,
+            (None, None) => 0,
+        };
+        let now = self.pipeline.current_running_time();
+        let made = segment.and_then(|s| s.to_running_time(pts));
+        let age = match (now, made) {
+            (Some(now), Some(made)) if is_live(&self.source) => now.saturating_sub(made),
+            _ => gst::ClockTime::ZERO,
+        };
+        (media_time_ns, Duration::from_nanos(age.nseconds()))
+    }
+}
+
+impl Drop for Pipeline {
+    fn drop(&mut self) {
+        if self.pipeline.set_state(gst::State::Null).is_err() {
+            tracing::warn!(target: "capture", source = %self.source_name, "the pipeline does not stop");
+        }
+    }
+}
+
+fn is_live(source: &Source) -> bool {
+    matches!(source, Source::V4l2(_) | Source::Rtsp(_) | Source::TestPattern(_))
+}
+
+/// Whether the sink has to keep the stream's pace: a live source keeps its own.
+fn in_real_time(source: &Source) -> bool {
+    match source {
+        Source::File(file) => file.pace == Pace::Timestamps,
+        Source::Uri(uri) => uri.pace == Pace::Timestamps,
+        Source::V4l2(_) | Source::Rtsp(_) | Source::TestPattern(_) => false,
+    }
+}
+
+fn sink(sync: bool) -> gst_app::AppSink {
+    let caps = gst::Caps::builder("video/x-raw").field("format", "I420").build();
+    gst_app::AppSink::builder()
+        .caps(&caps)
+        .max_buffers(DECODED_WAITING)
+        .drop(false)
+        .sync(sync)
+        // With QoS a decoder leaves frames out when the sink is late: a loss that nobody counts.
+        .qos(false)
+        .enable_last_sample(false)
+        .build()
+}
+
+/// Links the first video pad that appears.
+fn link_when_known(from: &gst::Element, to: &gst::Element) {
+    let to = to.downgrade();
+    from.connect_pad_added(move |_, pad| {
+        let Some(inlet) = to.upgrade().and_then(|to| to.static_pad("sink")) else { return };
+        if !inlet.is_linked() && pad.link(&inlet).is_err() {
+            // Sound, subtitles: not ours. That no picture comes shows at the end of the stream.
+            tracing::debug!(target: "capture", pad = %pad.name(), "a stream that is no video");
+        }
+    });
+}
+
+/// Makes a decoding bin use the decoders that were chosen. False if it does not know the question.
+fn keep_to(decodebin: &gst::Element, choice: Choice) -> bool {
+    // The type is the plugin's own, so that only its name is known here.
+    let class = gst::glib::Type::from_name("GstAutoplugSelectResult")
+        .and_then(gst::glib::EnumClass::with_type);
+    let Some(class) = class else { return false };
+    let verdicts = (class.value_by_nick("try").copied(), class.value_by_nick("skip").copied());
+    let (Some(take), Some(skip)) = verdicts else { return false };
+    decodebin.connect("autoplug-select", false, move |values| {
+        let caps = values.get(2).and_then(|value| value.get::<gst::Caps>().ok());
+        let factory = values.get(3).and_then(|value| value.get::<gst::ElementFactory>().ok());
+        let taken = caps.zip(factory).is_none_or(|(caps, factory)| choice.allows(&factory, &caps));
+        Some(if taken { take } else { skip }.to_value(&class))
+    });
+    true
+}
+
+/// Notes which element decodes.
+fn watch_decoders(pipeline: &gst::Pipeline, decoder: &Arc<Mutex<Option<String>>>) {
+    let decoder = Arc::clone(decoder);
+    pipeline.connect_deep_element_added(move |_, _, element| {
+        let decodes = gst::ElementFactoryType::DECODER | gst::ElementFactoryType::MEDIA_VIDEO;
+        if let Some(factory) = element.factory().filter(|factory| factory.has_type(decodes)) {
+            let mut decoder = decoder.lock().unwrap_or_else(PoisonError::into_inner);
+            *decoder = Some(factory.name().to_string());
+        }
+    });
+}

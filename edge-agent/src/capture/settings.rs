@@ -1,0 +1,397 @@
+//! What a camera is told: where its pictures come from, which of them count, what is published.
+
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use picket_wire::CameraName;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::address::Address;
+use crate::detect::PublishSettings;
+
+/// One camera.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CameraSettings {
+    /// Its name, unique within the device: it stands in every id.
+    pub name: CameraName,
+    /// Where its pictures come from.
+    pub source: Source,
+    /// Which frames are captured; every one by default.
+    #[serde(default)]
+    pub sampling: Sampling,
+    /// Of a recording: wall time of its first frame, RFC 3339. Capture times are counted from it.
+    #[serde(default)]
+    #[schemars(with = "Option<String>")]
+    pub start_time: Option<Timestamp>,
+    /// GStreamer element that decodes, instead of the best one found (`doctor` lists them).
+    #[serde(default)]
+    pub decoder: Option<String>,
+    /// What is published of its frames.
+    #[serde(default)]
+    pub publish: PublishSettings,
+}
+
+/// Where pictures come from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Source {
+    /// A camera that the kernel knows (`cameras` lists them).
+    V4l2(V4l2Source),
+    /// A network camera.
+    Rtsp(RtspSource),
+    /// A video or a still on this machine.
+    File(FileSource),
+    /// Anything else that GStreamer can open by its URI.
+    Uri(UriSource),
+    /// A made picture, for trying things out.
+    TestPattern(TestPatternSource),
+}
+
+/// A camera that the kernel knows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct V4l2Source {
+    /// Device file, such as `/dev/video0`.
+    pub device: PathBuf,
+    /// Width to ask for, pixels; the driver's choice if unset.
+    #[serde(default)]
+    pub width_px: Option<u32>,
+    /// Height to ask for, pixels; the driver's choice if unset.
+    #[serde(default)]
+    pub height_px: Option<u32>,
+    /// Frames per second to ask for; the driver's choice if unset.
+    #[serde(default)]
+    pub fps: Option<u32>,
+}
+
+/// A network camera.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RtspSource {
+    /// Its address, `rtsp://` or `rtsps://`. A user and password in it are used, and never shown.
+    pub url: Address,
+    /// User name, if it is not in the address.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// File that holds the password; one line break at its end is not part of it.
+    #[serde(default)]
+    pub password_file: Option<PathBuf>,
+    /// How the video travels.
+    #[serde(default)]
+    pub transport: Transport,
+    /// How long packets wait for stragglers, milliseconds.
+    #[serde(default = "default_latency_ms")]
+    pub latency_ms: u32,
+}
+
+fn default_latency_ms() -> u32 {
+    200
+}
+
+/// How a network camera's video travels.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Transport {
+    /// Inside the RTSP connection: passes firewalls, and no packet is lost.
+    #[default]
+    Tcp,
+    /// In datagrams of its own.
+    Udp,
+}
+
+/// A video or a still on this machine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FileSource {
+    /// The file.
+    pub path: PathBuf,
+    /// Begin again at the end, for ever.
+    #[serde(default)]
+    pub repeat: bool,
+    /// How fast it is read.
+    #[serde(default)]
+    pub pace: Pace,
+}
+
+/// Anything else that GStreamer can open.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UriSource {
+    /// The URI. What could be a secret in it is used, and never shown.
+    pub uri: Address,
+    /// Begin again at the end, for ever.
+    #[serde(default)]
+    pub repeat: bool,
+    /// How fast it is read.
+    #[serde(default)]
+    pub pace: Pace,
+}
+
+/// How fast a recording is read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pace {
+    /// As it was recorded, like a camera: what the detector has no time for is skipped.
+    #[default]
+    Timestamps,
+    /// As fast as every frame can be looked at and kept; nothing is skipped.
+    None,
+}
+
+/// A made picture.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TestPatternSource {
+    /// Width, pixels.
+    #[serde(default = "default_pattern_width_px")]
+    pub width_px: u32,
+    /// Height, pixels.
+    #[serde(default = "default_pattern_height_px")]
+    pub height_px: u32,
+    /// Frames per second.
+    #[serde(default = "default_pattern_fps")]
+    pub fps: u32,
+    /// What it shows.
+    #[serde(default)]
+    pub pattern: Pattern,
+    /// End after this many frames; never if unset.
+    #[serde(default)]
+    pub frames: Option<u32>,
+}
+
+fn default_pattern_width_px() -> u32 {
+    640
+}
+
+fn default_pattern_height_px() -> u32 {
+    360
+}
+
+fn default_pattern_fps() -> u32 {
+    10
+}
+
+/// What a test pattern shows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pattern {
+    /// A ball that moves.
+    #[default]
+    Ball,
+    /// Colour bars.
+    Smpte,
+    /// Noise.
+    Snow,
+    /// Nothing.
+    Black,
+}
+
+impl Pattern {
+    /// The name that `videotestsrc` has for it.
+    pub fn nick(self) -> &'static str {
+        match self {
+            Self::Ball => "ball",
+            Self::Smpte => "smpte",
+            Self::Snow => "snow",
+            Self::Black => "black",
+        }
+    }
+}
+
+/// Which frames of the source are captured.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Sampling {
+    /// At most this many frames per second of the source's own time.
+    Fps(f64),
+    /// Every n-th frame.
+    Every(u32),
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self::Every(1)
+    }
+}
+
+/// A setting that cannot work, and what would.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// A number is out of its range.
+    #[error("camera {camera}: {field} = {value}: must be {range}")]
+    Range {
+        /// Which camera.
+        camera: CameraName,
+        /// Which field.
+        field: &'static str,
+        /// What it was.
+        value: String,
+        /// What it may be.
+        range: &'static str,
+    },
+    /// A file is not there, or cannot be read.
+    #[error("camera {camera}: {field}: cannot read {}", path.display())]
+    File {
+        /// Which camera.
+        camera: CameraName,
+        /// Which field names it.
+        field: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Two fields contradict each other.
+    #[error("camera {camera}: {what}")]
+    Contradiction {
+        /// Which camera.
+        camera: CameraName,
+        /// What contradicts what.
+        what: &'static str,
+    },
+}
+
+impl CameraSettings {
+    /// Whether the source is a recording: read once from its beginning to its end, in its own time,
+    /// and gone on with after a restart. A file that is played at its own pace without a start time
+    /// stands in for a camera instead.
+    pub fn is_recording(&self) -> bool {
+        let (repeat, pace) = match &self.source {
+            Source::File(file) => (file.repeat, file.pace),
+            Source::Uri(uri) => (uri.repeat, uri.pace),
+            Source::V4l2(_) | Source::Rtsp(_) | Source::TestPattern(_) => return false,
+        };
+        !repeat && (self.start_time.is_some() || pace == Pace::None)
+    }
+
+    /// Whether capture waits for the detector, so that no frame is skipped.
+    pub fn waits_for_detector(&self) -> bool {
+        matches!(
+            &self.source,
+            Source::File(FileSource { pace: Pace::None, .. })
+                | Source::Uri(UriSource { pace: Pace::None, .. })
+        )
+    }
+
+    /// Refuses what cannot work. Whether a file is a video shows only when it is opened.
+    pub fn check(&self) -> Result<(), SettingsError> {
+        match self.sampling {
+            Sampling::Fps(fps) if !(fps.is_finite() && fps > 0.0 && fps <= 1000.0) => {
+                return Err(self.range("sampling.fps", fps, "above 0 and at most 1000"));
+            }
+            Sampling::Every(0) => return Err(self.range("sampling.every", 0, "1 or more")),
+            Sampling::Fps(_) | Sampling::Every(_) => {}
+        }
+        self.check_publish()?;
+        match &self.source {
+            Source::File(file) => {
+                self.check_readable("source.file.path", &file.path)?;
+                self.check_start_time(file.repeat)
+            }
+            Source::Uri(uri) => self.check_start_time(uri.repeat),
+            Source::Rtsp(rtsp) => self.check_rtsp(rtsp),
+            Source::V4l2(v4l2) => self.check_v4l2(v4l2),
+            Source::TestPattern(pattern) => self.check_pattern(pattern),
+        }
+    }
+
+    fn range(
+        &self,
+        field: &'static str,
+        value: impl ToString,
+        range: &'static str,
+    ) -> SettingsError {
+        SettingsError::Range { camera: self.name.clone(), field, value: value.to_string(), range }
+    }
+
+    fn contradiction(&self, what: &'static str) -> SettingsError {
+        SettingsError::Contradiction { camera: self.name.clone(), what }
+    }
+
+    fn check_readable(&self, field: &'static str, path: &PathBuf) -> Result<(), SettingsError> {
+        let opened = std::fs::File::open(path).and_then(|file| file.metadata()).and_then(|meta| {
+            if meta.is_dir() { Err(std::io::ErrorKind::IsADirectory.into()) } else { Ok(()) }
+        });
+        opened.map_err(|source| SettingsError::File {
+            camera: self.name.clone(),
+            field,
+            path: path.clone(),
+            source,
+        })
+    }
+
+    fn check_start_time(&self, repeat: bool) -> Result<(), SettingsError> {
+        if repeat && self.start_time.is_some() {
+            return Err(self.contradiction(
+                "start_time and repeat: a recording that begins again has no one start time; \
+                 remove one of them",
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_rtsp(&self, rtsp: &RtspSource) -> Result<(), SettingsError> {
+        if !rtsp.url.has_scheme(&["rtsp", "rtsps", "rtspt", "rtspu"]) {
+            return Err(self.range("source.rtsp.url", &rtsp.url, "an rtsp:// or rtsps:// address"));
+        }
+        if let Some(path) = &rtsp.password_file {
+            self.check_readable("source.rtsp.password_file", path)?;
+        }
+        self.check_live()
+    }
+
+    fn check_v4l2(&self, v4l2: &V4l2Source) -> Result<(), SettingsError> {
+        if v4l2.width_px.is_some() != v4l2.height_px.is_some() {
+            return Err(self.contradiction("width_px and height_px: give both or none"));
+        }
+        for (field, px) in [
+            ("source.v4l2.width_px", v4l2.width_px),
+            ("source.v4l2.height_px", v4l2.height_px),
+            ("source.v4l2.fps", v4l2.fps),
+        ] {
+            if px.is_some_and(|px| !(1..=16384).contains(&px)) {
+                return Err(self.range(field, px.unwrap_or_default(), "1 to 16384"));
+            }
+        }
+        self.check_live()
+    }
+
+    fn check_pattern(&self, pattern: &TestPatternSource) -> Result<(), SettingsError> {
+        for (field, px) in [
+            ("source.test-pattern.width_px", pattern.width_px),
+            ("source.test-pattern.height_px", pattern.height_px),
+        ] {
+            if !(16..=8192).contains(&px) {
+                return Err(self.range(field, px, "16 to 8192"));
+            }
+        }
+        if !(1..=240).contains(&pattern.fps) {
+            return Err(self.range("source.test-pattern.fps", pattern.fps, "1 to 240"));
+        }
+        if pattern.frames.is_some_and(|frames| frames == 0 || frames > i32::MAX as u32) {
+            return Err(self.range("source.test-pattern.frames", 0, "1 or more, or left out"));
+        }
+        self.check_live()
+    }
+
+    fn check_live(&self) -> Result<(), SettingsError> {
+        if self.start_time.is_some() {
+            return Err(self.contradiction(
+                "start_time: only a recording (source.file, source.uri) has one; remove it",
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_publish(&self) -> Result<(), SettingsError> {
+        if !(1..=100).contains(&self.publish.quality) {
+            return Err(self.range("publish.quality", self.publish.quality, "1 to 100"));
+        }
+        if let Some(px) = self.publish.width_px.filter(|px| !(16..=16384).contains(px)) {
+            return Err(self.range("publish.width_px", px, "16 to 16384"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,184 @@
+//! The elements of each kind of source, up to where decoding begins.
+//!
+//! As launch lines, to be tried by hand (`gst-launch-1.0 ... ! videoconvert ! autovideosink`):
+//!
+//! ```text
+//! v4l2          v4l2src device=/dev/video0 ! decodebin
+//! rtsp          rtspsrc location=rtsp://... protocols=tcp latency=200 ! decodebin
+//! file          filesrc location=a.mp4 ! decodebin
+//! uri           uridecodebin uri=https://...
+//! test-pattern  videotestsrc is-live=true ! video/x-raw,format=I420,width=640,height=360
+//! ```
+
+use gstreamer as gst;
+use gstreamer::element_factory::ElementBuilder;
+use gstreamer::prelude::*;
+
+use super::address::Credentials;
+use super::error::CaptureError;
+use super::settings::{
+    FileSource, RtspSource, Source, TestPatternSource, Transport, UriSource, V4l2Source,
+};
+
+/// The elements, and which of them decodes.
+pub(super) struct Head {
+    /// All of them, in order, to be added to the pipeline.
+    pub elements: Vec<gst::Element>,
+    /// Whether each is linked to the next at once; `rtspsrc` has no pads before it is connected.
+    pub linked_later: bool,
+    /// Whether the last one is a decoder whose pads come when the stream is known.
+    pub decodes: bool,
+}
+
+/// Builds the head of a pipeline.
+pub(super) fn head(source: &Source) -> Result<Head, CaptureError> {
+    match source {
+        Source::V4l2(v4l2) => head_v4l2(v4l2),
+        Source::Rtsp(rtsp) => head_rtsp(rtsp),
+        Source::File(file) => head_file(file),
+        Source::Uri(uri) => head_uri(uri),
+        Source::TestPattern(pattern) => head_pattern(pattern),
+    }
+}
+
+/// What logs and errors call the source; never a secret.
+pub fn name(source: &Source) -> String {
+    match source {
+        Source::V4l2(v4l2) => v4l2.device.display().to_string(),
+        Source::Rtsp(rtsp) => rtsp.url.to_string(),
+        Source::File(file) => file.path.display().to_string(),
+        Source::Uri(uri) => uri.uri.to_string(),
+        Source::TestPattern(_) => "the test pattern".to_owned(),
+    }
+}
+
+/// A message of a library about the source, without what must not be shown.
+pub(super) fn scrub(source: &Source, text: &str) -> String {
+    match source {
+        Source::Rtsp(rtsp) => rtsp.url.scrub(text),
+        Source::Uri(uri) => uri.uri.scrub(text),
+        Source::V4l2(_) | Source::File(_) | Source::TestPattern(_) => text.to_owned(),
+    }
+}
+
+pub(super) fn element(factory: &str) -> Result<ElementBuilder<'_>, CaptureError> {
+    if gst::ElementFactory::find(factory).is_none() {
+        return Err(CaptureError::ElementMissing { element: factory.to_owned() });
+    }
+    Ok(gst::ElementFactory::make(factory))
+}
+
+pub(super) fn finish(builder: ElementBuilder<'_>) -> Result<gst::Element, CaptureError> {
+    builder.build().map_err(|error| CaptureError::ElementMissing { element: error.to_string() })
+}
+
+fn decodebin() -> Result<gst::Element, CaptureError> {
+    // Without `expose-all-streams` the sound of a video is neither decoded nor waited for.
+    let builder = element("decodebin")?
+        .property("caps", video_caps())
+        .property("expose-all-streams", false);
+    finish(builder)
+}
+
+fn video_caps() -> gst::Caps {
+    gst::Caps::builder("video/x-raw").any_features().build()
+}
+
+fn head_v4l2(v4l2: &V4l2Source) -> Result<Head, CaptureError> {
+    let device = v4l2.device.to_string_lossy().into_owned();
+    let camera = finish(element("v4l2src")?.property("device", device))?;
+    let mut caps = gst::Caps::new_empty();
+    for media in ["video/x-raw", "image/jpeg", "video/x-h264"] {
+        let mut structure = gst::Structure::builder(media);
+        if let (Some(width), Some(height)) = (v4l2.width_px, v4l2.height_px) {
+            structure = structure.field("width", width as i32).field("height", height as i32);
+        }
+        if let Some(fps) = v4l2.fps {
+            structure = structure.field("framerate", gst::Fraction::new(fps as i32, 1));
+        }
+        caps.make_mut().append_structure(structure.build());
+    }
+    let filter = finish(element("capsfilter")?.property("caps", caps))?;
+    let elements = vec![camera, filter, decodebin()?];
+    Ok(Head { elements, linked_later: false, decodes: true })
+}
+
+fn head_rtsp(rtsp: &RtspSource) -> Result<Head, CaptureError> {
+    let protocols = match rtsp.transport {
+        Transport::Tcp => "tcp",
+        Transport::Udp => "udp",
+    };
+    let mut builder = element("rtspsrc")?
+        .property("location", rtsp.url.without_credentials().into_owned())
+        .property("latency", rtsp.latency_ms)
+        .property_from_str("protocols", protocols);
+    if let Some(Credentials { user, password }) = credentials(rtsp)? {
+        builder = builder.property("user-id", user).property("user-pw", password);
+    }
+    let receiver = finish(builder)?;
+    // Sound is not asked for: it would cost bandwidth and be thrown away.
+    receiver.connect("select-stream", false, |values| {
+        let caps = values.get(2).and_then(|value| value.get::<gst::Caps>().ok());
+        let media = caps.as_ref().and_then(|caps| caps.structure(0)?.get::<String>("media").ok());
+        Some((media.as_deref() == Some("video")).to_value())
+    });
+    Ok(Head { elements: vec![receiver, decodebin()?], linked_later: true, decodes: true })
+}
+
+fn credentials(rtsp: &RtspSource) -> Result<Option<Credentials>, CaptureError> {
+    let from_url = rtsp.url.credentials();
+    let password = match &rtsp.password_file {
+        Some(path) => Some(read_password(path)?),
+        None => None,
+    };
+    let user = rtsp.user.clone().or_else(|| from_url.as_ref().map(|c| c.user.clone()));
+    Ok(user.map(|user| Credentials {
+        user,
+        password: password.or_else(|| from_url.map(|c| c.password)).unwrap_or_default(),
+    }))
+}
+
+fn read_password(path: &std::path::Path) -> Result<String, CaptureError> {
+    let text = std::fs::read_to_string(path).map_err(|source| CaptureError::File {
+        field: "source.rtsp.password_file",
+        path: path.to_owned(),
+        source,
+    })?;
+    let line = text.strip_suffix('\n').unwrap_or(&text);
+    Ok(line.strip_suffix('\r').unwrap_or(line).to_owned())
+}
+
+fn head_file(file: &FileSource) -> Result<Head, CaptureError> {
+    // GStreamer's own message for a missing file says less than this.
+    std::fs::File::open(&file.path).map_err(|source| CaptureError::File {
+        field: "source.file.path",
+        path: file.path.clone(),
+        source,
+    })?;
+    let reader = finish(element("filesrc")?.property("location", &file.path))?;
+    Ok(Head { elements: vec![reader, decodebin()?], linked_later: false, decodes: true })
+}
+
+fn head_uri(uri: &UriSource) -> Result<Head, CaptureError> {
+    let builder = element("uridecodebin")?
+        .property("uri", uri.uri.expose())
+        .property("caps", video_caps())
+        .property("expose-all-streams", false);
+    Ok(Head { elements: vec![finish(builder)?], linked_later: false, decodes: true })
+}
+
+fn head_pattern(pattern: &TestPatternSource) -> Result<Head, CaptureError> {
+    let frames = pattern.frames.and_then(|frames| i32::try_from(frames).ok()).unwrap_or(-1);
+    let maker = element("videotestsrc")?
+        .property("is-live", true)
+        .property("num-buffers", frames)
+        .property_from_str("pattern", pattern.pattern.nick());
+    let caps = gst::Caps::builder("video/x-raw")
+        .field("format", "I420")
+        .field("width", pattern.width_px as i32)
+        .field("height", pattern.height_px as i32)
+        .field("framerate", gst::Fraction::new(pattern.fps as i32, 1))
+        .build();
+    let filter = finish(element("capsfilter")?.property("caps", caps))?;
+    Ok(Head { elements: vec![finish(maker)?, filter], linked_later: false, decodes: false })
+}

@@ -1,0 +1,203 @@
+//! How a camera is: written by its thread, read by the status, the logs and the health page.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use picket_wire::CameraName;
+use picket_wire::status::CameraState;
+
+/// Over how many seconds the frame rate is taken.
+const RATE_SECONDS: u64 = 5;
+
+/// What there is to say of a camera at one moment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CameraView {
+    /// How it is.
+    pub state: CameraState,
+    /// What is wrong, when it failed; or what was odd about a recording that ended.
+    pub problem: Option<String>,
+    /// Captured frames per second, over the last seconds.
+    pub fps: f32,
+    /// GStreamer element that decodes.
+    pub decoder: Option<String>,
+    /// Since the last captured frame, milliseconds.
+    pub last_frame_age_ms: Option<u64>,
+    /// Frames that got a `seq` in this epoch.
+    pub captured: u64,
+    /// Of these, not handed on to be looked at.
+    pub skipped: u64,
+    /// The last `seq` that was handed on, alone or in a run; 0 before the first.
+    pub last_seq: u64,
+    /// Width and height of the source, pixels.
+    pub size_px: Option<(u32, u32)>,
+    /// How often the source was opened again.
+    pub reopened: u64,
+}
+
+/// The shared account of one camera.
+#[derive(Debug)]
+pub struct CameraAccount {
+    camera: CameraName,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    view: CameraView,
+    last_frame: Option<Instant>,
+    rate: Rate,
+}
+
+impl CameraAccount {
+    pub(super) fn new(camera: CameraName) -> Self {
+        let view = CameraView {
+            state: CameraState::Opening,
+            problem: None,
+            fps: 0.0,
+            decoder: None,
+            last_frame_age_ms: None,
+            captured: 0,
+            skipped: 0,
+            last_seq: 0,
+            size_px: None,
+            reopened: 0,
+        };
+        let inner = Inner { view, last_frame: None, rate: Rate::new(Instant::now()) };
+        Self { camera, inner: Mutex::new(inner) }
+    }
+
+    /// Which camera.
+    pub fn camera(&self) -> &CameraName {
+        &self.camera
+    }
+
+    /// How it is now.
+    pub fn view(&self) -> CameraView {
+        let now = Instant::now();
+        let mut inner = self.lock();
+        let mut view = inner.view.clone();
+        view.fps = inner.rate.per_second(now);
+        view.last_frame_age_ms = inner
+            .last_frame
+            .map(|last| u64::try_from(now.duration_since(last).as_millis()).unwrap_or(u64::MAX));
+        view
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panic while it was held leaves at worst a number that is one short: better than none.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_state(&self, state: CameraState, problem: Option<String>) {
+        let mut inner = self.lock();
+        inner.view.state = state;
+        inner.view.problem = problem;
+        let up = if state == CameraState::Running { 1.0 } else { 0.0 };
+        metrics::gauge!("picket_agent_capture_running", "camera" => self.camera.to_string())
+            .set(up);
+    }
+
+    pub(super) fn set_problem(&self, problem: String) {
+        self.lock().view.problem = Some(problem);
+    }
+
+    pub(super) fn unnumbered(&self) {
+        metrics::counter!("picket_agent_capture_unnumbered_total", "camera" => self.camera.to_string())
+            .increment(1);
+    }
+
+    pub(super) fn reopened(&self) {
+        self.lock().view.reopened += 1;
+        metrics::counter!("picket_agent_capture_reopened_total", "camera" => self.camera.to_string())
+            .increment(1);
+    }
+
+    pub(super) fn captured(&self, size_px: (u32, u32), decoder: Option<String>) {
+        let now = Instant::now();
+        let mut inner = self.lock();
+        inner.view.captured += 1;
+        inner.view.size_px = Some(size_px);
+        if decoder.is_some() {
+            inner.view.decoder = decoder;
+        }
+        inner.last_frame = Some(now);
+        inner.rate.count(now);
+        metrics::counter!("picket_agent_capture_frames_total", "camera" => self.camera.to_string())
+            .increment(1);
+    }
+
+    pub(super) fn skipped(&self) {
+        self.lock().view.skipped += 1;
+        metrics::counter!(
+            "picket_agent_capture_skipped_total",
+            "camera" => self.camera.to_string(), "reason" => "detector-busy"
+        )
+        .increment(1);
+    }
+
+    pub(super) fn handed_on(&self, last_seq: u64) {
+        self.lock().view.last_seq = last_seq;
+    }
+}
+
+/// Events per second over the last full seconds, in a few bytes whatever the rate.
+#[derive(Debug)]
+struct Rate {
+    start: Instant,
+    second: u64,
+    counts: [u32; RATE_SECONDS as usize + 1],
+}
+
+impl Rate {
+    fn new(start: Instant) -> Self {
+        Self { start, second: 0, counts: [0; RATE_SECONDS as usize + 1] }
+    }
+
+    fn slot(second: u64) -> usize {
+        (second % (RATE_SECONDS + 1)) as usize
+    }
+
+    fn advance(&mut self, now: Instant) {
+        let second = now.saturating_duration_since(self.start).as_secs();
+        for passed in (self.second + 1..=second).rev().take(self.counts.len()) {
+            self.counts[Self::slot(passed)] = 0;
+        }
+        self.second = second;
+    }
+
+    fn count(&mut self, now: Instant) {
+        self.advance(now);
+        self.counts[Self::slot(self.second)] += 1;
+    }
+
+    /// Over the full seconds before this one; over what there is in the first.
+    fn per_second(&mut self, now: Instant) -> f32 {
+        self.advance(now);
+        let full_seconds = self.second.min(RATE_SECONDS);
+        let now_count = self.counts[Self::slot(self.second)];
+        if full_seconds == 0 {
+            return now_count as f32;
+        }
+        let sum: u32 = self.counts.iter().sum();
+        (sum - now_count) as f32 / full_seconds as f32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn the_rate_is_that_of_the_last_seconds() {
+        let start = Instant::now();
+        let mut rate = Rate::new(start);
+        for frame in 0..200u64 {
+            rate.count(start + Duration::from_millis(frame * 50));
+        }
+        assert_eq!(rate.per_second(start + Duration::from_millis(9_999)), 20.0);
+        assert_eq!(rate.per_second(start + Duration::from_millis(12_500)), 12.0);
+        assert_eq!(rate.per_second(start + Duration::from_secs(30)), 0.0);
+    }
+}

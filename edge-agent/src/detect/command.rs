@@ -1,0 +1,170 @@
+//! `detect FILE`: what the detector finds in a video or a still, frame by frame, for people who
+//! choose settings and for the comparison with an independent detector.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use picket_wire::observation::Detection;
+use serde::Serialize;
+
+use super::detector::{DetectError, Detector, LoadError};
+use super::settings::DetectSettings;
+use crate::capture::CaptureError;
+use crate::capture::pipeline::{Next, Pipeline};
+use crate::capture::settings::{FileSource, Pace, Source};
+
+/// How the result is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// A line of words per frame.
+    Text,
+    /// A JSON object per line and frame: [`FrameReport`].
+    Json,
+}
+
+/// What was found in one frame.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct FrameReport {
+    /// Counts from 0.
+    pub frame: u64,
+    /// Its place in the file, nanoseconds.
+    pub media_time_ns: u64,
+    /// Pixels of the frame.
+    pub width: u32,
+    /// Pixels of the frame.
+    pub height: u32,
+    /// Pixels of the picture the model saw.
+    pub input_width: u32,
+    /// Pixels of the picture the model saw.
+    pub input_height: u32,
+    /// What was found, in pixels of the frame.
+    pub detections: Vec<Detection>,
+}
+
+/// Why a file could not be looked through.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// No detector.
+    #[error("cannot load the detector")]
+    Load(#[source] LoadError),
+    /// The file cannot be read or decoded.
+    #[error("cannot read {}", path.display())]
+    Capture {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: CaptureError,
+    },
+    /// The detector failed on a frame.
+    #[error("cannot look at frame {frame} of {}", path.display())]
+    Detect {
+        /// The file.
+        path: PathBuf,
+        /// Which frame, from 0.
+        frame: u64,
+        /// Why.
+        source: DetectError,
+    },
+    /// The pictures cannot be written.
+    #[error("cannot write {}", path.display())]
+    Dump {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The result cannot be written.
+    #[error("cannot write the result")]
+    Write(#[source] std::io::Error),
+}
+
+/// Looks through a file, and writes what is found in each frame to `out`. With `dump`, the pictures
+/// that the model saw are written there as `frame-000000.ppm`, to the bit. Gives the number of frames.
+pub fn run(
+    settings: &DetectSettings,
+    path: &Path,
+    format: Format,
+    dump: Option<&Path>,
+    out: &mut dyn Write,
+) -> Result<u64, CommandError> {
+    let mut frames = 0;
+    let detector = Detector::load(settings).map_err(CommandError::Load)?;
+    let mut file = FileDetections::open(detector, path)?;
+    while let Some(report) = file.next_frame()? {
+        if let Some(folder) = dump {
+            write_ppm(folder, report.frame, &file.detector)?;
+        }
+        let line = match format {
+            Format::Json => serde_json::to_string(&report).map_err(|e| CommandError::Write(e.into()))?,
+            Format::Text => in_words(&report),
+        };
+        writeln!(out, "{line}").map_err(CommandError::Write)?;
+        frames = report.frame + 1;
+    }
+    Ok(frames)
+}
+
+/// What is found in a file, frame by frame.
+pub struct FileDetections {
+    path: PathBuf,
+    pipeline: Pipeline,
+    detector: Detector,
+    frames: u64,
+}
+
+impl FileDetections {
+    /// Opens a video or a still.
+    pub fn open(detector: Detector, path: &Path) -> Result<Self, CommandError> {
+        let failed = |source| CommandError::Capture { path: path.to_owned(), source };
+        let source = FileSource { path: path.to_owned(), repeat: false, pace: Pace::None };
+        let pipeline = Pipeline::open(&Source::File(source), None, None).map_err(failed)?;
+        Ok(Self { path: path.to_owned(), pipeline, detector, frames: 0 })
+    }
+
+    /// The next frame's; `None` at the end.
+    pub fn next_frame(&mut self) -> Result<Option<FrameReport>, CommandError> {
+        let path = || self.path.clone();
+        let picture = loop {
+            match self.pipeline.next(Duration::from_secs(1)) {
+                Ok(Next::Picture(picture)) => break picture,
+                Ok(Next::Nothing) => {}
+                Ok(Next::End) => return Ok(None),
+                Err(source) => return Err(CommandError::Capture { path: path(), source }),
+            }
+        };
+        let frame = self.frames;
+        self.frames += 1;
+        let detections = self
+            .detector
+            .detect(&picture.planes)
+            .map_err(|source| CommandError::Detect { path: path(), frame, source })?;
+        let (input_width, input_height) = self.detector.seen().picture_px;
+        Ok(Some(FrameReport {
+            frame,
+            media_time_ns: picture.media_time_ns,
+            width: picture.planes.width(),
+            height: picture.planes.height(),
+            input_width,
+            input_height,
+            detections,
+        }))
+    }
+}
+
+fn in_words(report: &FrameReport) -> String {
+    let seconds = report.media_time_ns as f64 / 1e9;
+    let mut line = format!("frame {} at {seconds:.3} s: {} found", report.frame, report.detections.len());
+    for Detection { box_px: [x, y, width, height], score, class, .. } in &report.detections {
+        line += &format!("; {class} {score:.2} at {x:.0},{y:.0} {width:.0}x{height:.0}");
+    }
+    line
+}
+
+fn write_ppm(folder: &Path, frame: u64, detector: &Detector) -> Result<(), CommandError> {
+    let path = folder.join(format!("frame-{frame:06}.ppm"));
+    let (width, height) = detector.seen().picture_px;
+    let mut bytes = format!("P6 {width} {height} 255\n").into_bytes();
+    bytes.extend(detector.seen().rgb());
+    std::fs::write(&path, bytes).map_err(|source| CommandError::Dump { path, source })
+}

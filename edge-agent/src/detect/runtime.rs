@@ -1,0 +1,105 @@
+//! ONNX Runtime, loaded from a shared library when the agent starts.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use ort::environment::Environment;
+
+/// The loaded library. A process has one for good: ONNX Runtime cannot be loaded twice.
+#[derive(Clone)]
+pub struct Runtime {
+    environment: Environment,
+    library: PathBuf,
+    version: String,
+}
+
+/// Why there is no runtime.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// The file is not there.
+    #[error("detect.runtime_library: cannot read {}", path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is there and is no ONNX Runtime, or too old a one.
+    #[error("detect.runtime_library: {} is not an ONNX Runtime that can be used", path.display())]
+    Load {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: ort::LoadDynamicError,
+    },
+    /// It does not start.
+    #[error("ONNX Runtime from {} does not start", path.display())]
+    Start {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: ort::Error,
+    },
+    /// Another one is in use already.
+    #[error(
+        "detect.runtime_library: {} cannot be loaded, {} is in use until the agent is restarted",
+        path.display(), loaded.display()
+    )]
+    OtherLoaded {
+        /// The file.
+        path: PathBuf,
+        /// What is in use.
+        loaded: PathBuf,
+    },
+}
+
+static LOADED: Mutex<Option<Runtime>> = Mutex::new(None);
+
+impl Runtime {
+    /// Loads the library, or gives the one that is loaded.
+    pub fn load(path: &Path) -> Result<Self, RuntimeError> {
+        let library = path
+            .canonicalize()
+            .map_err(|source| RuntimeError::Missing { path: path.to_owned(), source })?;
+        let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*loaded {
+            Some(runtime) if runtime.library == library => return Ok(runtime.clone()),
+            Some(runtime) => {
+                let loaded = runtime.library.clone();
+                return Err(RuntimeError::OtherLoaded { path: path.to_owned(), loaded });
+            }
+            None => {}
+        }
+        let environment = ort::init_from(&library)
+            .map_err(|source| RuntimeError::Load { path: path.to_owned(), source })?
+            .with_name("picket")
+            // A camera box tells nobody what it computes.
+            .with_telemetry(false)
+            .build()
+            .map_err(|source| RuntimeError::Start { path: path.to_owned(), source })?;
+        let runtime = Self { environment, library, version: version() };
+        *loaded = Some(runtime.clone());
+        Ok(runtime)
+    }
+
+    /// Version of the library, such as `1.23.2`.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// The library's file.
+    pub fn library(&self) -> &Path {
+        &self.library
+    }
+
+    pub(super) fn environment(&self) -> &Environment {
+        &self.environment
+    }
+}
+
+/// As the loaded library says of itself: the release of an official build, else all it says.
+fn version() -> String {
+    let info = ort::info();
+    let field = |name| info.split([',', ' ']).find_map(|part: &str| part.strip_prefix(name));
+    field("git-branch=rel-").unwrap_or(info).to_owned()
+}

@@ -1,0 +1,140 @@
+//! What detection is told: which model, how sure it must be, and what is published.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The detector, which all cameras share.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DetectSettings {
+    /// The model's file.
+    pub model: PathBuf,
+    /// SHA-256 that the file must have, hex; not checked if unset.
+    #[serde(default)]
+    pub model_sha256: Option<String>,
+    /// Name of the model in `models/MANIFEST.toml`: it stands in every observation.
+    #[serde(default = "default_model_name")]
+    pub model_name: String,
+    /// ONNX Runtime's shared library.
+    pub runtime_library: PathBuf,
+    /// Least score of a detection, 0 to 1.
+    #[serde(default = "default_score_threshold")]
+    pub score_threshold: f32,
+    /// Overlap from which the weaker of two boxes is dropped, as intersection over union, 0 to 1.
+    #[serde(default = "default_nms_iou")]
+    pub nms_iou: f32,
+    /// Width at which the detector looks, pixels; the height follows. A smaller frame is looked at
+    /// as it is. Smaller is faster, and misses small faces.
+    #[serde(default = "default_input_width_px")]
+    pub input_width_px: u32,
+    /// Threads that one frame is computed on.
+    #[serde(default = "default_threads")]
+    pub threads: usize,
+}
+
+fn default_model_name() -> String {
+    "yunet".to_owned()
+}
+
+fn default_score_threshold() -> f32 {
+    0.6
+}
+
+fn default_nms_iou() -> f32 {
+    0.3
+}
+
+fn default_input_width_px() -> u32 {
+    320
+}
+
+fn default_threads() -> usize {
+    1
+}
+
+/// A setting that cannot work, and what would.
+#[derive(Debug, thiserror::Error)]
+#[error("detect.{field} = {value}: must be {range}")]
+pub struct SettingsError {
+    field: &'static str,
+    value: String,
+    range: &'static str,
+}
+
+impl DetectSettings {
+    /// Refuses what cannot work. The model and the runtime are tried when they are loaded.
+    pub fn check(&self) -> Result<(), SettingsError> {
+        let refuse =
+            |field, value: String, range| Err::<(), _>(SettingsError { field, value, range });
+        for (field, value) in
+            [("score_threshold", self.score_threshold), ("nms_iou", self.nms_iou)]
+        {
+            if !(value > 0.0 && value <= 1.0) {
+                refuse(field, value.to_string(), "above 0 and at most 1")?;
+            }
+        }
+        if !(32..=4096).contains(&self.input_width_px) {
+            refuse("input_width_px", self.input_width_px.to_string(), "32 to 4096")?;
+        }
+        if !(1..=64).contains(&self.threads) {
+            refuse("threads", self.threads.to_string(), "1 to 64")?;
+        }
+        match &self.model_sha256 {
+            Some(hash) if hash.len() != 64 || !hash.bytes().all(|b| b.is_ascii_hexdigit()) => {
+                refuse("model_sha256", format!("{hash:?}"), "64 hex digits")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What is published of a camera's frames.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PublishSettings {
+    /// Of which frames the picture goes out.
+    #[serde(default)]
+    pub policy: PublishPolicy,
+    /// Width of the pictures, pixels; that of the camera if unset, and never more.
+    #[serde(default)]
+    pub width_px: Option<u32>,
+    /// JPEG quality, 1 to 100.
+    #[serde(default = "default_quality")]
+    pub quality: u8,
+}
+
+fn default_quality() -> u8 {
+    85
+}
+
+impl Default for PublishSettings {
+    fn default() -> Self {
+        Self { policy: PublishPolicy::default(), width_px: None, quality: default_quality() }
+    }
+}
+
+/// Of which frames the picture goes out. The observation always does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum PublishPolicy {
+    /// Of every frame.
+    All,
+    /// Of those in which something was found.
+    #[default]
+    WithDetections,
+    /// Of none.
+    ObservationsOnly,
+}
+
+impl PublishPolicy {
+    /// Whether the picture of a frame with so many detections goes out.
+    pub fn publishes(self, detections: usize) -> bool {
+        match self {
+            Self::All => true,
+            Self::WithDetections => detections > 0,
+            Self::ObservationsOnly => false,
+        }
+    }
+}
