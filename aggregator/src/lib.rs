@@ -4,6 +4,7 @@
 //! identity, [`upsert`] turns it into documents and pictures, [`web`] shows them. [`store`] owns the
 //! collections, the checkpoints and the ledger; only `wiring` knows all stages.
 
+pub mod config;
 pub mod consume;
 pub mod metrics;
 pub mod remedy;
@@ -11,3 +12,4 @@ pub mod store;
 pub mod track;
 pub mod upsert;
 pub mod web;
+pub mod wiring;
