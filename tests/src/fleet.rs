@@ -215,6 +215,7 @@ key_file = "{key}"
 
 [store]
 hosts = ["{host}"]
+replica_set = "picket"
 database = "{database}"
 user = "{user}"
 password_file = "{password}"

@@ -311,7 +311,9 @@ impl Camera {
                 target: "capture", %camera, error = error as &dyn std::error::Error,
                 "camera {camera}: the recording breaks off; what there was of it is taken as all"
             ),
-            None => tracing::info!(target: "capture", %camera, "camera {camera}: the recording ended"),
+            None => {
+                tracing::info!(target: "capture", %camera, "camera {camera}: the recording ended")
+            }
         }
         self.account.set_state(CameraState::Ended, broke_off.map(CaptureError::chain));
         self.outlet.end(position);

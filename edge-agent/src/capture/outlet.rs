@@ -215,7 +215,10 @@ mod tests {
         let key: CameraKey = "box/cam".parse().unwrap();
         let account = Arc::new(CameraAccount::new(key.camera.clone()));
         let epoch = EpochId { number: 1, instance: 1 };
-        (Outlet::new(key, epoch, Arc::new(Numbers(AtomicU64::new(0))), out, never(), account), taken)
+        (
+            Outlet::new(key, epoch, Arc::new(Numbers(AtomicU64::new(0))), out, never(), account),
+            taken,
+        )
     }
 
     fn sampled() -> Sampled {

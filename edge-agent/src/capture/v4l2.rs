@@ -108,10 +108,9 @@ fn sizes(device: &v4l::Device, fourcc: FourCC) -> Vec<V4l2Size> {
         .map(|known| {
             let (size_px, from_px) = match known.size {
                 FrameSizeEnum::Discrete(size) => ((size.width, size.height), None),
-                FrameSizeEnum::Stepwise(range) => (
-                    (range.max_width, range.max_height),
-                    Some((range.min_width, range.min_height)),
-                ),
+                FrameSizeEnum::Stepwise(range) => {
+                    ((range.max_width, range.max_height), Some((range.min_width, range.min_height)))
+                }
             };
             V4l2Size { size_px, from_px, rates_fps: rates_fps(device, fourcc, size_px) }
         })

@@ -96,7 +96,9 @@ pub fn run(
             write_ppm(folder, report.frame, &file.detector)?;
         }
         let line = match format {
-            Format::Json => serde_json::to_string(&report).map_err(|e| CommandError::Write(e.into()))?,
+            Format::Json => {
+                serde_json::to_string(&report).map_err(|e| CommandError::Write(e.into()))?
+            }
             Format::Text => in_words(&report),
         };
         writeln!(out, "{line}").map_err(CommandError::Write)?;
@@ -154,7 +156,8 @@ impl FileDetections {
 
 fn in_words(report: &FrameReport) -> String {
     let seconds = report.media_time_ns as f64 / 1e9;
-    let mut line = format!("frame {} at {seconds:.3} s: {} found", report.frame, report.detections.len());
+    let mut line =
+        format!("frame {} at {seconds:.3} s: {} found", report.frame, report.detections.len());
     for Detection { box_px: [x, y, width, height], score, class, .. } in &report.detections {
         line += &format!("; {class} {score:.2} at {x:.0},{y:.0} {width:.0}x{height:.0}");
     }

@@ -64,7 +64,11 @@ impl Encoder {
     /// The frame as a JPEG of the published size and quality.
     ///
     /// Planes that are already what JPEG has are encoded where they lie.
-    pub fn encode(&mut self, planes: &Planes, publish: &PublishSettings) -> Result<Jpeg, JpegError> {
+    pub fn encode(
+        &mut self,
+        planes: &Planes,
+        publish: &PublishSettings,
+    ) -> Result<Jpeg, JpegError> {
         let width = publish.width_px.unwrap_or(planes.width()).min(planes.width());
         let height = height_at(width, (planes.width(), planes.height()));
         let to_jpeg = ToJpeg::new(planes.matrix(), planes.range());
@@ -76,8 +80,7 @@ impl Encoder {
             let planes = without_gaps((width, height), [&self.y, &self.u, &self.v]);
             compress(&mut self.compressor, (width, height), planes, publish.quality)
         };
-        let bytes =
-            encoded.map_err(|source| JpegError::Encode { width, height, source })?;
+        let bytes = encoded.map_err(|source| JpegError::Encode { width, height, source })?;
         Ok(Jpeg { width, height, bytes })
     }
 

@@ -68,8 +68,7 @@ impl DetectSettings {
     pub fn check(&self) -> Result<(), SettingsError> {
         let refuse =
             |field, value: String, range| Err::<(), _>(SettingsError { field, value, range });
-        for (field, value) in
-            [("score_threshold", self.score_threshold), ("nms_iou", self.nms_iou)]
+        for (field, value) in [("score_threshold", self.score_threshold), ("nms_iou", self.nms_iou)]
         {
             if !(value > 0.0 && value <= 1.0) {
                 refuse(field, value.to_string(), "above 0 and at most 1")?;
