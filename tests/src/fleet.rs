@@ -219,7 +219,6 @@ replica_set = "picket"
 database = "{database}"
 user = "{user}"
 password_file = "{password}"
-auth_database = "{database}"
 ca_file = "{mongo_ca}"
 
 [upsert]
