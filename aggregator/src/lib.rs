@@ -2,7 +2,7 @@
 //!
 //! A record's path: [`consume`] reads it and finds its place, [`track`] gives its detections an
 //! identity, [`upsert`] turns it into documents and pictures, [`web`] shows them. [`store`] owns the
-//! collections, the checkpoints and the ledger; only `wiring` knows all stages.
+//! collections, the checkpoints and the ledger; only [`wiring`] knows all stages.
 
 pub mod config;
 pub mod consume;

@@ -82,10 +82,7 @@ impl Batch {
     /// the disk refused writes may be larger than the whole spool: part by part, each makes room
     /// for itself.
     pub fn take_part(&mut self, max_bytes: u64) -> Self {
-        let mut part = Self {
-            since: self.since,
-            ..Self::default()
-        };
+        let mut part = Self { since: self.since, ..Self::default() };
         std::mem::swap(&mut part.settled, &mut self.settled);
         while part.bytes < max_bytes
             && let Some(entry) = self.entries.pop_front()
@@ -118,25 +115,14 @@ impl Batch {
     /// Takes in what detection hands on. `now` stamps the gaps that come of it.
     pub fn take(&mut self, device: &DeviceName, observed: Observed, now: Stamp) {
         match observed {
-            Observed::Observation {
-                observation,
-                picture,
-                picture_lost,
-                position,
-            } => {
+            Observed::Observation { observation, picture, picture_lost, position } => {
                 let key = observation.id.key.clone();
                 self.observation(observation, picture, picture_lost, now);
                 self.position(key, position);
             }
             Observed::Skipped(skip) => self.skip(skip, now),
             Observed::Ended { camera, position } => {
-                self.position(
-                    CameraKey {
-                        device: device.clone(),
-                        camera,
-                    },
-                    position,
-                );
+                self.position(CameraKey { device: device.clone(), camera }, position);
             }
         }
     }
@@ -145,11 +131,7 @@ impl Batch {
     pub fn refuse(&mut self, device: &DeviceName, observed: Observed, now: Stamp) {
         let reason = || Reason::from(Reason::SPOOL_FAILED);
         match observed {
-            Observed::Observation {
-                observation,
-                position,
-                ..
-            } => {
+            Observed::Observation { observation, position, .. } => {
                 let (key, seq) = (observation.id.key.clone(), observation.id.seq);
                 self.drop_run(Dropped::observations(observation.id, seq, reason(), now));
                 self.position(key, position);
@@ -158,13 +140,7 @@ impl Batch {
                 self.drop_run(Dropped::observations(skip.id, skip.last, reason(), now));
             }
             Observed::Ended { camera, position } => {
-                self.position(
-                    CameraKey {
-                        device: device.clone(),
-                        camera,
-                    },
-                    position,
-                );
+                self.position(CameraKey { device: device.clone(), camera }, position);
             }
         }
     }
@@ -222,11 +198,8 @@ impl Batch {
 
     /// Runs grow in place, so that a disk that stays away does not fill the memory with gaps.
     fn drop_run(&mut self, dropped: Dropped) {
-        let newest = self
-            .entries
-            .iter_mut()
-            .rev()
-            .take_while(|entry| !matches!(entry, Entry::Row(_)));
+        let newest =
+            self.entries.iter_mut().rev().take_while(|entry| !matches!(entry, Entry::Row(_)));
         for entry in newest {
             if let Entry::Dropped(run) = entry
                 && run.absorb(&dropped)

@@ -33,12 +33,7 @@ pub struct Account {
 impl Account {
     /// A camera that begins in `epoch`.
     pub fn new(epoch: EpochId) -> Self {
-        Self {
-            epoch,
-            reserved: 0,
-            last_committed: 0,
-            books: Books::default(),
-        }
+        Self { epoch, reserved: 0, last_committed: 0, books: Books::default() }
     }
 
     /// A row is committed that was in memory.
@@ -88,10 +83,7 @@ impl Account {
 
 /// All accounts on disk.
 pub fn load(connection: &Connection) -> Result<BTreeMap<CameraKey, Account>, SpoolError> {
-    let read = |source| SpoolError::Read {
-        what: "the accounts",
-        source,
-    };
+    let read = |source| SpoolError::Read { what: "the accounts", source };
     let mut statement = connection
         .prepare(
             "SELECT key, epoch, reserved, last_committed, captured, skipped, spooled, \
@@ -108,10 +100,7 @@ pub fn load(connection: &Connection) -> Result<BTreeMap<CameraKey, Account>, Spo
 }
 
 fn of_row(row: &SqlRow<'_>) -> Result<(CameraKey, Account), SpoolError> {
-    let read = |source| SpoolError::Read {
-        what: "the accounts",
-        source,
-    };
+    let read = |source| SpoolError::Read { what: "the accounts", source };
     let text = |column| row.get::<_, String>(column).map_err(read);
     let number = |column| row.get::<_, i64>(column).map_err(read).map(unsigned);
     let books = Books {
@@ -133,18 +122,12 @@ fn of_row(row: &SqlRow<'_>) -> Result<(CameraKey, Account), SpoolError> {
 }
 
 fn by_reason(what: &'static str, text: &str) -> Result<BTreeMap<Reason, u64>, SpoolError> {
-    serde_json::from_str(text).map_err(|_| SpoolError::Row {
-        what,
-        value: text.to_owned(),
-    })
+    serde_json::from_str(text).map_err(|_| SpoolError::Row { what, value: text.to_owned() })
 }
 
 /// A column that holds one of the wire's texts.
 pub fn parsed<T: std::str::FromStr>(what: &'static str, text: &str) -> Result<T, SpoolError> {
-    text.parse().map_err(|_| SpoolError::Row {
-        what,
-        value: text.to_owned(),
-    })
+    text.parse().map_err(|_| SpoolError::Row { what, value: text.to_owned() })
 }
 
 /// SQLite's integers are signed; none of ours reaches the sign, and one that did would be shown
@@ -202,19 +185,9 @@ impl Ledger {
         cameras: &[CameraName],
         accounts: BTreeMap<CameraKey, Account>,
     ) -> Self {
-        let given_out = cameras
-            .iter()
-            .map(|name| (name.clone(), AtomicU64::new(0)))
-            .collect();
-        let committed = Mutex::new(Committed {
-            accounts,
-            settled: BTreeMap::new(),
-        });
-        Self {
-            device,
-            given_out,
-            committed,
-        }
+        let given_out = cameras.iter().map(|name| (name.clone(), AtomicU64::new(0))).collect();
+        let committed = Mutex::new(Committed { accounts, settled: BTreeMap::new() });
+        Self { device, given_out, committed }
     }
 
     /// Counts `count` more `seq` of a camera as given out. To be called by capture before it hands
@@ -227,17 +200,12 @@ impl Ledger {
 
     /// Last `seq` of this epoch that was given out.
     pub fn given_out(&self, camera: &CameraName) -> u64 {
-        self.given_out
-            .get(camera)
-            .map_or(0, |count| count.load(Ordering::SeqCst))
+        self.given_out.get(camera).map_or(0, |count| count.load(Ordering::SeqCst))
     }
 
     /// A camera's books, as of now; `None` for a camera that the spool does not know.
     pub fn books(&self, camera: &CameraName) -> Option<Books> {
-        let key = CameraKey {
-            device: self.device.clone(),
-            camera: camera.clone(),
-        };
+        let key = CameraKey { device: self.device.clone(), camera: camera.clone() };
         let committed = self.lock();
         let account = committed.accounts.get(&key)?;
         let settled = committed.settled.get(&key).copied().unwrap_or(0);
@@ -252,9 +220,7 @@ impl Ledger {
     /// The books of every camera of this start of the agent.
     pub fn all(&self) -> BTreeMap<CameraName, Books> {
         let names = self.given_out.keys();
-        names
-            .filter_map(|name| Some((name.clone(), self.books(name)?)))
-            .collect()
+        names.filter_map(|name| Some((name.clone(), self.books(name)?))).collect()
     }
 
     /// Takes over what a transaction has made true.
@@ -270,8 +236,6 @@ impl Ledger {
 
     fn lock(&self) -> MutexGuard<'_, Committed> {
         // A panic elsewhere leaves whole accounts here: each is replaced in one assignment.
-        self.committed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.committed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

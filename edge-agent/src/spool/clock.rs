@@ -50,14 +50,7 @@ impl Relations {
     /// Notes that the record was committed.
     pub fn said(&mut self, key: CameraKey, seq: u64, now: &Stamp) {
         if let Some(offset_us) = offset_us(now) {
-            self.0.insert(
-                key,
-                Said {
-                    seq,
-                    offset_us,
-                    state: now.clock,
-                },
-            );
+            self.0.insert(key, Said { seq, offset_us, state: now.clock });
         }
     }
 }
@@ -70,11 +63,7 @@ fn offset_us(now: &Stamp) -> Option<i64> {
 
 /// The record.
 pub fn record(key: &CameraKey, epoch: EpochId, seq: u64, now: Stamp) -> CameraRecord {
-    let id = ObservationId {
-        key: key.clone(),
-        epoch,
-        seq,
-    };
+    let id = ObservationId { key: key.clone(), epoch, seq };
     CameraRecord::Clock(ClockRelation { id, stamp: now })
 }
 
@@ -84,16 +73,8 @@ mod tests {
 
     fn at(mono_us: u64, wall_us: Option<i64>) -> Stamp {
         let captured_at = wall_us.map(|us| jiff::Timestamp::from_microsecond(us).unwrap());
-        let clock = if wall_us.is_some() {
-            ClockState::Synchronised
-        } else {
-            ClockState::Unset
-        };
-        Stamp {
-            mono_us,
-            captured_at,
-            clock,
-        }
+        let clock = if wall_us.is_some() { ClockState::Synchronised } else { ClockState::Unset };
+        Stamp { mono_us, captured_at, clock }
     }
 
     #[test]

@@ -36,20 +36,13 @@ pub fn begin(state_dir: &Path, in_database: u64) -> Result<EpochId, SpoolError> 
 fn read(state_dir: &Path) -> Result<u64, SpoolError> {
     let path = state_dir.join(FILE);
     match fs::read(&path) {
-        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes)
-            .trim()
-            .parse()
-            .unwrap_or_else(|_| {
-                tracing::warn!(target: "spool", file = %path.display(),
+        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).trim().parse().unwrap_or_else(|_| {
+            tracing::warn!(target: "spool", file = %path.display(),
                 "the epoch file holds no number: going by the database alone");
-                0
-            })),
+            0
+        })),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(0),
-        Err(source) => Err(SpoolError::EpochFile {
-            step: "read",
-            path,
-            source,
-        }),
+        Err(source) => Err(SpoolError::EpochFile { step: "read", path, source }),
     }
 }
 

@@ -213,8 +213,7 @@ impl SpoolError {
     /// Whether the database itself is damaged.
     pub(super) fn is_corruption(&self) -> bool {
         let damaged = [ErrorCode::DatabaseCorrupt, ErrorCode::NotADatabase];
-        self.sqlite_code()
-            .is_some_and(|code| damaged.contains(&code))
+        self.sqlite_code().is_some_and(|code| damaged.contains(&code))
             || matches!(self, Self::Row { .. })
     }
 

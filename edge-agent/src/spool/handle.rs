@@ -41,13 +41,7 @@ impl Spool {
     ) -> Result<(Self, EpochId), SpoolError> {
         let store = Store::open(settings, state_dir, device, cameras, clock)?;
         let epoch = store.shared.epoch;
-        Ok((
-            Self {
-                store,
-                settings: settings.clone(),
-            },
-            epoch,
-        ))
+        Ok((Self { store, settings: settings.clone() }, epoch))
     }
 
     /// Starts the writer, which keeps all that comes out of `input`.
@@ -63,12 +57,7 @@ impl Spool {
             .spawn(move || writer.run())
             .map_err(SpoolError::Thread)?;
         let thread = Arc::new(Mutex::new(Some(thread)));
-        Ok(SpoolHandle {
-            shared,
-            commands,
-            committed,
-            thread,
-        })
+        Ok(SpoolHandle { shared, commands, committed, thread })
     }
 }
 
@@ -89,19 +78,12 @@ impl SpoolHandle {
         count: u64,
     ) -> Result<RangeInclusive<u64>, SpoolError> {
         let camera = camera.clone();
-        self.ask(RESERVE_LIMIT, |reply| Command::Reserve {
-            camera,
-            count,
-            reply,
-        })
+        self.ask(RESERVE_LIMIT, |reply| Command::Reserve { camera, count, reply })
     }
 
     /// How far a recording was kept by this or an earlier run.
     pub fn position(&self, camera: &CameraName, fingerprint: &str) -> Option<SourcePosition> {
-        let key = CameraKey {
-            device: self.shared.device.clone(),
-            camera: camera.clone(),
-        };
+        let key = CameraKey { device: self.shared.device.clone(), camera: camera.clone() };
         self.shared.recordings.get(&key, fingerprint)
     }
 
@@ -142,11 +124,7 @@ impl SpoolHandle {
     /// last, after the uplink has ended: what it settles later is not heard.
     pub fn finish(&self, limit: Duration) -> Result<(), SpoolError> {
         self.ask(limit, Command::Finish)?;
-        let thread = self
-            .thread
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         match thread.map(JoinHandle::join) {
             Some(Err(_)) => Err(SpoolError::WriterGone),
             Some(Ok(())) | None => Ok(()),
@@ -159,14 +137,12 @@ impl SpoolHandle {
         command: impl FnOnce(Sender<Result<T, SpoolError>>) -> Command,
     ) -> Result<T, SpoolError> {
         let (reply, answer) = bounded(1);
-        self.commands
-            .send(command(reply))
-            .map_err(|_| SpoolError::WriterGone)?;
+        self.commands.send(command(reply)).map_err(|_| SpoolError::WriterGone)?;
         match answer.recv_timeout(limit) {
             Ok(answer) => answer,
-            Err(RecvTimeoutError::Timeout) => Err(SpoolError::TimedOut {
-                waited_ms: limit.as_millis(),
-            }),
+            Err(RecvTimeoutError::Timeout) => {
+                Err(SpoolError::TimedOut { waited_ms: limit.as_millis() })
+            }
             Err(RecvTimeoutError::Disconnected) => Err(SpoolError::WriterGone),
         }
     }

@@ -57,6 +57,7 @@ mod recordings;
 mod schema;
 mod settings;
 mod store;
+mod totals;
 mod transaction;
 mod writer;
 
@@ -68,4 +69,4 @@ pub use handle::{Spool, SpoolHandle};
 pub use reader::{AccountStat, Limits, SpoolReader, Spooled, Stat, stat};
 pub use record::RowId;
 pub use settings::{Settings, SettingsError};
-pub use transaction::Totals;
+pub use totals::Totals;

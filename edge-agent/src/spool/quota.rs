@@ -11,7 +11,8 @@ use rusqlite::Connection;
 use super::error::SpoolError;
 use super::record::{Dropped, RowId, push_dropped};
 use super::schema::PAGE_BYTES;
-use super::transaction::{Outline, Transaction, table};
+use super::totals::table;
+use super::transaction::{Outline, Transaction};
 
 /// For the trees above the leaves, the books, and the gap records of an eviction.
 const SPARE_PAGES: u64 = 16;
@@ -31,10 +32,7 @@ pub fn free_pages(connection: &Connection, cap_pages: u64) -> Result<u64, SpoolE
     let count = |pragma: &'static str| {
         connection
             .pragma_query_value(None, pragma, |row| row.get::<_, i64>(0))
-            .map_err(|source| SpoolError::Read {
-                what: pragma,
-                source,
-            })
+            .map_err(|source| SpoolError::Read { what: pragma, source })
     };
     let used = count("page_count")?.saturating_sub(count("freelist_count")?);
     Ok(cap_pages.saturating_sub(u64::try_from(used).unwrap_or(0)))
@@ -70,11 +68,7 @@ fn evict_row(
     topic: Topic,
     row: &Outline,
 ) -> Result<(), SpoolError> {
-    if tx
-        .held
-        .as_ref()
-        .is_some_and(|held| held.is_in_flight(row.id))
-    {
+    if tx.held.as_ref().is_some_and(|held| held.is_in_flight(row.id)) {
         return Ok(());
     }
     let Some(dropped) = tx.dropped(row, Reason::SPOOL_FULL.into()) else {
@@ -92,10 +86,7 @@ fn oldest(
     after: RowId,
     limit: usize,
 ) -> Result<Vec<Outline>, SpoolError> {
-    let read = |source| SpoolError::Read {
-        what: "the oldest rows",
-        source,
-    };
+    let read = |source| SpoolError::Read { what: "the oldest rows", source };
     let sql = format!(
         "SELECT {} FROM {} WHERE id > ?1 ORDER BY id LIMIT {limit}",
         Outline::COLUMNS,

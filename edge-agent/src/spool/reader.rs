@@ -16,8 +16,8 @@ use super::books;
 use super::error::SpoolError;
 use super::record::RowId;
 use super::schema;
-use super::store::{Shared, load_totals};
-use super::transaction::{Totals, table};
+use super::store::Shared;
+use super::totals::{self, Totals, table};
 use super::writer::Command;
 
 /// A record as it lies in the spool, ready to be sent.
@@ -44,10 +44,7 @@ impl Spooled {
 
     /// Its id, for a log line.
     pub fn id_text(&self) -> &str {
-        let id = self
-            .headers
-            .iter()
-            .find(|(name, _)| name == picket_wire::header::ID);
+        let id = self.headers.iter().find(|(name, _)| name == picket_wire::header::ID);
         id.map_or("", |(_, value)| value)
     }
 }
@@ -76,12 +73,7 @@ impl SpoolReader {
         committed: Receiver<()>,
     ) -> Result<Self, SpoolError> {
         let connection = schema::open_for_reading(&shared.state_dir)?;
-        Ok(Self {
-            connection,
-            shared,
-            commands,
-            committed,
-        })
+        Ok(Self { connection, shared, commands, committed })
     }
 
     /// Takes the oldest rows of a table with a number in `ids` that are not on their way already.
@@ -96,10 +88,7 @@ impl SpoolReader {
         let mut held = self.shared.leases.lock();
         let mut batch = Vec::new();
         let mut bytes = 0;
-        let read = |source| SpoolError::Read {
-            what: "rows to send",
-            source,
-        };
+        let read = |source| SpoolError::Read { what: "rows to send", source };
         let sql = format!(
             "SELECT id, key, headers, value FROM {} WHERE id >= ?1 AND id < ?2 ORDER BY id",
             table(topic)
@@ -135,9 +124,7 @@ impl SpoolReader {
         if settled.is_empty() {
             return Ok(());
         }
-        self.commands
-            .send(Command::Settle(settled))
-            .map_err(|_| SpoolError::WriterGone)
+        self.commands.send(Command::Settle(settled)).map_err(|_| SpoolError::WriterGone)
     }
 
     /// Says that something was committed since it was last asked.
@@ -157,57 +144,39 @@ impl SpoolReader {
 
     /// Whether nothing is left on disk.
     pub fn is_empty(&self) -> Result<bool, SpoolError> {
-        let (_, totals) = load_totals(&self.connection)?;
+        let (_, totals) = totals::load(&self.connection)?;
         Ok(totals.records == 0 && totals.pictures == 0)
     }
 
     /// What is kept, for the heartbeat. `now_ms` is wall time, if it is known.
     pub fn status(&self, now_ms: Option<i64>) -> Result<SpoolStatus, SpoolError> {
-        let (_, totals) = load_totals(&self.connection)?;
+        let (_, totals) = totals::load(&self.connection)?;
         let oldest = oldest_ms(&self.connection)?;
         Ok(SpoolStatus {
             records: totals.records + totals.pictures,
             bytes: totals.record_bytes + totals.picture_bytes,
             cap_bytes: self.shared.cap_bytes,
-            oldest_age_ms: now_ms
-                .zip(oldest)
-                .map(|(now, then)| books::unsigned(now - then)),
+            oldest_age_ms: now_ms.zip(oldest).map(|(now, then)| books::unsigned(now - then)),
         })
     }
 }
 
 fn spooled(topic: Topic, id: RowId, row: &rusqlite::Row<'_>) -> Result<Spooled, SpoolError> {
-    let read = |source| SpoolError::Read {
-        what: "rows to send",
-        source,
-    };
+    let read = |source| SpoolError::Read { what: "rows to send", source };
     let headers: String = row.get(2).map_err(read)?;
-    let headers = serde_json::from_str(&headers).map_err(|_| SpoolError::Row {
-        what: "headers",
-        value: headers,
-    })?;
+    let headers = serde_json::from_str(&headers)
+        .map_err(|_| SpoolError::Row { what: "headers", value: headers })?;
     let key = row.get(1).map_err(read)?;
-    Ok(Spooled {
-        topic,
-        id,
-        key,
-        headers,
-        value: row.get(3).map_err(read)?,
-    })
+    Ok(Spooled { topic, id, key, headers, value: row.get(3).map_err(read)? })
 }
 
 /// Wall time of the oldest row, in milliseconds; none if the clock was not set then.
 fn oldest_ms(connection: &Connection) -> Result<Option<i64>, SpoolError> {
-    let read = |source| SpoolError::Read {
-        what: "the oldest row",
-        source,
-    };
+    let read = |source| SpoolError::Read { what: "the oldest row", source };
     let sql = "SELECT min(at) FROM (
         SELECT (SELECT committed_at_ms FROM records ORDER BY id LIMIT 1) AS at UNION ALL
         SELECT (SELECT committed_at_ms FROM pictures ORDER BY id LIMIT 1))";
-    connection
-        .query_row(sql, [], |row| row.get(0))
-        .map_err(read)
+    connection.query_row(sql, [], |row| row.get(0)).map_err(read)
 }
 
 /// What a spool holds, read without disturbing its agent.
@@ -241,7 +210,7 @@ pub struct AccountStat {
 /// Reads the spool of a state directory, whether its agent runs or not.
 pub fn stat(state_dir: &Path) -> Result<Stat, SpoolError> {
     let connection = schema::open_for_reading(state_dir)?;
-    let (_, totals) = load_totals(&connection)?;
+    let (_, totals) = totals::load(&connection)?;
     let size = |suffix: &str| {
         let path = state_dir.join(format!("{}{suffix}", schema::FILE));
         std::fs::metadata(path).map_or(0, |meta| meta.len())
@@ -249,15 +218,7 @@ pub fn stat(state_dir: &Path) -> Result<Stat, SpoolError> {
     let accounts = books::load(&connection)?.into_iter().map(|(key, account)| {
         let (last_committed, reserved) = (account.last_committed, account.reserved);
         let epoch = account.epoch;
-        (
-            key,
-            AccountStat {
-                epoch,
-                last_committed,
-                reserved,
-                books: account.books,
-            },
-        )
+        (key, AccountStat { epoch, last_committed, reserved, books: account.books })
     });
     Ok(Stat {
         totals,

@@ -46,11 +46,7 @@ impl Row {
 
     /// A row of a picture.
     pub fn of_picture(picture: Picture) -> Self {
-        let kind = if picture.crop.is_some() {
-            Kind::Crop
-        } else {
-            Kind::Frame
-        };
+        let kind = if picture.crop.is_some() { Kind::Crop } else { Kind::Frame };
         let id = picture.id.clone();
         let run = (id.seq, id.seq);
         Self::new(picture.encode(), kind, id, run)
@@ -58,10 +54,7 @@ impl Row {
 
     fn new(outgoing: Outgoing, kind: Kind, id: ObservationId, (first, last): (u64, u64)) -> Self {
         let headers = serde_json::Value::from_iter(
-            outgoing
-                .headers
-                .into_iter()
-                .map(|(name, value)| vec![name.to_owned(), value]),
+            outgoing.headers.into_iter().map(|(name, value)| vec![name.to_owned(), value]),
         );
         Self {
             topic: outgoing.topic,
@@ -127,32 +120,14 @@ impl Dropped {
         let first = id.seq;
         let count = last.saturating_sub(first) + 1;
         let (key, epoch, of) = (id.key, id.epoch, GapOf::Observations);
-        Self {
-            key,
-            epoch,
-            of,
-            reason,
-            first,
-            last,
-            count,
-            stamp,
-        }
+        Self { key, epoch, of, reason, first, last, count, stamp }
     }
 
     /// The picture of a frame.
     pub fn picture(id: ObservationId, reason: Reason, stamp: Stamp) -> Self {
         let (first, last) = (id.seq, id.seq);
         let (key, epoch, of) = (id.key, id.epoch, GapOf::Frames);
-        Self {
-            key,
-            epoch,
-            of,
-            reason,
-            first,
-            last,
-            count: 1,
-            stamp,
-        }
+        Self { key, epoch, of, reason, first, last, count: 1, stamp }
     }
 
     /// Takes `next` in, if the two make one gap. Of observations each `seq` between first and last
@@ -175,11 +150,7 @@ impl Dropped {
 
     /// The gap record.
     pub fn gap_row(&self) -> Result<Row, SpoolError> {
-        let id = ObservationId {
-            key: self.key.clone(),
-            epoch: self.epoch,
-            seq: self.first,
-        };
+        let id = ObservationId { key: self.key.clone(), epoch: self.epoch, seq: self.first };
         let gap = Gap {
             id,
             stamp: self.stamp,
@@ -212,11 +183,7 @@ mod tests {
 
     fn dropped(of: GapOf, first: u64, last: u64) -> Dropped {
         let id: ObservationId = format!("gate/north/1-0a1b2c3d/{first}").parse().unwrap();
-        let stamp = Stamp {
-            mono_us: 5,
-            captured_at: None,
-            clock: ClockState::Unset,
-        };
+        let stamp = Stamp { mono_us: 5, captured_at: None, clock: ClockState::Unset };
         let mut dropped = Dropped::observations(id, last, Reason::SPOOL_FULL.into(), stamp);
         dropped.of = of;
         dropped
@@ -238,10 +205,7 @@ mod tests {
         for seq in [1, 5, 9] {
             push_dropped(&mut runs, dropped(GapOf::Frames, seq, seq));
         }
-        assert_eq!(
-            (runs.len(), runs[0].first, runs[0].last, runs[0].count),
-            (1, 1, 9, 3)
-        );
+        assert_eq!((runs.len(), runs[0].first, runs[0].last, runs[0].count), (1, 1, 9, 3));
     }
 
     #[test]

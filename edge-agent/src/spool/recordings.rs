@@ -20,10 +20,7 @@ pub struct Recordings(Mutex<Positions>);
 impl Recordings {
     /// With what is on disk.
     pub fn load(connection: &Connection) -> Result<Self, SpoolError> {
-        let read = |source| SpoolError::Read {
-            what: "the recordings",
-            source,
-        };
+        let read = |source| SpoolError::Read { what: "the recordings", source };
         let mut statement = connection
             .prepare("SELECT key, fingerprint, media_time_ns, at_end FROM recordings")
             .map_err(read)?;
@@ -34,11 +31,8 @@ impl Recordings {
             let fingerprint: String = row.get(1).map_err(read)?;
             let media_time_ns = unsigned(row.get(2).map_err(read)?);
             let at_end = row.get(3).map_err(read)?;
-            let position = SourcePosition {
-                fingerprint: fingerprint.clone(),
-                media_time_ns,
-                at_end,
-            };
+            let position =
+                SourcePosition { fingerprint: fingerprint.clone(), media_time_ns, at_end };
             positions.insert((key, fingerprint), position);
         }
         Ok(Self(Mutex::new(positions)))
@@ -47,9 +41,7 @@ impl Recordings {
     /// How far a recording was read.
     pub fn get(&self, key: &CameraKey, fingerprint: &str) -> Option<SourcePosition> {
         let positions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        positions
-            .get(&(key.clone(), fingerprint.to_owned()))
-            .cloned()
+        positions.get(&(key.clone(), fingerprint.to_owned())).cloned()
     }
 
     /// Takes over what a transaction has made durable.

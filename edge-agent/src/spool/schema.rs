@@ -113,10 +113,8 @@ fn check_sqlite_version() -> Result<(), SpoolError> {
 }
 
 fn open(path: &Path, settings: &Settings) -> Result<Connection, SpoolError> {
-    let connection = Connection::open(path).map_err(|source| SpoolError::Open {
-        path: path.to_path_buf(),
-        source,
-    })?;
+    let connection = Connection::open(path)
+        .map_err(|source| SpoolError::Open { path: path.to_path_buf(), source })?;
     set_pragmas(&connection, settings)?;
     create_or_check(&connection, path)?;
     Ok(connection)
@@ -169,10 +167,7 @@ fn set_pragmas(connection: &Connection, settings: &Settings) -> Result<(), Spool
     // and readers would block the writer.
     let mode = connection
         .pragma_query_value(None, "journal_mode", |row| row.get::<_, String>(0))
-        .map_err(|source| SpoolError::Pragma {
-            pragma: "journal_mode",
-            source,
-        })?;
+        .map_err(|source| SpoolError::Pragma { pragma: "journal_mode", source })?;
     if mode != "wal" {
         return Err(SpoolError::NoWal { mode });
     }
@@ -181,15 +176,10 @@ fn set_pragmas(connection: &Connection, settings: &Settings) -> Result<(), Spool
 
 /// Makes the tables in a new database, or checks that the database is a spool of a known format.
 fn create_or_check(connection: &Connection, path: &Path) -> Result<(), SpoolError> {
-    let read = |source| SpoolError::Schema {
-        step: "read",
-        source,
-    };
+    let read = |source| SpoolError::Schema { step: "read", source };
     let integer = |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, i32>(0));
-    let (application, format) = (
-        integer("application_id").map_err(read)?,
-        integer("user_version").map_err(read)?,
-    );
+    let (application, format) =
+        (integer("application_id").map_err(read)?, integer("user_version").map_err(read)?);
     let tables: i64 = connection
         .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
         .map_err(read)?;
@@ -200,23 +190,14 @@ fn create_or_check(connection: &Connection, path: &Path) -> Result<(), SpoolErro
         );
         return connection
             .execute_batch(&script)
-            .map_err(|source| SpoolError::Schema {
-                step: "make",
-                source,
-            });
+            .map_err(|source| SpoolError::Schema { step: "make", source });
     }
     if application != APPLICATION_ID {
-        return Err(SpoolError::NotASpool {
-            path: path.to_path_buf(),
-        });
+        return Err(SpoolError::NotASpool { path: path.to_path_buf() });
     }
     if format > FORMAT {
         let path = path.to_path_buf();
-        return Err(SpoolError::NewerFormat {
-            path,
-            found: format,
-            known: FORMAT,
-        });
+        return Err(SpoolError::NewerFormat { path, found: format, known: FORMAT });
     }
     Ok(())
 }
@@ -229,15 +210,9 @@ fn look_closely(connection: Connection, state_dir: &Path) -> Result<Connection, 
     }
     let verdict: String = connection
         .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
-        .map_err(|source| SpoolError::Schema {
-            step: "check",
-            source,
-        })?;
+        .map_err(|source| SpoolError::Schema { step: "check", source })?;
     if verdict != "ok" {
-        return Err(SpoolError::Row {
-            what: "quick_check",
-            value: verdict,
-        });
+        return Err(SpoolError::Row { what: "quick_check", value: verdict });
     }
     // The mark has served; were it to stay, the next start would only look closely again.
     if let Err(error) = fs::remove_file(state_dir.join(SUSPECT_FILE)) {
@@ -277,12 +252,8 @@ pub fn count_set_aside(state_dir: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(state_dir) else {
         return 0;
     };
-    let number = |name: &str| {
-        name.strip_prefix(FILE)?
-            .strip_prefix(".corrupt-")?
-            .parse::<u32>()
-            .ok()
-    };
+    let number =
+        |name: &str| name.strip_prefix(FILE)?.strip_prefix(".corrupt-")?.parse::<u32>().ok();
     let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     names.filter(|name| number(name).is_some()).count() as u64
 }

@@ -60,11 +60,7 @@ impl Settings {
     pub fn check(&self) -> Result<(), SettingsError> {
         let refuse = |field, value, rule| Err(SettingsError { field, value, rule });
         if !(LEAST_BYTES..=MOST_BYTES).contains(&self.max_bytes) {
-            return refuse(
-                "max_bytes",
-                self.max_bytes,
-                "16777216 (16 MiB) to 17592186044416",
-            );
+            return refuse("max_bytes", self.max_bytes, "16777216 (16 MiB) to 17592186044416");
         }
         if !(1..=10_000).contains(&self.commit_interval_ms) {
             return refuse("commit_interval_ms", self.commit_interval_ms, "1 to 10000");
@@ -93,14 +89,8 @@ mod tests {
 
     #[test]
     fn a_refused_value_is_named_with_what_would_be_right() {
-        let settings = Settings {
-            max_bytes: 5,
-            ..Settings::default()
-        };
+        let settings = Settings { max_bytes: 5, ..Settings::default() };
         let error = settings.check().unwrap_err().to_string();
-        assert!(
-            error.contains("spool.max_bytes = 5") && error.contains("16 MiB"),
-            "{error}"
-        );
+        assert!(error.contains("spool.max_bytes = 5") && error.contains("16 MiB"), "{error}");
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use picket_wire::observation::{EpochStart, PreviousEpoch, Stamp};
-use picket_wire::{CameraKey, CameraName, CameraRecord, DeviceName, EpochId, ObservationId, Topic};
+use picket_wire::{CameraKey, CameraName, CameraRecord, DeviceName, EpochId, ObservationId};
 use rusqlite::{Connection, TransactionBehavior};
 
 use super::batch::{Batch, Entry, Outcome};
@@ -20,7 +20,8 @@ use super::record::{Row, RowId};
 use super::recordings::{self, Positions, Recordings};
 use super::schema::{self, PAGE_BYTES};
 use super::settings::Settings;
-use super::transaction::{OpenGaps, Totals, Transaction};
+use super::totals::{self, Totals};
+use super::transaction::{OpenGaps, Transaction};
 use super::{epoch, quota};
 
 /// What the writer shows to the rest of the agent.
@@ -70,16 +71,14 @@ impl Store {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, SpoolError> {
         settings.check()?;
-        std::fs::create_dir_all(state_dir).map_err(|source| SpoolError::Directory {
-            path: state_dir.to_path_buf(),
-            source,
-        })?;
+        std::fs::create_dir_all(state_dir)
+            .map_err(|source| SpoolError::Directory { path: state_dir.to_path_buf(), source })?;
         let lock = StateLock::take(state_dir)?;
         let connection = schema::open_for_writing(state_dir, settings)?;
         let accounts = books::load(&connection)?;
-        let (epoch_in_database, totals) = load_totals(&connection)?;
+        let (epoch_in_database, totals) = totals::load(&connection)?;
         let epoch = epoch::begin(state_dir, epoch_in_database)?;
-        let next_id = last_id(&connection)? + 1;
+        let next_id = totals::last_id(&connection)? + 1;
         let shared = Arc::new(Shared {
             state_dir: state_dir.to_path_buf(),
             device: device.clone(),
@@ -93,10 +92,8 @@ impl Store {
             used_bytes: AtomicU64::new(0),
             turns: AtomicU64::new(0),
         });
-        let key = |camera: &CameraName| CameraKey {
-            device: device.clone(),
-            camera: camera.clone(),
-        };
+        let key =
+            |camera: &CameraName| CameraKey { device: device.clone(), camera: camera.clone() };
         let mut store = Self {
             connection,
             clock,
@@ -135,18 +132,9 @@ impl Store {
                     // A bound below what was committed would be refused by the centre.
                     reserved: account.reserved.max(account.last_committed),
                 });
-                let id = ObservationId {
-                    key: key.clone(),
-                    epoch: tx.epoch,
-                    seq: 0,
-                };
+                let id = ObservationId { key: key.clone(), epoch: tx.epoch, seq: 0 };
                 let agent_version = env!("CARGO_PKG_VERSION").to_owned();
-                let start = EpochStart {
-                    id,
-                    stamp: now,
-                    previous,
-                    agent_version,
-                };
+                let start = EpochStart { id, stamp: now, previous, agent_version };
                 tx.insert(&Row::of_record(&CameraRecord::Epoch(start))?)?;
                 let epoch = tx.epoch;
                 let account = tx.account(key);
@@ -162,19 +150,9 @@ impl Store {
         camera: &CameraName,
         count: u64,
     ) -> Result<RangeInclusive<u64>, SpoolError> {
-        let known = self
-            .cameras
-            .iter()
-            .find(|key| key.camera == *camera)
-            .cloned();
-        let key = known.ok_or_else(|| SpoolError::UnknownCamera {
-            camera: camera.clone(),
-        })?;
-        let first = self
-            .accounts
-            .get(&key)
-            .map_or(0, |account| account.reserved)
-            + 1;
+        let known = self.cameras.iter().find(|key| key.camera == *camera).cloned();
+        let key = known.ok_or_else(|| SpoolError::UnknownCamera { camera: camera.clone() })?;
+        let first = self.accounts.get(&key).map_or(0, |account| account.reserved) + 1;
         let last = first.saturating_add(count.max(1) - 1);
         let now = self.now();
         self.transact(now, false, |tx| {
@@ -190,14 +168,8 @@ impl Store {
         let now = self.now();
         let needed = extra_pages + pages_needed(batch);
         let full = quota::free_pages(&self.connection, self.cap_pages)? < needed;
-        let gaps = batch
-            .entries
-            .iter()
-            .any(|entry| matches!(entry, Entry::Dropped(_)))
-            || batch
-                .settled
-                .iter()
-                .any(|settled| settled.outcome != Outcome::Acknowledged);
+        let gaps = batch.entries.iter().any(|entry| matches!(entry, Entry::Dropped(_)))
+            || batch.settled.iter().any(|settled| settled.outcome != Outcome::Acknowledged);
         let mut positions = Positions::new();
         let clocks = self.clock_records(&now);
         let cap_pages = self.cap_pages;
@@ -230,18 +202,9 @@ impl Store {
     }
 
     fn clock_records(&self, now: &Stamp) -> Vec<CameraRecord> {
-        let stamped = self
-            .cameras
-            .iter()
-            .filter(|key| self.clock.stamps(&key.camera));
-        let with_seq = stamped.map(|key| {
-            (
-                key,
-                self.accounts
-                    .get(key)
-                    .map_or(0, |account| account.last_committed),
-            )
-        });
+        let stamped = self.cameras.iter().filter(|key| self.clock.stamps(&key.camera));
+        let with_seq = stamped
+            .map(|key| (key, self.accounts.get(key).map_or(0, |account| account.last_committed)));
         with_seq
             .filter(|(key, seq)| self.relations.due(key, *seq, now))
             .map(|(key, seq)| clock::record(key, self.shared.epoch, seq, *now))
@@ -251,10 +214,7 @@ impl Store {
     fn give_back(&self, batch: &Batch) {
         if !batch.settled.is_empty() {
             let mut held = self.shared.leases.lock();
-            batch
-                .settled
-                .iter()
-                .for_each(|settled| held.give_back(settled.id));
+            batch.settled.iter().for_each(|settled| held.give_back(settled.id));
         }
     }
 
@@ -286,13 +246,7 @@ impl Store {
         };
         work(&mut tx)?;
         tx.close()?;
-        let Transaction {
-            changed,
-            new_gaps,
-            totals,
-            next_id,
-            ..
-        } = tx;
+        let Transaction { changed, new_gaps, totals, next_id, .. } = tx;
         guard.commit().map_err(step("commit"))?;
         self.take_over(changed, new_gaps, totals, next_id);
         Ok(())
@@ -345,10 +299,7 @@ impl Store {
         let (pages, moved) = self
             .connection
             .query_row(&sql, [], counts)
-            .map_err(|source| SpoolError::Commit {
-                step: "checkpoint",
-                source,
-            })?;
+            .map_err(|source| SpoolError::Commit { step: "checkpoint", source })?;
         let left = unsigned(pages.saturating_sub(moved));
         metrics::gauge!("picket_agent_spool_log_pages").set(unsigned(pages) as f64);
         Ok(left)
@@ -388,17 +339,12 @@ fn write_entries(
                 tx.gap(dropped)?;
             }
             Entry::Position(key, position) => {
-                positions.insert(
-                    (key.clone(), position.fingerprint.clone()),
-                    position.clone(),
-                );
+                positions.insert((key.clone(), position.fingerprint.clone()), position.clone());
             }
         }
     }
-    recordings::store(tx.connection, &positions).map_err(|source| SpoolError::Commit {
-        step: "write the recordings' positions",
-        source,
-    })?;
+    recordings::store(tx.connection, &positions)
+        .map_err(|source| SpoolError::Commit { step: "write the recordings' positions", source })?;
     Ok(positions)
 }
 
@@ -409,41 +355,4 @@ fn pages_needed(batch: &Batch) -> u64 {
         Entry::Position(..) => None,
     });
     quota::pages_for(rows)
-}
-
-/// The epoch in the database, and the totals.
-pub fn load_totals(connection: &Connection) -> Result<(u64, Totals), SpoolError> {
-    connection
-        .query_row(
-            "SELECT epoch_number, records, record_bytes, pictures, picture_bytes FROM spool",
-            [],
-            |row| {
-                let number = |column| row.get::<_, i64>(column).map(unsigned);
-                let totals = Totals {
-                    records: number(1)?,
-                    record_bytes: number(2)?,
-                    pictures: number(3)?,
-                    picture_bytes: number(4)?,
-                };
-                Ok((number(0)?, totals))
-            },
-        )
-        .map_err(|source| SpoolError::Read {
-            what: "the totals",
-            source,
-        })
-}
-
-fn last_id(connection: &Connection) -> Result<RowId, SpoolError> {
-    let newest = [Topic::Observations, Topic::Frames].map(|topic| {
-        let sql = format!("SELECT max(id) FROM {}", super::transaction::table(topic));
-        connection
-            .query_row(&sql, [], |row| row.get::<_, Option<RowId>>(0))
-            .map_err(|source| SpoolError::Read {
-                what: "the newest row",
-                source,
-            })
-    });
-    let [records, pictures] = newest;
-    Ok(records?.max(pictures?).unwrap_or(0))
 }

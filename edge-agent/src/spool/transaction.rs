@@ -11,6 +11,7 @@ use super::books::{self, Account, parsed, signed, unsigned};
 use super::error::SpoolError;
 use super::lease::Held;
 use super::record::{Dropped, Row, RowId, frames};
+use super::totals::{Totals, table};
 
 /// The newest gap row of each line of each camera: it may grow as long as nobody has seen it.
 pub type OpenGaps = BTreeMap<Line, (RowId, Dropped)>;
@@ -19,36 +20,6 @@ pub type Line = (CameraKey, bool);
 
 fn line(dropped: &Dropped) -> Line {
     (dropped.key.clone(), dropped.of == GapOf::Frames)
-}
-
-/// What the tables hold, kept beside them so that no start and no status has to count rows.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Totals {
-    /// Rows of `records`.
-    pub records: u64,
-    /// Their bytes.
-    pub record_bytes: u64,
-    /// Rows of `pictures`.
-    pub pictures: u64,
-    /// Their bytes.
-    pub picture_bytes: u64,
-}
-
-impl Totals {
-    fn of(&mut self, topic: Topic) -> (&mut u64, &mut u64) {
-        match topic {
-            Topic::Frames => (&mut self.pictures, &mut self.picture_bytes),
-            _ => (&mut self.records, &mut self.record_bytes),
-        }
-    }
-}
-
-/// The table of a topic.
-pub fn table(topic: Topic) -> &'static str {
-    match topic {
-        Topic::Frames => "pictures",
-        _ => "records",
-    }
 }
 
 /// A row's columns, without its value.
@@ -69,10 +40,7 @@ impl Outline {
     pub const COLUMNS: &str = "id, key, epoch, first, last, kind, bytes, headers";
 
     pub fn read(row: &SqlRow<'_>) -> Result<Self, SpoolError> {
-        let failed = |source| SpoolError::Read {
-            what: "a row",
-            source,
-        };
+        let failed = |source| SpoolError::Read { what: "a row", source };
         let text = |column: usize| row.get::<_, String>(column).map_err(failed);
         let number = |column: usize| row.get::<_, i64>(column).map_err(failed);
         Ok(Self {
@@ -95,9 +63,7 @@ impl Outline {
     }
 
     pub fn is_picture(&self) -> bool {
-        [Kind::Frame, Kind::Crop]
-            .iter()
-            .any(|kind| kind.as_str() == self.kind)
+        [Kind::Frame, Kind::Crop].iter().any(|kind| kind.as_str() == self.kind)
     }
 }
 
@@ -119,12 +85,7 @@ pub struct Transaction<'a> {
 impl Transaction<'_> {
     /// The account of a camera, to be changed.
     pub fn account(&mut self, key: &CameraKey) -> &mut Account {
-        let known = || {
-            self.accounts
-                .get(key)
-                .cloned()
-                .unwrap_or(Account::new(self.epoch))
-        };
+        let known = || self.accounts.get(key).cloned().unwrap_or(Account::new(self.epoch));
         self.changed.entry(key.clone()).or_insert_with(known)
     }
 
@@ -150,41 +111,26 @@ impl Transaction<'_> {
         self.connection
             .prepare_cached(&sql)
             .and_then(|mut statement| statement.execute(values))
-            .map_err(|source| SpoolError::Commit {
-                step: "write a row",
-                source,
-            })?;
+            .map_err(|source| SpoolError::Commit { step: "write a row", source })?;
         self.next_id += 1;
-        let (count, bytes) = self.totals.of(row.topic);
-        *count += 1;
-        *bytes += row.bytes();
+        self.totals.add(row.topic, row.bytes());
         Ok(id)
     }
 
     /// Deletes a row; `None` if it is not there.
     pub fn delete(&mut self, topic: Topic, id: RowId) -> Result<Option<Outline>, SpoolError> {
-        let sql = format!(
-            "DELETE FROM {} WHERE id = ?1 RETURNING {}",
-            table(topic),
-            Outline::COLUMNS
-        );
+        let sql =
+            format!("DELETE FROM {} WHERE id = ?1 RETURNING {}", table(topic), Outline::COLUMNS);
         let outline = self
             .connection
             .prepare_cached(&sql)
             .and_then(|mut statement| {
-                statement
-                    .query_row([id], |row| Ok(Outline::read(row)))
-                    .optional()
+                statement.query_row([id], |row| Ok(Outline::read(row))).optional()
             })
-            .map_err(|source| SpoolError::Commit {
-                step: "delete a row",
-                source,
-            })?
+            .map_err(|source| SpoolError::Commit { step: "delete a row", source })?
             .transpose()?;
         if let Some(outline) = &outline {
-            let (count, bytes) = self.totals.of(topic);
-            *count = count.saturating_sub(1);
-            *bytes = bytes.saturating_sub(outline.bytes);
+            self.totals.subtract(topic, outline.bytes);
         }
         Ok(outline)
     }
@@ -194,10 +140,7 @@ impl Transaction<'_> {
     pub fn gap(&mut self, dropped: &Dropped) -> Result<(), SpoolError> {
         let line = line(dropped);
         let mut gap = dropped.clone();
-        let before = self
-            .new_gaps
-            .get(&line)
-            .or_else(|| self.open_gaps.get(&line));
+        let before = self.new_gaps.get(&line).or_else(|| self.open_gaps.get(&line));
         if let Some((id, mut run)) = before.cloned()
             && run.absorb(dropped)
             && self.held.as_mut().is_some_and(|held| held.take_gap(id))
@@ -240,21 +183,10 @@ impl Transaction<'_> {
         };
         // `mono_us` counts from the start of an epoch: a gap in an earlier one can only be stamped
         // by that epoch's own records.
-        let own = (row.epoch != self.epoch)
-            .then(|| stamp_of(&row.headers))
-            .flatten();
+        let own = (row.epoch != self.epoch).then(|| stamp_of(&row.headers)).flatten();
         let stamp = own.unwrap_or(self.now);
         let (key, epoch, first, last) = (row.key.clone(), row.epoch, row.first, row.last);
-        Some(Dropped {
-            key,
-            epoch,
-            of,
-            reason,
-            first,
-            last,
-            count,
-            stamp,
-        })
+        Some(Dropped { key, epoch, of, reason, first, last, count, stamp })
     }
 
     /// Writes the books and totals; the last step before the commit.
@@ -274,13 +206,7 @@ impl Transaction<'_> {
             .and_then(|mut statement| {
                 let [records, record_bytes, pictures, picture_bytes] = totals;
                 let epoch = signed(self.epoch.number);
-                statement.execute(params![
-                    epoch,
-                    records,
-                    record_bytes,
-                    pictures,
-                    picture_bytes
-                ])
+                statement.execute(params![epoch, records, record_bytes, pictures, picture_bytes])
             })
             .map_err(|source| SpoolError::Commit { step, source })?;
         Ok(())
@@ -292,12 +218,7 @@ fn stamp_of(headers: &str) -> Option<Stamp> {
     use picket_wire::header;
     use picket_wire::observation::ClockState::{Synchronised, Unset, Unsynchronised};
     let pairs: Vec<(String, String)> = serde_json::from_str(headers).ok()?;
-    let get = |name: &str| {
-        pairs
-            .iter()
-            .find(|(key, _)| key == name)
-            .map(|(_, v)| v.as_str())
-    };
+    let get = |name: &str| pairs.iter().find(|(key, _)| key == name).map(|(_, v)| v.as_str());
     let states = [Synchronised, Unsynchronised, Unset];
     let clock = get(header::CLOCK)?;
     Some(Stamp {

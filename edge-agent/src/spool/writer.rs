@@ -76,17 +76,7 @@ impl Writer {
     ) -> Self {
         let batch = Batch::default();
         let (failing, flushes, finish) = (None, Vec::new(), None);
-        Self {
-            store,
-            settings,
-            input,
-            commands,
-            committed,
-            batch,
-            failing,
-            flushes,
-            finish,
-        }
+        Self { store, settings, input, commands, committed, batch, failing, flushes, finish }
     }
 
     /// Runs until it is told to finish, or until nobody is left who could tell it.
@@ -130,11 +120,7 @@ impl Writer {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Reserve {
-                camera,
-                count,
-                reply,
-            } => {
+            Command::Reserve { camera, count, reply } => {
                 // Nobody waits any more if the answer cannot be sent; the block is then lost, which
                 // costs numbers and nothing else.
                 let _ = reply.send(self.reserve(&camera, count));
@@ -158,9 +144,7 @@ impl Writer {
     ) -> Result<RangeInclusive<u64>, SpoolError> {
         match &self.failing {
             // Asking a failing disk for each frame would keep the writer from its retries.
-            Some(failing) => Err(SpoolError::Failing {
-                problem: failing.problem.clone(),
-            }),
+            Some(failing) => Err(SpoolError::Failing { problem: failing.problem.clone() }),
             None => self.store.reserve(camera, count),
         }
     }
@@ -199,8 +183,7 @@ impl Writer {
             None if self.is_asked() => Some(now),
             None => self.batch.due_at(&self.settings),
         };
-        due.map_or(LONGEST_WAIT, |due| due.saturating_duration_since(now))
-            .min(LONGEST_WAIT)
+        due.map_or(LONGEST_WAIT, |due| due.saturating_duration_since(now)).min(LONGEST_WAIT)
     }
 
     fn is_asked(&self) -> bool {
@@ -213,10 +196,7 @@ impl Writer {
             Some(failing) => failing.retry_at <= now,
             None => {
                 (self.is_asked() && !self.batch.is_empty())
-                    || self
-                        .batch
-                        .due_at(&self.settings)
-                        .is_some_and(|due| due <= now)
+                    || self.batch.due_at(&self.settings).is_some_and(|due| due <= now)
                     || self.store.has_clock_news()
             }
         }
@@ -226,10 +206,7 @@ impl Writer {
     fn commit(&mut self) {
         let part_bytes = self.settings.commit_bytes.min(self.settings.max_bytes / 4);
         loop {
-            let extra_pages = self
-                .failing
-                .as_ref()
-                .map_or(0, |failing| failing.extra_pages);
+            let extra_pages = self.failing.as_ref().map_or(0, |failing| failing.extra_pages);
             let part = self.batch.take_part(part_bytes);
             let began = Instant::now();
             if let Err(error) = self.store.commit(&part, extra_pages) {

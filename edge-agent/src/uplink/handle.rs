@@ -16,6 +16,7 @@ use super::link::Link;
 use super::queues::Queues;
 use super::sender::{Command, Sender};
 use super::settings::{Settings, SettingsError};
+use super::troubles::Troubles;
 use super::window::Window;
 use crate::spool::SpoolReader;
 
@@ -75,15 +76,8 @@ impl Uplink {
         // connections, which the reconnect back-off keeps rare.
         let (reports_tx, reports) = unbounded();
         let problem = Some("connecting".to_owned());
-        let status = LinkStatus {
-            up: false,
-            problem,
-            certificate_days_left: None,
-        };
-        let shared = Arc::new(Shared {
-            status: Mutex::new(status),
-            turns: AtomicU64::new(0),
-        });
+        let status = LinkStatus { up: false, problem, certificate_days_left: None };
+        let shared = Arc::new(Shared { status: Mutex::new(status), turns: AtomicU64::new(0) });
         let sender = Sender {
             client_id: format!("picket-{device}"),
             names: TopicNames::new(settings.topic_prefix.clone()),
@@ -94,6 +88,7 @@ impl Uplink {
             queues: Queues::new(settings.backlog_one_in, reader.first_id()),
             window: Window::new(settings.max_in_flight_records, settings.max_in_flight_bytes),
             link: Link::new(Duration::from_millis(settings.stall_ms), Instant::now()),
+            troubles: Troubles::default(),
             suspects: VecDeque::new(),
             alone: None,
             status: None,
@@ -109,11 +104,7 @@ impl Uplink {
             .spawn(move || sender.run())
             .map_err(UplinkError::Thread)?;
         let thread = Arc::new(Mutex::new(Some(thread)));
-        Ok(UplinkHandle {
-            commands: commands_tx,
-            shared,
-            thread,
-        })
+        Ok(UplinkHandle { commands: commands_tx, shared, thread })
     }
 }
 
@@ -126,11 +117,7 @@ impl UplinkHandle {
 
     /// Up or down, and why.
     pub fn status(&self) -> LinkStatus {
-        self.shared
-            .status
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.shared.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// A count that rises while the uplink works, also during an outage; standing still means stuck.
@@ -147,14 +134,8 @@ impl UplinkHandle {
         self.commands
             .send_timeout(Command::Drain { until, reply }, GRACE)
             .map_err(|_| UplinkError::Gone)?;
-        let drained = answer
-            .recv_timeout(limit + GRACE)
-            .map_err(|_| UplinkError::Gone)?;
-        let thread = self
-            .thread
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let drained = answer.recv_timeout(limit + GRACE).map_err(|_| UplinkError::Gone)?;
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         match thread.map(JoinHandle::join) {
             Some(Err(_)) => Err(UplinkError::Gone),
             Some(Ok(())) | None => Ok(drained),

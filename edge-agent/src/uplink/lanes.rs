@@ -18,30 +18,15 @@ pub struct Queue {
 impl Queue {
     /// All four, in the order in which they are preferred.
     pub const ALL: [Self; 4] = [
-        Self {
-            lane: Lane::Live,
-            topic: Topic::Observations,
-        },
-        Self {
-            lane: Lane::Live,
-            topic: Topic::Frames,
-        },
-        Self {
-            lane: Lane::Backlog,
-            topic: Topic::Observations,
-        },
-        Self {
-            lane: Lane::Backlog,
-            topic: Topic::Frames,
-        },
+        Self { lane: Lane::Live, topic: Topic::Observations },
+        Self { lane: Lane::Live, topic: Topic::Frames },
+        Self { lane: Lane::Backlog, topic: Topic::Observations },
+        Self { lane: Lane::Backlog, topic: Topic::Frames },
     ];
 
     /// Its place in [`Queue::ALL`].
     pub fn index(self) -> usize {
-        Self::ALL
-            .iter()
-            .position(|queue| *queue == self)
-            .unwrap_or(0)
+        Self::ALL.iter().position(|queue| *queue == self).unwrap_or(0)
     }
 }
 
@@ -56,21 +41,13 @@ pub struct Lanes {
 impl Lanes {
     /// One byte in `backlog_one_in` is of the backlog while both wait.
     pub fn new(backlog_one_in: u32) -> Self {
-        Self {
-            backlog_one_in: backlog_one_in.max(2),
-            credit: 0,
-        }
+        Self { backlog_one_in: backlog_one_in.max(2), credit: 0 }
     }
 
     /// The queue to send from, of those that have something.
     pub fn choose(&self, waiting: impl Fn(Queue) -> bool) -> Option<Queue> {
         let of = |lane| move |queue: &Queue| queue.lane == lane;
-        let first = |lane| {
-            Queue::ALL
-                .into_iter()
-                .filter(of(lane))
-                .find(|queue| waiting(*queue))
-        };
+        let first = |lane| Queue::ALL.into_iter().filter(of(lane)).find(|queue| waiting(*queue));
         match (first(Lane::Live), first(Lane::Backlog)) {
             (Some(_), Some(backlog)) if self.credit > 0 => Some(backlog),
             (live, backlog) => live.or(backlog),
@@ -118,11 +95,7 @@ mod tests {
         let (live, backlog) = shares(|_| 500, 10_000);
         assert!((2..=3).contains(&(live / backlog)), "{live} {backlog}");
         let sizes = |queue: Queue| {
-            if queue.lane == Lane::Live {
-                500
-            } else {
-                100_000
-            }
+            if queue.lane == Lane::Live { 500 } else { 100_000 }
         };
         let (live, backlog) = shares(sizes, 100_000);
         assert!((2..=3).contains(&(live / backlog)), "{live} {backlog}");
@@ -132,14 +105,8 @@ mod tests {
     fn live_goes_first_and_records_before_pictures() {
         let lanes = Lanes::new(4);
         assert_eq!(lanes.choose(|_| true), Some(Queue::ALL[0]));
-        assert_eq!(
-            lanes.choose(|queue| queue.lane == Lane::Backlog),
-            Some(Queue::ALL[2])
-        );
-        assert_eq!(
-            lanes.choose(|queue| queue.topic == Topic::Frames),
-            Some(Queue::ALL[1])
-        );
+        assert_eq!(lanes.choose(|queue| queue.lane == Lane::Backlog), Some(Queue::ALL[2]));
+        assert_eq!(lanes.choose(|queue| queue.topic == Topic::Frames), Some(Queue::ALL[1]));
         assert_eq!(lanes.choose(|_| false), None);
     }
 

@@ -57,24 +57,13 @@ pub fn explain(said: &str) -> String {
             &["alert certificate expired", "certificate expired"],
             "the broker says that this device's certificate has expired",
         ),
+        (&["certificate has expired"], "the broker's certificate has expired"),
         (
-            &["certificate has expired"],
-            "the broker's certificate has expired",
-        ),
-        (
-            &[
-                "hostname mismatch",
-                "IP address mismatch",
-                "verify failed: broker certificate name",
-            ],
+            &["hostname mismatch", "IP address mismatch", "verify failed: broker certificate name"],
             "the broker's certificate is for another host name than the one in uplink.brokers",
         ),
         (
-            &[
-                "certificate verify failed",
-                "self-signed certificate",
-                "self signed certificate",
-            ],
+            &["certificate verify failed", "self-signed certificate", "self signed certificate"],
             "the broker's certificate is not signed by the CA in uplink.ca_file",
         ),
         (
@@ -89,22 +78,12 @@ pub fn explain(said: &str) -> String {
             &["Connection refused"],
             "the broker refuses the connection: is it running, and is the port right?",
         ),
+        (&["Failed to resolve"], "the broker's name cannot be resolved"),
         (
-            &["Failed to resolve"],
-            "the broker's name cannot be resolved",
-        ),
-        (
-            &[
-                "ApiVersionRequest failed",
-                "incorrect security.protocol",
-                "wrong version number",
-            ],
+            &["ApiVersionRequest failed", "incorrect security.protocol", "wrong version number"],
             "what answers does not speak the expected protocol: TLS against plaintext?",
         ),
-        (
-            &["timed out", "timeout"],
-            "the broker does not answer in time",
-        ),
+        (&["timed out", "timeout"], "the broker does not answer in time"),
     ];
     let matches = |(texts, _): &&(&[&str], &str)| texts.iter().any(|text| said.contains(text));
     match MEANINGS.iter().find(matches) {
@@ -174,9 +153,7 @@ impl Link {
         match before {
             State::Up => None,
             State::Connecting => Some(Change::Up { outage: None }),
-            State::Down { since, .. } => Some(Change::Up {
-                outage: Some(now - since),
-            }),
+            State::Down { since, .. } => Some(Change::Up { outage: Some(now - since) }),
         }
     }
 
@@ -193,11 +170,7 @@ impl Link {
                 None
             }
             _ => {
-                self.state = State::Down {
-                    problem,
-                    since: now,
-                    reminded: now,
-                };
+                self.state = State::Down { problem, since: now, reminded: now };
                 Some(Change::Down)
             }
         }
@@ -206,10 +179,7 @@ impl Link {
     /// No broker can be reached.
     pub fn all_brokers_down(&mut self, now: Instant) -> Option<Change> {
         let problem = self.last_said.clone();
-        self.broke(
-            problem.unwrap_or_else(|| "no broker can be reached".to_owned()),
-            now,
-        )
+        self.broke(problem.unwrap_or_else(|| "no broker can be reached".to_owned()), now)
     }
 
     /// Something failed: waits before the next attempt, longer each time.
@@ -222,9 +192,7 @@ impl Link {
 
     /// Time passes; `oldest` is the age of the oldest thing on its way.
     pub fn tick(&mut self, oldest: Option<Duration>, now: Instant) -> Option<Change> {
-        let silent = now
-            .saturating_duration_since(self.last_acked)
-            .min(oldest.unwrap_or_default());
+        let silent = now.saturating_duration_since(self.last_acked).min(oldest.unwrap_or_default());
         if !self.is_down() && silent >= self.stall {
             let problem = self.last_said.clone().unwrap_or_else(|| {
                 format!("nothing was acknowledged for {} ms", silent.as_millis())
@@ -302,35 +270,17 @@ mod tests {
         let Verdict::Problem(text) = judge(Code::UnknownTopic, Topic::Frames, &names) else {
             panic!("not a problem")
         };
-        assert!(
-            text.contains("site.frames") && text.contains("topics create"),
-            "{text}"
-        );
-        assert_eq!(
-            judge(Code::NotEnoughReplicas, Topic::Frames, &names),
-            Verdict::Retry
-        );
+        assert!(text.contains("site.frames") && text.contains("topics create"), "{text}");
+        assert_eq!(judge(Code::NotEnoughReplicas, Topic::Frames, &names), Verdict::Retry);
     }
 
     #[test]
     fn causes_are_told_apart_in_words() {
         let cases = [
-            (
-                "Connect to ipv4#127.0.0.1:1 failed: Connection refused",
-                "is it running",
-            ),
-            (
-                "SSL handshake failed: error:0A000086:certificate verify failed:",
-                "not signed by",
-            ),
-            (
-                "SSL handshake failed: ... sslv3 alert certificate expired",
-                "this device's",
-            ),
-            (
-                "Failed to resolve 'nowhere:9093': Name or service not known",
-                "resolved",
-            ),
+            ("Connect to ipv4#127.0.0.1:1 failed: Connection refused", "is it running"),
+            ("SSL handshake failed: error:0A000086:certificate verify failed:", "not signed by"),
+            ("SSL handshake failed: ... sslv3 alert certificate expired", "this device's"),
+            ("Failed to resolve 'nowhere:9093': Name or service not known", "resolved"),
         ];
         for (said, meaning) in cases {
             assert!(explain(said).contains(meaning), "{said}");

@@ -22,12 +22,14 @@
 mod handle;
 mod lanes;
 mod link;
+mod news;
 mod probe;
 mod producer;
 mod queues;
 mod security;
 mod sender;
 mod settings;
+mod troubles;
 mod window;
 
 pub use handle::{Drained, Uplink, UplinkError, UplinkHandle};

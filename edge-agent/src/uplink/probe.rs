@@ -56,7 +56,7 @@ pub fn probe(
     let client_id = format!("picket-{device}-doctor");
     let producer: BaseProducer<Reporter, NoCustomPartitioner> =
         producer::config(settings, &client_id)
-            .create_with_context(Reporter::new(reports_tx))
+            .create_with_context(Reporter::new(Topic::Observations, reports_tx))
             .map_err(ProbeError::Producer)?;
     let names = TopicNames::new(settings.topic_prefix.clone());
     let until = Instant::now() + limit;
@@ -65,33 +65,18 @@ pub fn probe(
     for topic in Topic::OF_DEVICES {
         let name = names.name(topic);
         let left = until.saturating_duration_since(Instant::now());
-        let answer = producer
-            .client()
-            .fetch_metadata(Some(&name), left)
-            .map_err(|error| {
-                // The reports say why; the answer only that there was none.
-                producer.poll(Duration::from_millis(50));
-                let why = newest_complaint(&reports).unwrap_or_else(|| error.to_string());
-                ProbeError::Unreachable {
-                    brokers: settings.brokers.join(", "),
-                    why,
-                }
-            })?;
-        brokers = answer
-            .brokers()
-            .iter()
-            .map(|b| format!("{}:{}", b.host(), b.port()))
-            .collect();
+        let answer = producer.client().fetch_metadata(Some(&name), left).map_err(|error| {
+            // The reports say why; the answer only that there was none.
+            producer.poll(Duration::from_millis(50));
+            let why = newest_complaint(&reports).unwrap_or_else(|| error.to_string());
+            ProbeError::Unreachable { brokers: settings.brokers.join(", "), why }
+        })?;
+        brokers = answer.brokers().iter().map(|b| format!("{}:{}", b.host(), b.port())).collect();
         let found = answer.topics().iter().find(|found| found.name() == name);
         topics.push((name, verdict(found, topic, &names)));
     }
     let certificate_days_left = security::days_left(settings);
-    Ok(ProbeReport {
-        tls: settings.uses_tls(),
-        brokers,
-        certificate_days_left,
-        topics,
-    })
+    Ok(ProbeReport { tls: settings.uses_tls(), brokers, certificate_days_left, topics })
 }
 
 fn verdict(
@@ -118,11 +103,7 @@ fn verdict(
 /// The newest that is not merely the sum of the others.
 fn newest_complaint(reports: &Receiver<Report>) -> Option<String> {
     let said = reports.try_iter().filter_map(|report| match report {
-        Report::Trouble {
-            code: Code::AllBrokersDown,
-            ..
-        }
-        | Report::Delivered { .. } => None,
+        Report::Trouble { code: Code::AllBrokersDown, .. } | Report::Delivered { .. } => None,
         Report::Trouble { said, .. } => Some(link::explain(&said)),
     });
     said.last()

@@ -32,6 +32,8 @@ pub enum Report {
     },
     /// Something is wrong with the connection or the producer.
     Trouble {
+        /// Of which producer: that of observations, or that of frames.
+        topic: Topic,
         /// What kind.
         code: Code,
         /// In librdkafka's words.
@@ -41,13 +43,14 @@ pub enum Report {
 
 /// Passes everything on to the uplink's thread, and waits for nothing.
 pub struct Reporter {
+    topic: Topic,
     reports: Sender<Report>,
 }
 
 impl Reporter {
-    /// Reports to `reports`.
-    pub fn new(reports: Sender<Report>) -> Self {
-        Self { reports }
+    /// Reports to `reports`, for the producer of `topic`.
+    pub fn new(topic: Topic, reports: Sender<Report>) -> Self {
+        Self { topic, reports }
     }
 }
 
@@ -66,10 +69,8 @@ impl ClientContext for Reporter {
     fn error(&self, error: KafkaError, reason: &str) {
         let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
         // The uplink has ended if nobody listens.
-        let _ = self.reports.send(Report::Trouble {
-            code,
-            said: reason.to_owned(),
-        });
+        let _ =
+            self.reports.send(Report::Trouble { topic: self.topic, code, said: reason.to_owned() });
     }
 }
 
@@ -103,20 +104,12 @@ impl Producers {
             let mut config = config(settings, client_id);
             let most = Topic::max_message_bytes(topic) + FRAMING_BYTES;
             config.set("message.max.bytes", most.to_string());
-            let codec = if topic == Topic::Frames {
-                "none"
-            } else {
-                "zstd"
-            };
+            let codec = if topic == Topic::Frames { "none" } else { "zstd" };
             config.set("compression.type", codec);
-            config.create_with_context(Reporter::new(reports.clone()))
+            config.create_with_context(Reporter::new(topic, reports.clone()))
         };
         let names = TopicNames::new(settings.topic_prefix.clone());
-        Ok(Self {
-            small: make(Topic::Observations)?,
-            large: make(Topic::Frames)?,
-            names,
-        })
+        Ok(Self { small: make(Topic::Observations)?, large: make(Topic::Frames)?, names })
     }
 
     fn of(&self, topic: Topic) -> &ThreadedProducer<Reporter> {
@@ -138,22 +131,14 @@ impl Producers {
     ) -> Result<(), Code> {
         let mut owned = OwnedHeaders::new_with_capacity(headers.len() + 1);
         for (name, value) in headers {
-            owned = owned.insert(Header {
-                key: name.as_ref(),
-                value: Some(value.as_str()),
-            });
+            owned = owned.insert(Header { key: name.as_ref(), value: Some(value.as_str()) });
         }
         if let Some(lane) = lane {
-            owned = owned.insert(Header {
-                key: header::LANE,
-                value: Some(lane.as_str()),
-            });
+            owned = owned.insert(Header { key: header::LANE, value: Some(lane.as_str()) });
         }
         let name = self.names.name(topic);
-        let record = BaseRecord::with_opaque_to(&name, ticket)
-            .key(key)
-            .payload(value)
-            .headers(owned);
+        let record =
+            BaseRecord::with_opaque_to(&name, ticket).key(key).payload(value).headers(owned);
         let sent = self.of(topic).send(record);
         sent.map_err(|(error, _)| error.rdkafka_error_code().unwrap_or(Code::Unknown))
     }
@@ -231,6 +216,6 @@ pub fn check_tls(settings: &Settings) -> Result<(), String> {
     set_tls(&mut config, settings);
     let (reports, _) = crossbeam_channel::unbounded();
     let made: Result<BaseProducer<Reporter, NoCustomPartitioner>, KafkaError> =
-        config.create_with_context(Reporter::new(reports));
+        config.create_with_context(Reporter::new(Topic::Observations, reports));
     made.map(|_| ()).map_err(|error| error.to_string())
 }

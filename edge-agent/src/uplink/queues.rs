@@ -9,10 +9,7 @@ use crate::spool::{Limits, RowId, SpoolError, SpoolReader, Spooled};
 
 /// Read ahead per queue: enough that the spool is not asked for each record, little enough that
 /// memory does not grow with the backlog.
-const AHEAD: Limits = Limits {
-    rows: 128,
-    bytes: 512 * 1024,
-};
+const AHEAD: Limits = Limits { rows: 128, bytes: 512 * 1024 };
 
 /// One queue: a range of rows, read from its front.
 #[derive(Debug, Default)]
@@ -35,11 +32,8 @@ pub struct Queues {
 impl Queues {
     /// What was in the spool at the start is backlog, what this run commits is live.
     pub fn new(backlog_one_in: u32, live_from: RowId) -> Self {
-        let mut queues = Self {
-            lanes: Lanes::new(backlog_one_in),
-            live_from,
-            shelves: Default::default(),
-        };
+        let mut queues =
+            Self { lanes: Lanes::new(backlog_one_in), live_from, shelves: Default::default() };
         queues.rewind();
         queues
     }
@@ -69,11 +63,7 @@ impl Queues {
 
     /// The lane in which a row would be sent now.
     pub fn lane_of(&self, id: RowId) -> Lane {
-        if id >= self.live_from {
-            Lane::Live
-        } else {
-            Lane::Backlog
-        }
+        if id >= self.live_from { Lane::Live } else { Lane::Backlog }
     }
 
     /// After an outage: all that is committed by now is backlog, in one queue from its front.
@@ -87,20 +77,14 @@ impl Queues {
     /// Something was committed, so that a live queue may have more. Gap records of evictions too
     /// come at the end, so a backlog never gets more by a commit.
     pub fn more_committed(&mut self) {
-        for queue in Queue::ALL
-            .into_iter()
-            .filter(|queue| queue.lane == Lane::Live)
-        {
+        for queue in Queue::ALL.into_iter().filter(|queue| queue.lane == Lane::Live) {
             self.shelves[queue.index()].exhausted = false;
         }
     }
 
     /// A row was not delivered: it is read again, before those that come after it.
     pub fn again(&mut self, reader: &SpoolReader, topic: Topic, id: RowId) {
-        let queue = Queue {
-            lane: self.lane_of(id),
-            topic,
-        };
+        let queue = Queue { lane: self.lane_of(id), topic };
         let shelf = &mut self.shelves[queue.index()];
         // What was read ahead goes back too, to come behind it. Rows that are still on their way are
         // stepped over in the second reading.
@@ -119,9 +103,7 @@ impl Queues {
         self.restock(reader)?;
         let shelves = &self.shelves;
         let waits = |queue: Queue| !shelves[queue.index()].read.is_empty();
-        let chosen = self
-            .lanes
-            .choose(|queue| has_room(queue.topic) && waits(queue));
+        let chosen = self.lanes.choose(|queue| has_room(queue.topic) && waits(queue));
         let Some(queue) = chosen else { return Ok(None) };
         let Some(spooled) = self.shelves[queue.index()].read.pop_front() else {
             return Ok(None);

@@ -79,11 +79,7 @@ pub fn check(settings: &Settings) -> Result<(), SecurityError> {
     // The TLS library itself compares key and certificate when a producer is made; one without a
     // broker connects to nothing.
     producer::check_tls(settings).map_err(|why| {
-        let mismatch = [
-            "key values mismatch",
-            "Private key check failed",
-            "mismatch",
-        ];
+        let mismatch = ["key values mismatch", "Private key check failed", "mismatch"];
         if mismatch.iter().any(|text| why.contains(text)) {
             SecurityError::KeyMismatch
         } else {
@@ -115,18 +111,10 @@ fn check_certificate(field: &'static str, path: &Path, bytes: &[u8]) -> Result<(
     };
     let now = ASN1Time::now();
     if now > not_after {
-        return Err(SecurityError::Expired {
-            field,
-            path,
-            when: not_after.to_string(),
-        });
+        return Err(SecurityError::Expired { field, path, when: not_after.to_string() });
     }
     if now < not_before {
-        return Err(SecurityError::NotYetValid {
-            field,
-            path,
-            when: not_before.to_string(),
-        });
+        return Err(SecurityError::NotYetValid { field, path, when: not_before.to_string() });
     }
     Ok(())
 }
@@ -198,10 +186,7 @@ mod tests {
     fn expired_certificate_is_refused_with_its_date() {
         let files = files(2001);
         let text = crate::spool::chain(&files.settings.check().unwrap_err());
-        assert!(
-            text.contains("expired on") && text.contains("2001"),
-            "{text}"
-        );
+        assert!(text.contains("expired on") && text.contains("2001"), "{text}");
         assert!(days_left(&files.settings).unwrap() < 0);
     }
 

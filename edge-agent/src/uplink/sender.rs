@@ -1,8 +1,8 @@
 //! The uplink's thread: from the spool into the window, from the reports back to the spool.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender as ChannelSender, select};
@@ -12,17 +12,16 @@ use picket_wire::{Lane, Topic, TopicNames};
 use rdkafka::types::RDKafkaErrorCode as Code;
 
 use super::handle::{Drained, Shared};
-use super::link::{self, Change, Link, Verdict};
+use super::link::{self, Link, Verdict};
 use super::producer::{Producers, Report};
 use super::queues::Queues;
-use super::security;
 use super::settings::Settings;
+use super::troubles::Troubles;
 use super::window::{Parcel, Sent, Ticket, Window};
 use crate::spool::{Outcome, RowId, Settled, SpoolReader, Spooled, chain};
 
 /// How often time is looked at when nothing happens.
 const TICK: Duration = Duration::from_millis(200);
-const LOOK_AT_CERTIFICATE: Duration = Duration::from_secs(3600);
 
 /// What the rest of the agent asks of the uplink.
 pub enum Command {
@@ -50,6 +49,7 @@ pub struct Sender {
     pub(super) queues: Queues,
     pub(super) window: Window,
     pub(super) link: Link,
+    pub(super) troubles: Troubles,
     /// Rows that the broker refused in company: each is tried alone before it is given up, since
     /// the broker refuses a whole batch for one of it.
     pub(super) suspects: VecDeque<(Topic, RowId)>,
@@ -118,10 +118,11 @@ impl Sender {
                     self.alone = None;
                 }
             }
-            Report::Trouble {
-                code: Code::AllBrokersDown,
-                ..
-            } => {
+            // A broker closes connections that are idle: where nothing is on its way, that is all.
+            Report::Trouble { code: Code::AllBrokersDown, topic, .. } => {
+                if !self.window.has_any(|of| (of == Topic::Frames) == (topic == Topic::Frames)) {
+                    return;
+                }
                 let change = self.link.all_brokers_down(now);
                 self.tell(change);
             }
@@ -133,12 +134,14 @@ impl Sender {
     }
 
     fn delivered(&mut self, sent: Sent, now: Instant) {
+        let topic = sent.parcel.topic();
+        if self.troubles.cleared(topic) {
+            tracing::warn!(target: "uplink", topic = self.names.name(topic),
+                "the topic can be written again");
+            self.queues.restart(&self.reader);
+        }
         if let Parcel::Row { topic, id, lane } = sent.parcel {
-            self.settled.push(Settled {
-                topic,
-                id,
-                outcome: Outcome::Acknowledged,
-            });
+            self.settled.push(Settled { topic, id, outcome: Outcome::Acknowledged });
             let labels = [("topic", topic.suffix()), ("lane", lane.as_str())];
             metrics::counter!("picket_agent_uplink_acknowledged_total", &labels).increment(1);
             metrics::counter!("picket_agent_uplink_acknowledged_bytes_total", &labels)
@@ -154,10 +157,7 @@ impl Sender {
         metrics::counter!("picket_agent_uplink_delivery_errors_total",
             "code" => format!("{code:?}"))
         .increment(1);
-        let topic = match sent.parcel {
-            Parcel::Row { topic, .. } => topic,
-            Parcel::Status => Topic::Status,
-        };
+        let topic = sent.parcel.topic();
         let verdict = link::judge(code, topic, &self.names);
         if let (Verdict::Refused(reason), Parcel::Row { topic, id, .. }) = (&verdict, sent.parcel) {
             return self.refused(ticket, topic, id, reason.clone());
@@ -165,11 +165,20 @@ impl Sender {
         if let Parcel::Row { topic, id, .. } = sent.parcel {
             self.queues.again(&self.reader, topic, id);
         }
-        self.link.hold(now);
-        if let Verdict::Problem(problem) = verdict {
-            let change = self.link.broke(problem, now);
-            self.tell(change);
+        match verdict {
+            Verdict::Problem(problem) => self.topic_in_trouble(topic, problem, now),
+            Verdict::Retry | Verdict::Refused(_) => self.link.hold(now),
         }
+    }
+
+    /// The broker has answered, and its answer was no: the link works, the topic does not.
+    fn topic_in_trouble(&mut self, topic: Topic, problem: String, now: Instant) {
+        let change = self.link.acked(now);
+        self.tell(change);
+        if self.troubles.met(topic, problem.clone(), now) {
+            tracing::warn!(target: "uplink", problem, "a topic cannot be written");
+        }
+        self.show();
     }
 
     fn refused(&mut self, ticket: Ticket, topic: Topic, id: RowId, reason: Reason) {
@@ -181,84 +190,14 @@ impl Sender {
         metrics::counter!("picket_agent_uplink_refused_total",
             "topic" => topic.suffix(), "reason" => reason.as_str().to_owned())
         .increment(1);
-        self.settled.push(Settled {
-            topic,
-            id,
-            outcome: Outcome::Refused(reason),
-        });
-    }
-
-    /// One line for each change, and one a minute while it stays down.
-    fn tell(&mut self, change: Option<Change>) {
-        let problem = self.link.problem().map(ToOwned::to_owned);
-        match change {
-            None => {}
-            Some(Change::Up { outage: None }) => {
-                tracing::info!(target: "uplink", brokers = ?self.settings.brokers, "the link is up");
-            }
-            Some(Change::Up {
-                outage: Some(outage),
-            }) => {
-                // All that came meanwhile is backlog: what comes from now on goes before it.
-                self.queues.restart(&self.reader);
-                tracing::warn!(target: "uplink", outage_ms = outage.as_millis() as u64,
-                    "the link is up again");
-            }
-            Some(Change::Down) => {
-                metrics::counter!("picket_agent_uplink_outages_total").increment(1);
-                tracing::warn!(target: "uplink", problem,
-                    "the link is down: what is captured waits in the spool");
-            }
-            Some(Change::StillDown) => {
-                tracing::warn!(target: "uplink", problem, "the link is still down");
-            }
-        }
-        self.show();
-    }
-
-    fn show(&self) {
-        let up = self.link.is_up();
-        metrics::gauge!("picket_agent_uplink_up").set(if up { 1.0 } else { 0.0 });
-        let mut status = self
-            .shared
-            .status
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        status.up = up;
-        status.problem = self.link.problem().map(ToOwned::to_owned);
+        self.settled.push(Settled { topic, id, outcome: Outcome::Refused(reason) });
     }
 
     fn tick(&mut self, now: Instant) {
         let change = self.link.tick(self.window.oldest_age(now), now);
         self.tell(change);
-        let (records, bytes) = self.window.depth();
-        metrics::gauge!("picket_agent_uplink_in_flight_records").set(records as f64);
-        metrics::gauge!("picket_agent_uplink_in_flight_bytes").set(bytes as f64);
-        if self
-            .certificate_looked_at
-            .is_none_or(|at| now - at >= LOOK_AT_CERTIFICATE)
-        {
-            self.certificate_looked_at = Some(now);
-            self.look_at_certificate();
-        }
+        self.measure(now);
         self.replace_producers_if_fatal(now);
-    }
-
-    fn look_at_certificate(&self) {
-        let Some(days) = security::days_left(&self.settings) else {
-            return;
-        };
-        metrics::gauge!("picket_agent_uplink_certificate_days_left").set(days as f64);
-        if days < 14 {
-            tracing::warn!(target: "uplink", days_left = days,
-                "this device's certificate must be renewed");
-        }
-        let mut status = self
-            .shared
-            .status
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        status.certificate_days_left = Some(days);
     }
 
     /// A producer with a fatal error can do nothing more: its messages come back as not delivered,
@@ -304,10 +243,9 @@ impl Sender {
 
     /// False when nothing can be sent.
     fn send_next(&mut self, now: Instant) -> bool {
-        let window = &self.window;
-        let next = self
-            .queues
-            .next(&self.reader, |topic| window.has_room(topic));
+        let (window, troubles) = (&self.window, &self.troubles);
+        let open = |topic| window.has_room(topic) && !troubles.holds(topic, now);
+        let next = self.queues.next(&self.reader, open);
         match next {
             Ok(Some((lane, spooled))) => self.send(&spooled, lane, now).is_some(),
             Ok(None) => false,
@@ -323,9 +261,7 @@ impl Sender {
     fn send(&mut self, spooled: &Spooled, lane: Lane, now: Instant) -> Option<Ticket> {
         let producers = self.producers.as_ref()?;
         let (topic, id) = (spooled.topic, spooled.id);
-        let ticket = self
-            .window
-            .issue(Parcel::Row { topic, id, lane }, spooled.bytes(), now);
+        let ticket = self.window.issue(Parcel::Row { topic, id, lane }, spooled.bytes(), now);
         let sent = producers.send(
             topic,
             &spooled.key,
@@ -372,7 +308,11 @@ impl Sender {
     fn send_status(&mut self) {
         let now = Instant::now();
         let idle = self.window.is_empty();
-        if self.window.holds_status() || !self.link.may_send(idle, now) {
+        let held = self.troubles.holds(Topic::Status, now);
+        if held
+            || self.window.has_any(|topic| topic == Topic::Status)
+            || !self.link.may_send(idle, now)
+        {
             return;
         }
         let (Some(producers), Some(status)) = (&self.producers, self.status.take()) else {
@@ -380,12 +320,7 @@ impl Sender {
         };
         let bytes = status.value.len() as u64;
         let ticket = self.window.issue(Parcel::Status, bytes, now);
-        let Outgoing {
-            topic,
-            key,
-            headers,
-            value,
-        } = &status;
+        let Outgoing { topic, key, headers, value } = &status;
         if let Err(code) = producers.send(*topic, key, headers, None, value, ticket)
             && let Some(sent) = self.window.settle(ticket)
         {
@@ -418,10 +353,7 @@ impl Sender {
         self.hand_back();
         if let Some((_, reply)) = self.drain.take() {
             let left = self.reader.status(None).unwrap_or_default();
-            let _ = reply.send(Drained {
-                records: left.records,
-                bytes: left.bytes,
-            });
+            let _ = reply.send(Drained { records: left.records, bytes: left.bytes });
         }
     }
 }

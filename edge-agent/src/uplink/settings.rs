@@ -132,28 +132,20 @@ impl Settings {
             ("certificate_file", &self.certificate_file),
             ("key_file", &self.key_file),
         ];
-        files
-            .into_iter()
-            .filter_map(|(field, path)| Some((field, path.as_deref()?)))
+        files.into_iter().filter_map(|(field, path)| Some((field, path.as_deref()?)))
     }
 
     fn check_values(&self) -> Result<(), SettingsError> {
         if self.brokers.is_empty() {
             return Err(SettingsError::NoBrokers);
         }
-        if let Some(index) = self
-            .brokers
-            .iter()
-            .position(|broker| !is_host_and_port(broker))
-        {
+        if let Some(index) = self.brokers.iter().position(|broker| !is_host_and_port(broker)) {
             return Err(SettingsError::Broker { index });
         }
         let part = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
         let prefix = &self.topic_prefix;
         if !(1..=200).contains(&prefix.len()) || !prefix.bytes().all(part) {
-            return Err(SettingsError::Prefix {
-                prefix: prefix.chars().take(80).collect(),
-            });
+            return Err(SettingsError::Prefix { prefix: prefix.chars().take(80).collect() });
         }
         let ranges = [
             (
@@ -163,28 +155,10 @@ impl Settings {
                 1 << 30,
                 "8388608 (8 MiB, two of the largest pictures) to 1073741824",
             ),
-            (
-                "max_in_flight_records",
-                self.max_in_flight_records.into(),
-                1,
-                100_000,
-                "1 to 100000",
-            ),
-            (
-                "backlog_one_in",
-                self.backlog_one_in.into(),
-                2,
-                1000,
-                "2 to 1000",
-            ),
+            ("max_in_flight_records", self.max_in_flight_records.into(), 1, 100_000, "1 to 100000"),
+            ("backlog_one_in", self.backlog_one_in.into(), 2, 1000, "2 to 1000"),
             ("stall_ms", self.stall_ms, 1000, 600_000, "1000 to 600000"),
-            (
-                "drain_timeout_ms",
-                self.drain_timeout_ms,
-                0,
-                3_600_000,
-                "0 to 3600000",
-            ),
+            ("drain_timeout_ms", self.drain_timeout_ms, 0, 3_600_000, "0 to 3600000"),
         ];
         for (field, value, least, most, rule) in ranges {
             if !(least..=most).contains(&value) {
@@ -195,24 +169,15 @@ impl Settings {
     }
 
     fn check_presence(&self) -> Result<(), SettingsError> {
-        let incomplete = |given, missing, why| {
-            Err(SettingsError::Incomplete {
-                given,
-                missing,
-                why,
-            })
-        };
+        let incomplete =
+            |given, missing, why| Err(SettingsError::Incomplete { given, missing, why });
         match (&self.ca_file, &self.certificate_file, &self.key_file) {
-            (_, Some(_), None) => incomplete(
-                "certificate_file",
-                "key_file",
-                "a certificate is used with its key",
-            ),
-            (_, None, Some(_)) => incomplete(
-                "key_file",
-                "certificate_file",
-                "a key is used with its certificate",
-            ),
+            (_, Some(_), None) => {
+                incomplete("certificate_file", "key_file", "a certificate is used with its key")
+            }
+            (_, None, Some(_)) => {
+                incomplete("key_file", "certificate_file", "a key is used with its certificate")
+            }
             (None, Some(_), Some(_)) => incomplete(
                 "certificate_file",
                 "ca_file",
@@ -228,10 +193,7 @@ fn is_host_and_port(broker: &str) -> bool {
     let Some((host, port)) = broker.rsplit_once(':') else {
         return false;
     };
-    let host = host
-        .strip_prefix('[')
-        .and_then(|h| h.strip_suffix(']'))
-        .unwrap_or(host);
+    let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
     let part = |b: u8| b.is_ascii_alphanumeric() || b"._-:".contains(&b);
     !host.is_empty() && host.bytes().all(part) && port.parse::<u16>().is_ok_and(|port| port > 0)
 }
@@ -242,46 +204,27 @@ mod tests {
 
     fn plain() -> Settings {
         let brokers = vec!["broker-1.example:9093".to_owned(), "[::1]:9092".to_owned()];
-        Settings {
-            brokers,
-            allow_plaintext: true,
-            ..Settings::default()
-        }
+        Settings { brokers, allow_plaintext: true, ..Settings::default() }
     }
 
     #[test]
     fn plaintext_is_refused_unless_allowed() {
         plain().check().unwrap();
-        let refused = Settings {
-            allow_plaintext: false,
-            ..plain()
-        };
+        let refused = Settings { allow_plaintext: false, ..plain() };
         assert!(matches!(refused.check(), Err(SettingsError::Plaintext)));
     }
 
     #[test]
     fn a_broker_with_a_password_is_refused_and_not_quoted() {
         let brokers = vec!["ssl://user:secret@host:9092".to_owned()];
-        let error = Settings { brokers, ..plain() }
-            .check()
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("brokers[0]") && !error.contains("secret"),
-            "{error}"
-        );
+        let error = Settings { brokers, ..plain() }.check().unwrap_err().to_string();
+        assert!(error.contains("brokers[0]") && !error.contains("secret"), "{error}");
     }
 
     #[test]
     fn a_certificate_without_its_key_is_refused_by_name() {
         let certificate_file = Some(PathBuf::from("device.pem"));
-        let error = Settings {
-            certificate_file,
-            ..plain()
-        }
-        .check()
-        .unwrap_err()
-        .to_string();
+        let error = Settings { certificate_file, ..plain() }.check().unwrap_err().to_string();
         assert!(error.contains("uplink.key_file is not"), "{error}");
     }
 
@@ -290,9 +233,6 @@ mod tests {
         let ca_file = Some(PathBuf::from("/nowhere/ca.pem"));
         let error = Settings { ca_file, ..plain() }.check().unwrap_err();
         let text = crate::spool::chain(&error);
-        assert!(
-            text.contains("uplink.ca_file") && text.contains("/nowhere/ca.pem"),
-            "{text}"
-        );
+        assert!(text.contains("uplink.ca_file") && text.contains("/nowhere/ca.pem"), "{text}");
     }
 }

@@ -27,6 +27,16 @@ pub enum Parcel {
     Status,
 }
 
+impl Parcel {
+    /// Where it goes.
+    pub fn topic(&self) -> Topic {
+        match self {
+            Self::Row { topic, .. } => *topic,
+            Self::Status => Topic::Status,
+        }
+    }
+}
+
 /// Something on its way.
 #[derive(Debug, Clone, Copy)]
 pub struct Sent {
@@ -52,13 +62,7 @@ impl Window {
     /// An empty window.
     pub fn new(max_records: u32, max_bytes: u64) -> Self {
         let (bytes, sent, next) = (0, BTreeMap::new(), 1);
-        Self {
-            max_records: max_records as usize,
-            max_bytes,
-            bytes,
-            sent,
-            next,
-        }
+        Self { max_records: max_records as usize, max_bytes, bytes, sent, next }
     }
 
     /// Whether something more of this topic may be sent. A quarter is kept free of pictures, so
@@ -94,9 +98,7 @@ impl Window {
 
     /// How long the oldest has been on its way.
     pub fn oldest_age(&self, now: Instant) -> Option<Duration> {
-        self.sent
-            .first_key_value()
-            .map(|(_, sent)| now.saturating_duration_since(sent.at))
+        self.sent.first_key_value().map(|(_, sent)| now.saturating_duration_since(sent.at))
     }
 
     /// Whether nothing is on its way.
@@ -104,9 +106,9 @@ impl Window {
         self.sent.is_empty()
     }
 
-    /// Whether a heartbeat is on its way.
-    pub fn holds_status(&self) -> bool {
-        self.sent.values().any(|sent| sent.parcel == Parcel::Status)
+    /// Whether something of such a topic is on its way.
+    pub fn has_any(&self, of: impl Fn(Topic) -> bool) -> bool {
+        self.sent.values().any(|sent| of(sent.parcel.topic()))
     }
 
     /// Count and bytes on their way.
@@ -122,11 +124,7 @@ mod tests {
     #[test]
     fn pictures_leave_room_for_observations() {
         let now = Instant::now();
-        let row = |id| Parcel::Row {
-            topic: Topic::Frames,
-            id,
-            lane: Lane::Live,
-        };
+        let row = |id| Parcel::Row { topic: Topic::Frames, id, lane: Lane::Live };
         let mut window = Window::new(100, 1000);
         let mut tickets = Vec::new();
         while window.has_room(Topic::Frames) {
