@@ -357,7 +357,8 @@ impl Group {
             .copied()
             .collect();
         for (topic, partition) in ids {
-            let labels = [("topic", topic.suffix().to_owned()), ("partition", partition.to_string())];
+            let labels =
+                [("topic", topic.suffix().to_owned()), ("partition", partition.to_string())];
             gauge!(names::LAG, &labels).set(0.0);
         }
         tracing::info!(partitions = ids.len(), "handed over partitions");

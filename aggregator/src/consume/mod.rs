@@ -96,8 +96,7 @@ impl Centre {
             Some(name) => name.clone(),
             None => format!("aggregator-{:08x}", getrandom::u32().map_err(CentreError::Instance)?),
         };
-        let dead_letters =
-            DeadLetters::new(&settings.connection(), &settings.topics(), &instance)?;
+        let dead_letters = DeadLetters::new(&settings.connection(), &settings.topics(), &instance)?;
         let shared = Arc::new(Shared { settings, store, images, dead_letters });
         let (sender, membership) = watch::channel(Membership::default());
         let progress = Arc::new(Progress::default());
