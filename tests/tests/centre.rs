@@ -567,3 +567,111 @@ async fn nothing_is_lost_while_mongodb_is_away() {
     assert!(centre.progress().age() < Duration::from_secs(5), "polling went on");
     centre.stop().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_partition_that_another_claimed_in_passing_is_taken_over_again() {
+    let bench = bench().await;
+    let store = bench.store().await;
+    let centre = bench.centre(&store).await;
+    let epoch = "fenced/front/1-0a1b2c3d";
+    let (partition, _) = bench.send(seen(epoch, 1).encode().unwrap()).await;
+    complete(&store, "fenced/front", 1).await;
+    let topic = TopicNames::default().name(Topic::Observations);
+    store.claim(&topic, partition, "passer-by").await.unwrap();
+    for seq in 2..=20 {
+        bench.send(seen(epoch, seq).encode().unwrap()).await;
+    }
+    let camera = complete(&store, "fenced/front", 20).await;
+    assert_eq!(camera.get_document("accounts").unwrap().get_i64("stored").unwrap(), 20);
+    assert_eq!(count(&store, "observations", doc! { "device": "fenced" }).await, 20);
+    assert_eq!(count(&store, "tracks", doc! { "device": "fenced" }).await, 1);
+    centre.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn records_that_expire_under_a_reader_that_waits_are_a_named_state_too() {
+    let mut bench = bench().await;
+    let store = bench.store().await;
+    let images = Images::in_directory(&bench.dir.join("images")).unwrap();
+    // So little memory that reading pauses long before the end of the log.
+    let settings = consume::Settings { queue_mib: 1, ..bench.settings() };
+    let tracker = TrackSettings::default();
+    let centre = Centre::spawn(settings, tracker, RETENTION, store.clone(), images).unwrap();
+    let epoch = "waits/front/1-0a1b2c3d";
+    let (partition, _) = bench.send(seen(epoch, 1).encode().unwrap()).await;
+    complete(&store, "waits/front", 1).await;
+    bench.stack.kill_mongodb().unwrap();
+    let mut last = 0;
+    for seq in 2..=900 {
+        (_, last) = bench.send(seen(epoch, seq).encode().unwrap()).await;
+    }
+    let mut membership = centre.membership();
+    let paused = membership.wait_for(|m| m.partitions.values().any(|state| state.paused));
+    tokio::time::timeout(LIMIT, paused).await.unwrap().unwrap();
+    let topic = TopicNames::default().name(Topic::Observations);
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(&topic, partition, Offset::Offset(last)).unwrap();
+    bench.admin().delete_records(&list, &AdminOptions::new()).await.unwrap();
+    bench.stack.start_mongodb().await.unwrap();
+    let id = format!("{epoch}/900");
+    until("the record behind the hole", LIMIT, async || {
+        Ok(one(&store, "observations", &id).await.ok_or("not there".to_owned()))
+    })
+    .await
+    .unwrap();
+    centre.stop().await.unwrap();
+    let id = format!("partition/{topic}/{partition}");
+    let checkpoint = one(&store, "checkpoints", &id).await.unwrap();
+    let holes = checkpoint.get_array("out_of_range").unwrap();
+    let hole = holes.last().unwrap().as_document().unwrap();
+    assert_eq!(hole.get_i64("to_offset").unwrap(), last);
+}
+
+#[tokio::test]
+async fn of_a_device_the_newest_heartbeat_stands() {
+    use picket_wire::status::{CameraState, CameraStatus, LinkStatus, SpoolStatus, Status};
+    let bench = bench().await;
+    let store = bench.store().await;
+    let centre = bench.centre(&store).await;
+    let status = |uptime_s: u64| Status {
+        device: "beat".parse().unwrap(),
+        epoch: "1-0a1b2c3d".parse().unwrap(),
+        stamp: stamp(uptime_s),
+        agent_version: "0.1.0".to_owned(),
+        config_sha256: "00".repeat(32),
+        model: None,
+        uptime_s,
+        link: LinkStatus { up: true, problem: None, certificate_days_left: Some(90) },
+        spool: SpoolStatus::default(),
+        // A name with a dot is a field name that MongoDB must take as it is.
+        cameras: [(
+            "gate.north".parse().unwrap(),
+            CameraStatus {
+                state: CameraState::Running,
+                problem: None,
+                fps: 10.0,
+                decoder: Some("$decoder".to_owned()),
+                last_frame_age_ms: Some(20),
+                books: picket_wire::status::Books::default(),
+            },
+        )]
+        .into(),
+        temperature_c: None,
+        disk_free_bytes: None,
+    };
+    for uptime_s in 1..=5 {
+        bench.send(status(uptime_s).encode().unwrap()).await;
+    }
+    let device = until("the newest heartbeat", LIMIT, async || {
+        Ok(match one(&store, "devices", "beat").await {
+            Some(d) if d.get_document("status")?.get_i64("uptime_s")? == 5 => Ok(d),
+            other => Err(format!("{other:?}")),
+        })
+    })
+    .await
+    .unwrap();
+    let cameras = device.get_document("status").unwrap().get_document("cameras").unwrap();
+    let camera = cameras.get_document("gate.north").unwrap();
+    assert_eq!(camera.get_str("decoder").unwrap(), "$decoder");
+    centre.stop().await.unwrap();
+}

@@ -24,6 +24,7 @@ mod effects;
 mod error;
 mod frames;
 mod group;
+mod held;
 mod inbox;
 mod kafka;
 mod lag;
