@@ -57,12 +57,19 @@ pub fn probe(element: &str) -> Probe {
     let ready = instance.set_state(gst::State::Ready).is_ok();
     // Back to NULL whatever came: an element must not be let go in any other state.
     let closed = instance.set_state(gst::State::Null).is_ok();
-    if ready && closed { Probe::Usable } else { Probe::DoesNotOpen }
+    if ready && closed {
+        Probe::Usable
+    } else {
+        Probe::DoesNotOpen
+    }
 }
 
 /// The first usable element of an order.
 pub fn choose<'a>(order: &[&'a str], probe: impl Fn(&str) -> Probe) -> Option<&'a str> {
-    order.iter().copied().find(|element| probe(element) == Probe::Usable)
+    order
+        .iter()
+        .copied()
+        .find(|element| probe(element) == Probe::Usable)
 }
 
 /// The chosen decoder of each codec that has more than one; other codecs go by GStreamer's ranks.
@@ -90,35 +97,63 @@ impl Choice {
             h265: choose(H265, probe).map(str::to_owned),
             wanted: wanted.map(str::to_owned),
         };
-        for element in [&choice.h264, &choice.h265, &choice.wanted].into_iter().flatten() {
+        for element in [&choice.h264, &choice.h265, &choice.wanted]
+            .into_iter()
+            .flatten()
+        {
             make_eligible(element);
         }
         Ok(choice)
     }
 
-    /// Whether this decoder may decode this stream.
-    pub fn allows(&self, factory: &gst::ElementFactory, caps: &gst::Caps) -> bool {
-        let decodes_video = gst::ElementFactoryType::DECODER | gst::ElementFactoryType::MEDIA_VIDEO;
-        if !factory.has_type(decodes_video) {
-            return true;
-        }
-        match self.for_stream(caps) {
-            Some(chosen) => factory.name() == chosen,
-            None => true,
-        }
+    /// The elements that may take a stream, the first to be tried first: parsers and the like by
+    /// rank, and of the decoders the chosen one alone.
+    ///
+    /// The chosen one is in the list also where it cannot take the stream in its present form, since a
+    /// parser brings the stream into the form that the first decoder of the list takes. Refusing the
+    /// others one by one ("autoplug-select") is too late for that: the form was settled before.
+    pub fn candidates(&self, caps: &gst::Caps) -> Vec<gst::ElementFactory> {
+        let decoders = gst::ElementFactoryType::DECODER | gst::ElementFactoryType::MEDIA_VIDEO;
+        let chosen = self.for_stream(caps);
+        let every = gst::ElementFactory::factories_with_type(
+            gst::ElementFactoryType::DECODABLE,
+            gst::Rank::MARGINAL,
+        );
+        let mut candidates: Vec<_> = every
+            .into_iter()
+            .filter(|factory| match chosen {
+                Some(chosen) if factory.has_type(decoders) => factory.name() == chosen,
+                _ => factory.can_sink_any_caps(caps),
+            })
+            .collect();
+        candidates.sort_by_key(|factory| std::cmp::Reverse(factory.rank()));
+        candidates
     }
 
     fn for_stream(&self, caps: &gst::Caps) -> Option<&str> {
-        let wanted = self.wanted.as_deref().filter(|element| {
-            gst::ElementFactory::find(element).is_some_and(|f| f.can_sink_any_caps(caps))
-        });
-        let by_codec = match caps.structure(0).map(|s| s.name().as_str()) {
-            Some("video/x-h264") => self.h264.as_deref(),
-            Some("video/x-h265") => self.h265.as_deref(),
+        let codec = caps.structure(0)?.name().as_str();
+        let by_codec = match codec {
+            "video/x-h264" => self.h264.as_deref(),
+            "video/x-h265" => self.h265.as_deref(),
             _ => None,
         };
-        wanted.or(by_codec)
+        self.wanted
+            .as_deref()
+            .filter(|element| decodes(element, codec))
+            .or(by_codec)
     }
+}
+
+/// Whether an element takes a codec, in whatever form: a parser before it changes the form.
+fn decodes(element: &str, codec: &str) -> bool {
+    let Some(factory) = gst::ElementFactory::find(element) else {
+        return false;
+    };
+    let templates = factory.static_pad_templates();
+    let mut inlets = templates
+        .iter()
+        .filter(|pad| pad.direction() == gst::PadDirection::Sink);
+    inlets.any(|pad| pad.caps().iter().any(|structure| structure.name() == codec))
 }
 
 /// Elements of rank NONE are never considered, also when they were chosen. The rank is the
@@ -154,7 +189,12 @@ pub fn decoders() -> Result<Vec<DecoderReport>, CaptureError> {
             let probe = probe(element);
             let chosen = probe == Probe::Usable && !chosen_before;
             chosen_before |= chosen;
-            reports.push(DecoderReport { codec, element, probe, chosen });
+            reports.push(DecoderReport {
+                codec,
+                element,
+                probe,
+                chosen,
+            });
         }
     }
     Ok(reports)
@@ -179,6 +219,9 @@ mod tests {
     fn a_decoder_asked_for_by_a_name_that_gstreamer_lacks_is_an_error_naming_it() {
         gst::init().unwrap();
         let error = Choice::probe(Some("nosuchdec")).unwrap_err().to_string();
-        assert!(error.contains("nosuchdec") && error.contains("not installed"), "{error}");
+        assert!(
+            error.contains("nosuchdec") && error.contains("not installed"),
+            "{error}"
+        );
     }
 }

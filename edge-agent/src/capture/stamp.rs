@@ -32,7 +32,10 @@ pub struct Stamper {
 impl Stamper {
     /// Stamps by this time.
     pub fn new(timing: Timing) -> Self {
-        Self { timing, last_us: None }
+        Self {
+            timing,
+            last_us: None,
+        }
     }
 
     /// The next frame's. `mono_us` rises from frame to frame: a tracker divides by the difference.
@@ -54,17 +57,26 @@ fn live(clock: &dyn Clock, age: Duration) -> Stamp {
     let mono_us = clock.boottime_us().saturating_sub(age_us);
     let (now, clock) = clock.wall();
     let captured_at = now.and_then(|now| now.checked_sub(age).ok());
-    Stamp { mono_us, captured_at, clock }
+    Stamp {
+        mono_us,
+        captured_at,
+        clock,
+    }
 }
 
 fn recorded(start: Option<Timestamp>, media_time_ns: u64) -> Stamp {
     let since_start = i64::try_from(media_time_ns).unwrap_or(i64::MAX);
-    let captured_at = start.and_then(|s| s.checked_add(SignedDuration::from_nanos(since_start)).ok());
+    let captured_at =
+        start.and_then(|s| s.checked_add(SignedDuration::from_nanos(since_start)).ok());
     let clock = match captured_at {
         Some(_) => ClockState::Synchronised,
         None => ClockState::Unset,
     };
-    Stamp { mono_us: media_time_ns / 1_000, captured_at, clock }
+    Stamp {
+        mono_us: media_time_ns / 1_000,
+        captured_at,
+        clock,
+    }
 }
 
 #[cfg(test)]
@@ -87,7 +99,10 @@ mod tests {
     fn a_live_frame_is_stamped_with_the_moment_it_was_made_by_both_clocks() {
         let stamp = Stamper::new(Timing::Live).stamp(&Fixed, 77, Duration::from_millis(200));
         assert_eq!(stamp.mono_us, 4_800_000);
-        assert_eq!(stamp.captured_at.unwrap().to_string(), "2026-05-01T11:59:59.8Z");
+        assert_eq!(
+            stamp.captured_at.unwrap().to_string(),
+            "2026-05-01T11:59:59.8Z"
+        );
         assert_eq!(stamp.clock, ClockState::Unsynchronised);
     }
 
@@ -97,7 +112,10 @@ mod tests {
         let mut stamper = Stamper::new(Timing::Recording { start: Some(start) });
         let stamp = stamper.stamp(&Fixed, 1_500_000_000, Duration::ZERO);
         assert_eq!(stamp.mono_us, 1_500_000);
-        assert_eq!(stamp.captured_at.unwrap().to_string(), "2026-01-01T00:00:01.5Z");
+        assert_eq!(
+            stamp.captured_at.unwrap().to_string(),
+            "2026-01-01T00:00:01.5Z"
+        );
         assert_eq!(stamp.clock, ClockState::Synchronised);
     }
 
@@ -105,7 +123,10 @@ mod tests {
     fn a_recording_without_a_start_time_has_no_wall_time() {
         let mut stamper = Stamper::new(Timing::Recording { start: None });
         let stamp = stamper.stamp(&Fixed, 40_000_000, Duration::ZERO);
-        assert_eq!((stamp.mono_us, stamp.captured_at, stamp.clock), (40_000, None, ClockState::Unset));
+        assert_eq!(
+            (stamp.mono_us, stamp.captured_at, stamp.clock),
+            (40_000, None, ClockState::Unset)
+        );
     }
 
     #[test]

@@ -101,9 +101,18 @@ pub fn spawn(
     let identity = detector.identity().clone();
     let inputs = inputs
         .into_iter()
-        .map(|(camera, publish, frames)| Input { camera, publish, frames })
+        .map(|(camera, publish, frames)| Input {
+            camera,
+            publish,
+            frames,
+        })
         .collect();
-    let worker = Worker { detector, encoder, inputs, out };
+    let worker = Worker {
+        detector,
+        encoder,
+        inputs,
+        out,
+    };
     let join = std::thread::Builder::new()
         .name("detect".to_owned())
         .spawn(move || worker.run())

@@ -1,6 +1,6 @@
 //! What detection is told: which model, how sure it must be, and what is published.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -64,19 +64,43 @@ pub struct SettingsError {
 }
 
 impl DetectSettings {
+    /// The defaults, with this model and runtime.
+    pub fn new(model: &Path, runtime_library: &Path) -> Self {
+        Self {
+            model: model.to_owned(),
+            model_sha256: None,
+            model_name: default_model_name(),
+            runtime_library: runtime_library.to_owned(),
+            score_threshold: default_score_threshold(),
+            nms_iou: default_nms_iou(),
+            input_width_px: default_input_width_px(),
+            threads: default_threads(),
+        }
+    }
+
     /// Refuses what cannot work. The model and the runtime are tried when they are loaded.
     pub fn check(&self) -> Result<(), SettingsError> {
-        let refuse =
-            |field, value: String, range| Err::<(), _>(SettingsError { field, value, range });
-        for (field, value) in
-            [("score_threshold", self.score_threshold), ("nms_iou", self.nms_iou)]
-        {
+        let refuse = |field, value: String, range| {
+            Err::<(), _>(SettingsError {
+                field,
+                value,
+                range,
+            })
+        };
+        for (field, value) in [
+            ("score_threshold", self.score_threshold),
+            ("nms_iou", self.nms_iou),
+        ] {
             if !(value > 0.0 && value <= 1.0) {
                 refuse(field, value.to_string(), "above 0 and at most 1")?;
             }
         }
         if !(32..=4096).contains(&self.input_width_px) {
-            refuse("input_width_px", self.input_width_px.to_string(), "32 to 4096")?;
+            refuse(
+                "input_width_px",
+                self.input_width_px.to_string(),
+                "32 to 4096",
+            )?;
         }
         if !(1..=64).contains(&self.threads) {
             refuse("threads", self.threads.to_string(), "1 to 64")?;
@@ -111,7 +135,11 @@ fn default_quality() -> u8 {
 
 impl Default for PublishSettings {
     fn default() -> Self {
-        Self { policy: PublishPolicy::default(), width_px: None, quality: default_quality() }
+        Self {
+            policy: PublishPolicy::default(),
+            width_px: None,
+            quality: default_quality(),
+        }
     }
 }
 
