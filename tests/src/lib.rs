@@ -1,1 +1,10 @@
+//! End-to-end and fault tests, and what they and the demo share.
+//!
+//! - [`fleet`]: agents and aggregators on a stack, with their configs; [`process`]: as processes.
+//! - [`oracle`]: what became of every `seq`, asked of MongoDB and the spool.
+//! - [`stack`]: Kafka and MongoDB, with certificates, on free ports.
 
+pub mod fleet;
+pub mod oracle;
+pub mod process;
+pub mod stack;

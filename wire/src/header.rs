@@ -132,7 +132,9 @@ impl<'a> Headers<'a> {
     }
 
     fn optional(&self, name: &'static str) -> Result<Option<&'a str>, Reject> {
-        let Some((_, value)) = self.0.iter().find(|(key, _)| key == name) else { return Ok(None) };
+        let Some((_, value)) = self.0.iter().find(|(key, _)| key == name) else {
+            return Ok(None);
+        };
         std::str::from_utf8(value).map(Some).map_err(|_| invalid(name, "not UTF-8"))
     }
 

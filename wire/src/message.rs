@@ -257,10 +257,7 @@ impl Picture {
             }
             (Kind::Frame | Kind::Crop, _) => return Err(header::invalid(header::ID, text)),
             _ => {
-                return Err(Reject::KindOnWrongTopic {
-                    kind: kind.as_str(),
-                    topic: Topic::Frames,
-                });
+                return Err(Reject::KindOnWrongTopic { kind: kind.as_str(), topic: Topic::Frames });
             }
         };
         let id = observation.parse().map_err(|_| header::invalid(header::ID, text))?;

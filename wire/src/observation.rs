@@ -345,7 +345,8 @@ impl Observation {
         if self.id.seq == 0 {
             return Err(outside("id", "the seq of an observation begins at 1"));
         }
-        for (field, px) in [("frame_width", self.frame_width), ("frame_height", self.frame_height)] {
+        for (field, px) in [("frame_width", self.frame_width), ("frame_height", self.frame_height)]
+        {
             if !(1..=MAX_FRAME_PX).contains(&px) {
                 return Err(outside(field, format_args!("{px} is not 1 to {MAX_FRAME_PX}")));
             }

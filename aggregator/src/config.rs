@@ -1,0 +1,48 @@
+//! The aggregator's config: one strict TOML file; each stage owns its section.
+
+use std::path::Path;
+
+use picket_service::config::{self, ConfigError, Loaded, Problem};
+use picket_service::logging::LogSettings;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::{consume, store, track, upsert, web};
+
+/// The whole file.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// The Kafka cluster that the devices write to.
+    pub consume: consume::Settings,
+    /// How objects are followed from frame to frame.
+    #[serde(default)]
+    pub track: track::Settings,
+    /// What is kept, where and for how long.
+    pub upsert: upsert::Settings,
+    /// The MongoDB replica set that holds everything the centre knows.
+    pub store: store::Settings,
+    /// The pages, the API and the metrics.
+    #[serde(default)]
+    pub web: web::Settings,
+    /// What is logged, and how.
+    #[serde(default)]
+    pub log: LogSettings,
+}
+
+/// Reads and checks the file.
+pub fn load(path: &Path) -> Result<Loaded<Settings>, ConfigError> {
+    config::load(path, Settings::check)
+}
+
+impl Settings {
+    /// Refuses what cannot work, naming the field.
+    fn check(&self) -> Result<(), Problem> {
+        self.consume.check().map_err(|p| p.within("consume"))?;
+        self.track.validate().map_err(|why| Problem::new("track", why))?;
+        self.upsert.check().map_err(|p| p.within("upsert"))?;
+        self.store.check().map_err(|p| p.within("store"))?;
+        self.web.check().map_err(|p| p.within("web"))?;
+        self.log.check()
+    }
+}

@@ -1,0 +1,90 @@
+//! What can fail between the broker and the checkpoint, and what to do then.
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+use super::dead_letter::DeadLetterError;
+use crate::remedy::Remedy;
+use crate::store::StoreError;
+use crate::upsert::ImageError;
+
+/// A step of a partition's work that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum PartitionError {
+    /// Taking it over.
+    #[error("cannot take over the partition")]
+    Claim(#[source] StoreError),
+    /// Asking for the ends of its log.
+    #[error("cannot ask for the first and last offset")]
+    Watermarks(#[source] KafkaError),
+    /// Asking for them, on a thread that ended.
+    #[error("asking for the first and last offset did not end")]
+    WatermarksTask(#[source] tokio::task::JoinError),
+    /// Recording that its checkpoint lies outside the log.
+    #[error("cannot record that the checkpoint lies outside the log")]
+    OutOfRange(#[source] StoreError),
+    /// Reading what a batch builds upon.
+    #[error("cannot load what is stored already")]
+    Load(#[source] StoreError),
+    /// Working out a batch.
+    #[error("cannot work out the batch")]
+    Apply(#[source] StoreError),
+    /// Putting a record aside.
+    #[error("cannot put a record aside")]
+    DeadLetter(#[source] DeadLetterError),
+    /// Writing a picture.
+    #[error("cannot store a picture")]
+    Image(#[source] ImageError),
+    /// Writing documents.
+    #[error("cannot write the batch")]
+    Write(#[source] StoreError),
+    /// Ending a batch.
+    #[error("cannot end the batch")]
+    Checkpoint(#[source] StoreError),
+}
+
+impl PartitionError {
+    /// What to do next. Nothing is discarded at this level: an offset that advanced without its
+    /// record being stored or put aside would be a silent loss.
+    pub fn remedy(&self) -> Remedy {
+        let remedy = match self {
+            Self::Claim(e)
+            | Self::OutOfRange(e)
+            | Self::Load(e)
+            | Self::Apply(e)
+            | Self::Write(e)
+            | Self::Checkpoint(e) => e.remedy(),
+            Self::Watermarks(e) => match e.rdkafka_error_code() {
+                Some(RDKafkaErrorCode::TopicAuthorizationFailed) => Remedy::Stop,
+                _ => Remedy::Retry,
+            },
+            Self::WatermarksTask(_) => Remedy::Stop,
+            Self::DeadLetter(e) => e.remedy(),
+            Self::Image(e) => e.remedy(),
+        };
+        if remedy == Remedy::Discard { Remedy::Stop } else { remedy }
+    }
+
+    /// Whether the partition has another owner since.
+    pub fn is_fenced(&self) -> bool {
+        matches!(
+            self,
+            Self::OutOfRange(StoreError::Fenced { .. })
+                | Self::Checkpoint(StoreError::Fenced { .. })
+        )
+    }
+
+    /// The step, for metrics.
+    pub fn step(&self) -> &'static str {
+        match self {
+            Self::Claim(_)
+            | Self::Watermarks(_)
+            | Self::WatermarksTask(_)
+            | Self::OutOfRange(_) => "claim",
+            Self::Load(_) | Self::Apply(_) => "load",
+            Self::DeadLetter(_) => "dead-letter",
+            Self::Image(_) => "image",
+            Self::Write(_) => "write",
+            Self::Checkpoint(_) => "checkpoint",
+        }
+    }
+}

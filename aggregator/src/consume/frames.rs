@@ -1,0 +1,85 @@
+//! Partitions of the frames topic: pictures and their documents.
+
+use std::collections::{BTreeSet, HashMap};
+
+use picket_wire::Message;
+
+use super::camera::Known;
+use super::dead_letter::DeadLetter;
+use super::effects::{Effects, Entry, Image, Stored};
+use crate::store::bulk::Update;
+use crate::store::documents::collection;
+use crate::store::{Store, StoreError, encode};
+use crate::upsert::{self, Retention};
+
+/// Pictures have no state but what is stored.
+pub struct Frames {
+    store: Store,
+    retention: Retention,
+}
+
+impl Frames {
+    /// Of one partition.
+    pub fn new(store: Store, retention: Retention) -> Self {
+        Self { store, retention }
+    }
+
+    /// The pictures of the batch that are stored already.
+    pub async fn load(&self, entries: &[Entry]) -> Result<HashMap<String, Known>, StoreError> {
+        let ids: BTreeSet<String> = entries
+            .iter()
+            .filter_map(|entry| match &entry.message {
+                Ok(Message::Picture { picture, .. }) => Some(picture.id_text()),
+                _ => None,
+            })
+            .collect();
+        let ids: Vec<_> = ids.into_iter().collect();
+        let fields = Some(Stored::fields());
+        let found = self.store.find_by_ids::<Stored>(collection::FRAMES, &ids, fields).await?;
+        Ok(found.into_iter().map(Stored::known).collect())
+    }
+
+    /// Takes the batch in. A document stands only where its picture is durable, so that what has a
+    /// document needs nothing more.
+    pub fn apply(
+        &self,
+        entries: Vec<Entry>,
+        mut known: HashMap<String, Known>,
+    ) -> Result<Effects, StoreError> {
+        let mut effects = Effects::default();
+        let mut documents = Vec::new();
+        for entry in entries {
+            let picture = match &entry.message {
+                Ok(Message::Picture { picture, .. }) => picture,
+                Ok(_) => continue,
+                Err(reject) => {
+                    let reject = reject.clone();
+                    effects.dead_letters.push(DeadLetter::unreadable(entry.record, &reject));
+                    continue;
+                }
+            };
+            let id = picture.id_text();
+            match known.get(&id) {
+                Some(stored) if stored.digest != entry.digest => {
+                    effects.dead_letters.push(entry.conflict(&id));
+                    continue;
+                }
+                // Its own document, of a batch that is read again, is no second picture.
+                Some(stored) => {
+                    effects.duplicates += u64::from(!stored.is_from(&entry.origin));
+                    continue;
+                }
+                None => {}
+            }
+            let ingest = entry.origin.ingest(self.retention.frames_days);
+            let document = upsert::frame(picture, &entry.digest, ingest);
+            documents.push(Update::insert_once(&id, encode(collection::FRAMES, &document)?));
+            known.insert(id, Known::new(&entry.digest, &entry.origin));
+            let path = document.path;
+            let jpeg = entry.record.value.unwrap_or_default().into();
+            effects.images.push(Image { path, jpeg });
+        }
+        effects.writes.push((collection::FRAMES, documents));
+        Ok(effects)
+    }
+}

@@ -1,0 +1,497 @@
+//! The consumer group: which partitions are this instance's, and getting their records to them.
+//!
+//! One loop polls, whatever else happens: the group takes a member that does not poll for dead. So
+//! nothing is waited for in the loop. Taking over and handing over partitions are *turns* that run
+//! beside it, one at a time, in the order in which the group asked for them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use metrics::{counter, gauge};
+use picket_service::logging::chain;
+use picket_service::shutdown::Shutdown;
+use picket_wire::{Topic, TopicNames};
+use rdkafka::consumer::{CommitMode, Consumer, StreamConsumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::{Offset, TopicPartitionList};
+use tokio::sync::{mpsc, watch};
+
+use super::context::{Context, Rebalance};
+use super::error::PartitionError;
+use super::inbox::inbox;
+use super::kafka::{self, Received};
+use super::lag::LogEnds;
+use super::membership::{Membership, PartitionId, PartitionState, Progress};
+use super::opening::{Opened, Opener};
+use super::partition::{Report, Shared};
+use super::settings::Settings;
+use super::turn::{Turn, Turned};
+use super::work::{Work, Works};
+use crate::metrics as names;
+
+/// How often lag is measured and offsets are mirrored.
+const TICK: Duration = Duration::from_secs(1);
+/// How long after it stopped a partition is taken over again: another owner, if there is one, has
+/// been announced by then.
+const REOPEN_AFTER: Duration = Duration::from_secs(5);
+/// For how long after the client found an offset outside its log the partitions are looked through.
+const SUSPECT_FOR: Duration = Duration::from_secs(60);
+/// Least memory for the records of one partition.
+const MIN_INBOX_BYTES: usize = 64 * 1024;
+
+/// The group could not be joined or was left for good.
+#[derive(Debug, thiserror::Error)]
+pub enum GroupError {
+    /// The consumer could not be made.
+    #[error("cannot set up the consumer")]
+    Consumer(#[source] KafkaError),
+    /// The topics could not be asked for.
+    #[error("cannot subscribe to the topics")]
+    Subscribe(#[source] KafkaError),
+    /// The client gave up.
+    #[error("the consumer failed for good")]
+    Fatal(#[source] KafkaError),
+    /// A change of partitions could not be answered.
+    #[error("cannot change the partitions that are read")]
+    Assign(#[source] KafkaError),
+}
+
+/// A partition that the group gave to this instance.
+#[derive(Default)]
+pub(super) struct Held {
+    state: PartitionState,
+    work: Option<Work>,
+    /// Whether the client reads it.
+    assigned: bool,
+    /// When it is taken over again, if its work stopped.
+    reopen_at: Option<Instant>,
+    /// What Kafka was told.
+    mirrored: i64,
+}
+
+/// This instance's membership in the group.
+pub struct Group {
+    consumer: Arc<StreamConsumer<Context>>,
+    rebalances: mpsc::UnboundedReceiver<Rebalance>,
+    closing: Arc<AtomicBool>,
+    topics: TopicNames,
+    ends: Arc<LogEnds>,
+    works: Works,
+    reports: mpsc::UnboundedReceiver<Report>,
+    opener: Opener,
+    held: HashMap<PartitionId, Held>,
+    turn: Turn,
+    joined: bool,
+    suspect_until: Option<Instant>,
+    membership: watch::Sender<Membership>,
+    progress: Arc<Progress>,
+}
+
+fn consumer_config(settings: &Settings, instance: &str) -> rdkafka::ClientConfig {
+    let mut config = kafka::client(&settings.connection(), instance);
+    config
+        .set("group.id", &settings.group)
+        // Partitions that stay are not disturbed when others move.
+        .set("partition.assignment.strategy", "cooperative-sticky")
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        // Where to begin is decided by the checkpoint; silently jumping elsewhere would be a loss.
+        .set("auto.offset.reset", "error")
+        .set("allow.auto.create.topics", "false")
+        .set("topic.metadata.refresh.interval.ms", "10000")
+        .set("session.timeout.ms", "15000")
+        .set("heartbeat.interval.ms", "3000")
+        .set("max.poll.interval.ms", "300000")
+        .set("queued.min.messages", "10000")
+        .set("queued.max.messages.kbytes", "65536")
+        .set("fetch.queue.backoff.ms", "100")
+        .set("statistics.interval.ms", "2000");
+    config
+}
+
+impl Group {
+    /// Asks to join. The brokers may be away: the client goes on trying.
+    pub fn join(
+        shared: Arc<Shared>,
+        works: impl FnOnce(mpsc::UnboundedSender<Report>) -> Works,
+        instance: String,
+        membership: watch::Sender<Membership>,
+        progress: Arc<Progress>,
+    ) -> Result<Self, GroupError> {
+        let (rebalance_sender, rebalances) = mpsc::unbounded_channel();
+        let (report_sender, reports) = mpsc::unbounded_channel();
+        let topics = shared.settings.topics();
+        let (ends, closing) = (Arc::new(LogEnds::default()), Arc::new(AtomicBool::new(false)));
+        let context = Context {
+            rebalances: rebalance_sender,
+            topics: topics.clone(),
+            ends: ends.clone(),
+            closing: closing.clone(),
+        };
+        let consumer: StreamConsumer<Context> = consumer_config(&shared.settings, &instance)
+            .create_with_context(context)
+            .map_err(GroupError::Consumer)?;
+        let consumer = Arc::new(consumer);
+        let subscribed = Topic::OF_DEVICES.map(|topic| topics.name(topic));
+        let subscribed: Vec<&str> = subscribed.iter().map(String::as_str).collect();
+        consumer.subscribe(&subscribed).map_err(GroupError::Subscribe)?;
+        let opener = Opener {
+            store: shared.store.clone(),
+            consumer: consumer.clone(),
+            topics: topics.clone(),
+            instance,
+        };
+        Ok(Self {
+            consumer,
+            rebalances,
+            closing,
+            topics,
+            ends,
+            works: works(report_sender),
+            reports,
+            opener,
+            held: HashMap::new(),
+            turn: Turn::default(),
+            joined: false,
+            suspect_until: None,
+            membership,
+            progress,
+        })
+    }
+
+    /// Works until asked to end, then brings what is in hand to its end and leaves.
+    pub async fn run(mut self, shutdown: Shutdown) -> Result<(), GroupError> {
+        let mut tick = tokio::time::interval(TICK);
+        let consumer = self.consumer.clone();
+        let result = loop {
+            tokio::select! {
+                () = shutdown.asked() => break Ok(()),
+                message = consumer.recv() => {
+                    if let Err(e) = self.receive(message) {
+                        break Err(e);
+                    }
+                }
+                Some(change) = self.rebalances.recv(), if self.turn.is_idle() => {
+                    self.begin_turn(change);
+                }
+                turned = self.turn.done() => {
+                    if let Err(e) = self.end_turn(turned) {
+                        break Err(e);
+                    }
+                }
+                Some(report) = self.reports.recv() => self.take(report),
+                _ = tick.tick() => self.tick(),
+            }
+        };
+        drop(consumer);
+        self.leave().await;
+        result
+    }
+
+    fn receive(
+        &mut self,
+        message: Result<BorrowedMessage<'_>, KafkaError>,
+    ) -> Result<(), GroupError> {
+        match message {
+            Ok(message) => self.dispatch(&message),
+            Err(e @ KafkaError::MessageConsumptionFatal(_)) => return Err(GroupError::Fatal(e)),
+            Err(KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset)) => {
+                self.suspect_until = Some(Instant::now() + SUSPECT_FOR);
+            }
+            Err(e) => tracing::warn!(error = %e, "the consumer goes on after an error"),
+        }
+        Ok(())
+    }
+
+    fn dispatch(&mut self, message: &BorrowedMessage<'_>) {
+        let Some(topic) = self.topics.topic(message.topic()) else { return };
+        let id = (topic, message.partition());
+        let Some(held) = self.held.get_mut(&id) else { return };
+        // A record without a worker is read again by the next one: its offset has not advanced.
+        let Some(work) = &held.work else { return };
+        if work.sender.send(Received::copy(message)) {
+            held.state.paused = true;
+            self.set_reading(&[id], false);
+        }
+    }
+
+    fn list(&self, partitions: &[PartitionId]) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        for (topic, partition) in partitions {
+            list.add_partition(&self.topics.name(*topic), *partition);
+        }
+        list
+    }
+
+    fn set_reading(&self, partitions: &[PartitionId], on: bool) {
+        let list = self.list(partitions);
+        let done = if on { self.consumer.resume(&list) } else { self.consumer.pause(&list) };
+        // It fails for a partition that was just taken away, which settles the matter too.
+        if let Err(e) = done {
+            tracing::debug!(error = %e, ?partitions, on, "reading was not switched");
+        }
+    }
+
+    fn take(&mut self, report: Report) {
+        match report {
+            Report::Stored(id, next_offset) => {
+                if let Some(held) = self.held.get_mut(&id) {
+                    held.state.next_offset = next_offset;
+                }
+            }
+            Report::Drained(id) => self.resume_drained(&[id]),
+            Report::Stopped(id, error) => self.stopped(id, &error),
+        }
+    }
+
+    fn resume_drained(&mut self, candidates: &[PartitionId]) {
+        let mut drained = Vec::new();
+        for id in candidates {
+            let Some(held) = self.held.get_mut(id) else { continue };
+            if held.work.as_ref().is_some_and(|work| work.sender.take_drained()) {
+                held.state.paused = false;
+                drained.push(*id);
+            }
+        }
+        if !drained.is_empty() {
+            self.set_reading(&drained, true);
+        }
+    }
+
+    fn stopped(&mut self, id: PartitionId, error: &PartitionError) {
+        let Some(held) = self.held.get_mut(&id) else { return };
+        held.work = None;
+        held.state.stopped = true;
+        held.reopen_at = Some(Instant::now() + REOPEN_AFTER);
+        let (topic, partition) = (id.0.suffix(), id.1);
+        if error.is_fenced() {
+            counter!(names::PARTITIONS_STOPPED, "why" => "fenced").increment(1);
+            tracing::warn!(topic, partition, "{topic}/{partition} stopped: {}", chain(error));
+        } else {
+            counter!(names::PARTITIONS_STOPPED, "why" => "failed").increment(1);
+            tracing::error!(
+                topic,
+                partition,
+                "{topic}/{partition} stopped, nothing of it is lost and it is tried again: {}",
+                chain(error)
+            );
+        }
+    }
+
+    fn begin_turn(&mut self, change: Rebalance) {
+        self.joined = true;
+        match change {
+            Rebalance::Assign(ids) => {
+                for id in &ids {
+                    self.held.entry(*id).or_default();
+                }
+                self.turn.open(&self.opener, ids);
+            }
+            Rebalance::Revoke(ids) => {
+                let works = self.take_works(&ids);
+                self.turn.release(ids, works, self.works.release_limit());
+            }
+            Rebalance::Lost(ids) => {
+                tracing::warn!(partitions = ids.len(), "the group gave up on this instance");
+                // Dropped, not ended: what they would write now may be another owner's to write.
+                self.take_works(&ids).into_iter().for_each(Work::abandon);
+                self.turn.release(ids, Vec::new(), Duration::ZERO);
+            }
+        }
+    }
+
+    fn take_works(&mut self, ids: &[PartitionId]) -> Vec<Work> {
+        ids.iter().filter_map(|id| self.held.get_mut(id)?.work.take()).collect()
+    }
+
+    fn end_turn(&mut self, turned: Turned) -> Result<(), GroupError> {
+        match turned {
+            Turned::Opened(results) => self.start(results)?,
+            Turned::Released(ids) => self.let_go(&ids)?,
+            Turned::Suspects(ids) => self.reopen(&ids)?,
+        }
+        self.publish();
+        Ok(())
+    }
+
+    /// Begins to read and to work on partitions that were taken over.
+    fn start(
+        &mut self,
+        results: Vec<(PartitionId, Result<Opened, PartitionError>)>,
+    ) -> Result<(), GroupError> {
+        let share = self.works.queue_bytes() / self.held.len().max(1);
+        let mut list = TopicPartitionList::new();
+        for (id, result) in results {
+            let started = result.and_then(|opened| {
+                let offset = opened.offset;
+                let (sender, receiver) = inbox(share.max(MIN_INBOX_BYTES));
+                Ok((offset, self.works.start(id, opened.claim, sender, receiver)?))
+            });
+            match started {
+                Ok((offset, work)) => {
+                    let topic = self.topics.name(id.0);
+                    list.add_partition_offset(&topic, id.1, Offset::Offset(offset))
+                        .map_err(GroupError::Assign)?;
+                    let state = PartitionState { next_offset: offset, ..PartitionState::default() };
+                    let mirrored = offset;
+                    let held =
+                        Held { state, work: Some(work), assigned: true, reopen_at: None, mirrored };
+                    self.held.insert(id, held);
+                }
+                Err(e) => self.stopped(id, &e),
+            }
+        }
+        // Also an empty list is an answer that the group waits for.
+        self.consumer.incremental_assign(&list).map_err(GroupError::Assign)
+    }
+
+    /// Stops reading partitions that are another instance's from now on.
+    fn let_go(&mut self, ids: &[PartitionId]) -> Result<(), GroupError> {
+        self.mirror(CommitMode::Async);
+        let read: Vec<_> = ids
+            .iter()
+            .filter(|id| self.held.remove(id).is_some_and(|held| held.assigned))
+            .copied()
+            .collect();
+        for (topic, partition) in ids {
+            let labels = [("topic", topic.suffix().to_owned()), ("partition", partition.to_string())];
+            gauge!(names::LAG, &labels).set(0.0);
+        }
+        tracing::info!(partitions = ids.len(), "handed over partitions");
+        self.consumer.incremental_unassign(&self.list(&read)).map_err(GroupError::Assign)
+    }
+
+    /// Takes partitions over once more, from their checkpoints.
+    fn reopen(&mut self, ids: &[PartitionId]) -> Result<(), GroupError> {
+        let mut read = Vec::new();
+        for id in ids {
+            let Some(held) = self.held.get_mut(id) else { continue };
+            held.reopen_at = None;
+            if let Some(work) = held.work.take() {
+                work.abandon();
+            }
+            if std::mem::take(&mut held.assigned) {
+                read.push(*id);
+            }
+        }
+        self.consumer.incremental_unassign(&self.list(&read)).map_err(GroupError::Assign)?;
+        let known = ids.iter().filter(|id| self.held.contains_key(id)).copied().collect();
+        self.turn.open(&self.opener, known);
+        Ok(())
+    }
+
+    fn tick(&mut self) {
+        self.progress.beat();
+        let ids: Vec<_> = self.held.keys().copied().collect();
+        // A queue that drained before its pause was noted tells nobody, so all are asked.
+        self.resume_drained(&ids);
+        for (id, held) in &mut self.held {
+            held.state.lag = self.ends.lag(*id, held.state.next_offset);
+        }
+        self.mirror(CommitMode::Async);
+        self.begin_own_turn();
+        self.publish();
+    }
+
+    /// What this instance does by itself, when the group asks for nothing.
+    fn begin_own_turn(&mut self) {
+        let now = Instant::now();
+        if !self.turn.is_idle() || !self.rebalances.is_empty() {
+            return;
+        }
+        let due = |held: &Held| held.reopen_at.is_some_and(|at| at <= now);
+        let stopped: Vec<_> =
+            self.held.iter().filter(|(_, held)| due(held)).map(|(id, _)| *id).collect();
+        if !stopped.is_empty() {
+            if let Err(e) = self.reopen(&stopped) {
+                tracing::error!("stopped partitions stay stopped: {}", chain(&e));
+            }
+            return;
+        }
+        if self.suspect_until.is_some_and(|until| now < until) {
+            let offsets = self.held.iter().map(|(id, held)| (*id, held.state.next_offset));
+            self.turn.look_for_out_of_range(&self.opener, offsets.collect());
+        } else {
+            self.suspect_until = None;
+        }
+    }
+
+    /// Tells Kafka what is stored. Nothing reads it but tools that show lag.
+    fn mirror(&mut self, mode: CommitMode) {
+        let mut list = TopicPartitionList::new();
+        for (id, held) in &mut self.held {
+            if held.assigned && held.state.next_offset > held.mirrored {
+                let (topic, offset) = (self.topics.name(id.0), held.state.next_offset);
+                if list.add_partition_offset(&topic, id.1, Offset::Offset(offset)).is_ok() {
+                    held.mirrored = offset;
+                }
+            }
+        }
+        if list.count() == 0 {
+            return;
+        }
+        if let Err(e) = self.consumer.commit(&list, mode) {
+            tracing::debug!(error = %e, "committed offsets, which only lag tools read, are behind");
+        }
+    }
+
+    fn publish(&self) {
+        let partitions = self.held.iter().map(|(id, held)| (*id, held.state)).collect();
+        let membership = Membership { joined: self.joined, partitions };
+        #[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
+        {
+            let working = self.held.values().filter(|held| held.work.is_some()).count();
+            let paused = self.held.values().filter(|held| held.state.paused).count();
+            gauge!(names::PARTITIONS).set(working as f64);
+            gauge!(names::PAUSED).set(paused as f64);
+            for ((topic, partition), state) in &membership.partitions {
+                let Some(lag) = state.lag else { continue };
+                let labels =
+                    [("topic", topic.suffix().to_owned()), ("partition", partition.to_string())];
+                gauge!(names::LAG, &labels).set(lag as f64);
+            }
+        }
+        let alone = membership.without_partition();
+        let news = self.membership.send_replace(membership);
+        if alone && !news.without_partition() {
+            tracing::warn!(
+                "this aggregator has no partition: there are more aggregators in the group than \
+                 partitions, and it waits for one to become free"
+            );
+        }
+    }
+
+    /// Brings the batches in hand to their end, and leaves the group, so that the next owner need
+    /// not wait for this one to be missed.
+    async fn leave(mut self) {
+        self.turn.abandon();
+        let ids: Vec<_> = self.held.keys().copied().collect();
+        let works = self.take_works(&ids);
+        Work::end_all(works, self.works.release_limit()).await;
+        while let Ok(report) = self.reports.try_recv() {
+            self.take(report);
+        }
+        self.mirror(CommitMode::Async);
+        self.closing.store(true, Ordering::Release);
+        let (consumer, opener) = (self.consumer, self.opener);
+        // Leaving waits for the broker, which is why it has a thread of its own.
+        let left = tokio::task::spawn_blocking(move || {
+            drop(opener);
+            drop(consumer);
+        });
+        if left.await.is_err() {
+            tracing::warn!("leaving the group did not end well");
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(work) = self.work.take() {
+            work.abandon();
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! How far the store is behind the broker.
+//!
+//! The ends of the logs come from librdkafka's own statistics, which costs no request.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use picket_wire::TopicNames;
+use rdkafka::Statistics;
+
+use super::membership::PartitionId;
+
+/// The newest known end of each partition's log.
+#[derive(Debug, Default)]
+pub struct LogEnds {
+    ends: Mutex<HashMap<PartitionId, i64>>,
+}
+
+impl LogEnds {
+    /// Takes over what librdkafka knows.
+    pub fn update(&self, topics: &TopicNames, statistics: &Statistics) {
+        let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, topic) in &statistics.topics {
+            let Some(known) = topics.topic(name) else { continue };
+            // The end of the log as a reader may see it; below zero where it is not known yet.
+            let seen = topic.partitions.values().filter(|p| p.hi_offset >= 0);
+            ends.extend(seen.map(|p| ((known, p.partition), p.hi_offset)));
+        }
+    }
+
+    /// Records between an offset and the end of its log.
+    pub fn lag(&self, partition: PartitionId, next_offset: i64) -> Option<i64> {
+        let ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        Some((ends.get(&partition)? - next_offset).max(0))
+    }
+}

@@ -1,0 +1,326 @@
+//! Partitions of the observations topic: ledger, tracker, documents.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use metrics::counter;
+use mongodb::bson::{self, Bson, doc};
+use picket_wire::header::Lane;
+use picket_wire::observation::{ClockState, GapOf};
+use picket_wire::{CameraKey, CameraRecord, EpochId, Message};
+use serde::{Deserialize, Serialize};
+
+use super::camera::{Camera, Changes, Known, Place, Verdict};
+use super::dead_letter::DeadLetter;
+use super::effects::{Effects, Entry, Stored};
+use crate::metrics::{DROPPED, TRACKERS_DISCARDED};
+use crate::store::bulk::Update;
+use crate::store::checkpoints::{CameraCheckpoint, Claim, camera_checkpoint_id};
+use crate::store::documents::{CameraDocument, LedgerDocument, collection};
+use crate::store::ledger::{EpochLedger, ledger_id};
+use crate::store::{Store, StoreError, encode};
+use crate::track::{Settings as TrackSettings, TRACKER_VERSION, Tracker};
+use crate::upsert::{self, Retention};
+
+/// Clean ledgers of past epochs that a camera keeps in memory.
+const LEDGERS_IN_MEMORY: usize = 4;
+
+/// A camera's state as its checkpoint holds it.
+#[derive(Debug, Serialize, Deserialize)]
+struct State {
+    place: Place,
+    tracker: Bson,
+}
+
+/// The cameras of one partition.
+pub struct Observations {
+    store: Store,
+    claim: Claim,
+    settings: TrackSettings,
+    settings_sha256: String,
+    retention: Retention,
+    cameras: HashMap<CameraKey, Camera>,
+}
+
+impl Observations {
+    /// No camera is in memory before its first record.
+    pub fn new(
+        store: Store,
+        claim: Claim,
+        settings: TrackSettings,
+        retention: Retention,
+    ) -> Result<Self, StoreError> {
+        let text = encode(collection::CHECKPOINTS, &settings)?;
+        let settings_sha256 = upsert::digest(text.to_string().as_bytes());
+        Ok(Self { store, claim, settings, settings_sha256, retention, cameras: HashMap::new() })
+    }
+
+    /// Brings into memory what the batch needs. Changes nothing that a repetition would miss.
+    pub async fn load(
+        &mut self,
+        entries: &[Entry],
+    ) -> Result<HashMap<String, Known>, StoreError> {
+        self.load_cameras(entries).await?;
+        self.load_ledgers(entries).await?;
+        let mut ids = BTreeSet::new();
+        for record in records(entries) {
+            let camera = self.cameras.get(&record.id().key);
+            let accounted = camera.is_some_and(|camera| camera.is_accounted(record));
+            // What settles new ids cannot be there already, so most batches ask nothing.
+            if accounted || record.settles().is_none_or(|(first, last)| first != last) {
+                ids.insert(upsert::document_id(record));
+            }
+        }
+        let ids: Vec<_> = ids.into_iter().collect();
+        let found = self
+            .store
+            .find_by_ids::<Stored>(collection::OBSERVATIONS, &ids, Some(Stored::fields()))
+            .await?;
+        Ok(found.into_iter().map(Stored::known).collect())
+    }
+
+    async fn load_cameras(&mut self, entries: &[Entry]) -> Result<(), StoreError> {
+        let keys: BTreeSet<&CameraKey> = records(entries).map(|record| &record.id().key).collect();
+        let new: Vec<&CameraKey> =
+            keys.into_iter().filter(|key| !self.cameras.contains_key(*key)).collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<_> = new.iter().map(ToString::to_string).collect();
+        let checkpoints = self.store.camera_checkpoints(&ids).await?;
+        let mut checkpoints: HashMap<String, CameraCheckpoint> =
+            checkpoints.into_iter().map(|c| (c.id.clone(), c)).collect();
+        let documents: Vec<CameraDocument> =
+            self.store.find_by_ids(collection::CAMERAS, &ids, None).await?;
+        let mut documents: HashMap<String, CameraDocument> =
+            documents.into_iter().map(|d| (d.id.clone(), d)).collect();
+        for (key, id) in new.into_iter().zip(ids) {
+            let mut camera = Camera::new(key.clone(), self.settings.clone(), self.retention);
+            if let Some(document) = documents.remove(&id) {
+                camera.accounts = document.accounts;
+            }
+            if let Some(checkpoint) = checkpoints.remove(&camera_checkpoint_id(&id)) {
+                self.restore(&mut camera, checkpoint);
+            }
+            self.cameras.insert(key.clone(), camera);
+        }
+        Ok(())
+    }
+
+    /// Takes over a stored state. A tracker's state of another version or other settings cannot go
+    /// on: its tracks end, new ones begin, and that is counted.
+    fn restore(&self, camera: &mut Camera, checkpoint: CameraCheckpoint) {
+        let same_log = checkpoint.topic == self.claim.topic
+            && checkpoint.partition == self.claim.partition;
+        if same_log {
+            camera.next_offset = checkpoint.next_offset;
+        }
+        let state: State = match bson::deserialize_from_bson(checkpoint.state) {
+            Ok(state) => state,
+            Err(e) => return discarded(camera, "unreadable", &e.to_string()),
+        };
+        camera.place = state.place;
+        if checkpoint.tracker_version != i64::from(TRACKER_VERSION) {
+            return discarded(camera, "version", "it is of another version of the tracker");
+        }
+        if checkpoint.tracker_settings != self.settings_sha256 {
+            return discarded(camera, "settings", "the tracker's settings have changed");
+        }
+        match bson::deserialize_from_bson::<Tracker>(state.tracker) {
+            Ok(tracker) => camera.tracker = tracker,
+            Err(e) => discarded(camera, "unreadable", &e.to_string()),
+        }
+    }
+
+    async fn load_ledgers(&mut self, entries: &[Entry]) -> Result<(), StoreError> {
+        let mut wanted: BTreeMap<String, (CameraKey, EpochId)> = BTreeMap::new();
+        for record in records(entries) {
+            let key = &record.id().key;
+            let Some(camera) = self.cameras.get(key) else { continue };
+            let mut epochs = vec![record.id().epoch];
+            epochs.extend(camera.place.position.map(|at| at.epoch));
+            if let CameraRecord::Epoch(start) = record {
+                epochs.extend(start.previous.as_ref().map(|previous| previous.epoch));
+            }
+            epochs.retain(|epoch| !camera.ledgers.contains_key(epoch));
+            wanted.extend(epochs.into_iter().map(|e| (ledger_id(key, e), (key.clone(), e))));
+        }
+        let ids: Vec<_> = wanted.keys().cloned().collect();
+        let found = self.store.ledgers(&ids).await?;
+        let mut found: HashMap<String, LedgerDocument> =
+            found.into_iter().map(|d| (d.id.clone(), d)).collect();
+        for (id, (key, epoch)) in wanted {
+            let ledger = found.remove(&id).map(EpochLedger::from).unwrap_or_default();
+            if let Some(camera) = self.cameras.get_mut(&key) {
+                camera.ledgers.insert(epoch, ledger);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the batch in, in the order of the log.
+    pub fn apply(
+        &mut self,
+        entries: Vec<Entry>,
+        mut known: HashMap<String, Known>,
+    ) -> Result<Effects, StoreError> {
+        let mut effects = Effects::default();
+        let mut changes = Changes::default();
+        let mut last_offset = 0;
+        for entry in entries {
+            last_offset = entry.origin.offset;
+            self.take(entry, &mut known, &mut effects, &mut changes);
+        }
+        self.end(last_offset, changes, &mut effects)?;
+        Ok(effects)
+    }
+
+    fn take(
+        &mut self,
+        entry: Entry,
+        known: &mut HashMap<String, Known>,
+        effects: &mut Effects,
+        changes: &mut Changes,
+    ) {
+        let (lane, record) = match &entry.message {
+            Ok(Message::Record { lane, record }) => (*lane, record),
+            Ok(_) => return,
+            Err(reject) => {
+                let reject = reject.clone();
+                effects.dead_letters.push(DeadLetter::unreadable(entry.record, &reject));
+                return;
+            }
+        };
+        let Some(camera) = self.cameras.get_mut(&record.id().key) else { return };
+        let id = upsert::document_id(record);
+        let verdict =
+            camera.take(record, &entry.digest, &entry.origin, known.get(&id), changes);
+        match verdict {
+            Ok(Verdict::Stored { late }) => {
+                effects.late += u64::from(late);
+                count_drops(record);
+                effects.captured_ms.extend(captured_live_ms(lane, record));
+                known.insert(id, Known::new(&entry.digest, &entry.origin));
+            }
+            Ok(Verdict::Duplicate) => effects.duplicates += 1,
+            Ok(Verdict::Conflict) => effects.dead_letters.push(entry.conflict(&id)),
+            Err(error) => effects.dead_letters.push(entry.unstorable(&error)),
+        }
+    }
+
+    /// Turns changes into writes.
+    fn end(
+        &mut self,
+        last_offset: i64,
+        changes: Changes,
+        effects: &mut Effects,
+    ) -> Result<(), StoreError> {
+        let records = changes.records.into_iter().map(|document| {
+            let id = document.get_str("_id").unwrap_or_default().to_owned();
+            Update::insert_once(&id, document)
+        });
+        effects.writes.push((collection::OBSERVATIONS, records.collect()));
+        let tracks = changes.tracks.values().map(|track| {
+            Ok(Update::keep_higher(&track.id, "rev", encode(collection::TRACKS, track)?))
+        });
+        effects.writes.push((collection::TRACKS, tracks.collect::<Result<_, StoreError>>()?));
+        let orphans = changes.orphans.iter().map(|track| Update {
+            filter: doc! { "_id": track, "rev": { "$lte": last_offset } },
+            change: doc! { "$set": { "state": "ended", "rev": last_offset } }.into(),
+            upsert: false,
+        });
+        effects.writes.push((collection::TRACKS, orphans.collect()));
+        for camera in self.cameras.values_mut() {
+            if !camera.dirty {
+                continue;
+            }
+            effects.end.cameras.push(camera_update(camera, last_offset)?);
+            let checkpoint =
+                checkpoint_update(camera, &self.claim, &self.settings_sha256, last_offset)?;
+            effects.end.checkpoints.push(checkpoint);
+            for (epoch, ledger) in camera.ledgers.iter_mut().filter(|(_, l)| l.dirty) {
+                effects.end.ledger.push(ledger.update(&camera.key, *epoch)?);
+                ledger.dirty = false;
+            }
+            camera.dirty = false;
+            forget_ledgers(camera);
+        }
+        Ok(())
+    }
+}
+
+fn records(entries: &[Entry]) -> impl Iterator<Item = &CameraRecord> {
+    entries.iter().filter_map(|entry| match &entry.message {
+        Ok(Message::Record { record, .. }) => Some(record),
+        _ => None,
+    })
+}
+
+fn discarded(camera: &mut Camera, label: &'static str, why: &str) {
+    camera.tracker_lost = true;
+    counter!(TRACKERS_DISCARDED, "why" => label).increment(1);
+    tracing::warn!(camera = %camera.key, "its tracks end early, the tracker begins anew: {why}");
+}
+
+fn count_drops(record: &CameraRecord) {
+    if let CameraRecord::Gap(gap) = record {
+        let of = if gap.of == GapOf::Frames { "pictures" } else { "observations" };
+        counter!(DROPPED, "of" => of, "reason" => gap.reason.to_string()).increment(gap.count);
+    }
+}
+
+fn captured_live_ms(lane: Lane, record: &CameraRecord) -> Option<i64> {
+    let CameraRecord::Observation(observation) = record else { return None };
+    let stamp = &observation.stamp;
+    let trusted = lane == Lane::Live && stamp.clock == ClockState::Synchronised;
+    stamp.captured_at.filter(|_| trusted).map(|at| at.as_millisecond())
+}
+
+/// Keeps the newest epochs, which are the ones that records still come from; another one is loaded
+/// again when it is asked for.
+fn forget_ledgers(camera: &mut Camera) {
+    let here = camera.place.position.map(|at| at.epoch);
+    while camera.ledgers.len() > LEDGERS_IN_MEMORY {
+        let oldest = camera.ledgers.keys().find(|epoch| Some(**epoch) != here).copied();
+        let Some(oldest) = oldest else { return };
+        camera.ledgers.remove(&oldest);
+    }
+}
+
+fn camera_update(camera: &Camera, last_offset: i64) -> Result<Update, StoreError> {
+    let newest = camera.place.newest.as_ref();
+    let captured_ns = newest.and_then(|newest| newest.captured_ns);
+    let document = CameraDocument {
+        id: camera.key.to_string(),
+        device: camera.key.device.to_string(),
+        camera: camera.key.camera.to_string(),
+        newest_observation: newest.map(|newest| newest.id.clone()),
+        newest_captured_at: upsert::date(captured_ns),
+        epoch: camera.place.position.map(|at| at.epoch.to_string()),
+        complete_until: i64::try_from(camera.complete_until()).unwrap_or(i64::MAX),
+        accounts: camera.accounts.clone(),
+        rev: last_offset,
+    };
+    Ok(Update::set(&document.id, encode(collection::CAMERAS, &document)?))
+}
+
+fn checkpoint_update(
+    camera: &Camera,
+    claim: &Claim,
+    settings_sha256: &str,
+    last_offset: i64,
+) -> Result<Update, StoreError> {
+    let encoded = |e| StoreError::Encode { collection: collection::CHECKPOINTS, source: Box::new(e) };
+    let tracker = bson::serialize_to_bson(&camera.tracker).map_err(encoded)?;
+    let state = State { place: camera.place.clone(), tracker };
+    let checkpoint = CameraCheckpoint {
+        id: camera_checkpoint_id(&camera.key.to_string()),
+        topic: claim.topic.clone(),
+        partition: claim.partition,
+        next_offset: last_offset.saturating_add(1),
+        owner_epoch: claim.owner_epoch,
+        tracker_version: i64::from(TRACKER_VERSION),
+        tracker_settings: settings_sha256.to_owned(),
+        state: bson::serialize_to_bson(&state).map_err(encoded)?,
+    };
+    Ok(Update::set(&checkpoint.id, encode(collection::CHECKPOINTS, &checkpoint)?))
+}

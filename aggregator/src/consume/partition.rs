@@ -1,0 +1,252 @@
+//! The work on one partition: batches, one after the other, each to its end.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use jiff::Timestamp;
+use metrics::{counter, histogram};
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout_at;
+
+use super::backoff::Backoff;
+use super::dead_letter::DeadLetters;
+use super::effects::{Effects, Entry, Image};
+use super::error::PartitionError;
+use super::frames::Frames;
+use super::inbox::Inbox;
+use super::kafka::Received;
+use super::membership::PartitionId;
+use super::observations::Observations;
+use super::settings::Settings;
+use super::status;
+use crate::metrics as names;
+use crate::store::Store;
+use crate::store::checkpoints::Claim;
+use crate::upsert::{Images, Origin};
+
+/// Pictures written at a time: each waits for the disk, and disks take several at once.
+const IMAGES_AT_ONCE: usize = 8;
+
+/// What the work of all partitions shares.
+pub struct Shared {
+    /// How to batch.
+    pub settings: Settings,
+    /// Documents go there.
+    pub store: Store,
+    /// Pictures go there.
+    pub images: Images,
+    /// What cannot be read goes there.
+    pub dead_letters: DeadLetters,
+}
+
+/// What a partition tells the group.
+#[derive(Debug)]
+pub enum Report {
+    /// Everything before this offset is stored.
+    Stored(PartitionId, i64),
+    /// There is room for more records.
+    Drained(PartitionId),
+    /// The work stopped by itself.
+    Stopped(PartitionId, PartitionError),
+}
+
+/// What is done with the records of a topic.
+pub enum Lane {
+    /// Ledger, tracker, documents.
+    Observations(Box<Observations>),
+    /// Pictures.
+    Frames(Frames),
+    /// Heartbeats.
+    Status,
+}
+
+impl Lane {
+    /// Reads what the batch builds upon, then works out what it does.
+    async fn work(
+        &mut self,
+        entries: Vec<Entry>,
+        partition: &str,
+    ) -> Result<Effects, PartitionError> {
+        let mut backoff = Backoff::new(partition);
+        let known = loop {
+            let known = match self {
+                Self::Observations(lane) => lane.load(&entries).await,
+                Self::Frames(lane) => lane.load(&entries).await,
+                Self::Status => return Ok(status::apply(entries)),
+            };
+            match known {
+                Ok(known) => break known,
+                Err(e) => backoff.absorb(PartitionError::Load(e)).await?,
+            }
+        };
+        match self {
+            Self::Observations(lane) => lane.apply(entries, known),
+            Self::Frames(lane) => lane.apply(entries, known),
+            Self::Status => Ok(status::apply(entries)),
+        }
+        .map_err(PartitionError::Apply)
+    }
+}
+
+/// The worker of one partition.
+pub struct Worker {
+    /// Which.
+    pub id: PartitionId,
+    /// Under which owner epoch.
+    pub claim: Claim,
+    /// What is done with its records.
+    pub lane: Lane,
+    /// Where they come from.
+    pub inbox: Inbox,
+    /// What it shares with others.
+    pub shared: Arc<Shared>,
+    /// Where it reports.
+    pub reports: mpsc::UnboundedSender<Report>,
+}
+
+impl Worker {
+    /// Works until told to stop; the batch in hand is brought to its end.
+    pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        let name = self.claim.id();
+        loop {
+            let batch = tokio::select! {
+                biased;
+                // An error means that whoever could tell is gone, which is an end as well.
+                _ = stop.wait_for(|stop| *stop) => return,
+                batch = self.collect() => batch,
+            };
+            let Some(batch) = batch else { return };
+            if self.inbox.has_drained() {
+                self.report(Report::Drained(self.id));
+            }
+            match self.process(batch, &name).await {
+                Ok(next_offset) => self.report(Report::Stored(self.id, next_offset)),
+                Err(e) => return self.report(Report::Stopped(self.id, e)),
+            }
+        }
+    }
+
+    /// The group outlives its workers; if it does not, nobody is left to be told.
+    fn report(&self, report: Report) {
+        let _ = self.reports.send(report);
+    }
+
+    /// The next batch: bounded by count, bytes, and the time since its first record.
+    async fn collect(&mut self) -> Option<Vec<Received>> {
+        let settings = &self.shared.settings;
+        let first = self.inbox.recv().await?;
+        let deadline = tokio::time::Instant::now() + Duration::from_millis(settings.batch_wait_ms);
+        let mut bytes = first.bytes();
+        let mut batch = vec![first];
+        while batch.len() < settings.batch_records && bytes < settings.batch_kib * 1024 {
+            match timeout_at(deadline, self.inbox.recv()).await {
+                Ok(Some(record)) => {
+                    bytes += record.bytes();
+                    batch.push(record);
+                }
+                Ok(None) | Err(_) => break,
+            }
+        }
+        Some(batch)
+    }
+
+    /// Brings a batch to its end; returns where to resume after it.
+    async fn process(&mut self, batch: Vec<Received>, name: &str) -> Result<i64, PartitionError> {
+        let begin = Instant::now();
+        let topic = self.id.0.suffix();
+        let count = batch.len() as u64;
+        let next_offset = batch.last().map_or(0, |record| record.offset + 1);
+        let entries = self.read(batch);
+        let mut effects = self.lane.work(entries, name).await?;
+        effects.end.next_offset = next_offset;
+        self.put_aside(&effects, name).await?;
+        self.put_images(std::mem::take(&mut effects.images), name).await?;
+        self.write(&effects, name).await?;
+        self.end(&effects, name).await?;
+        counter!(names::BATCHES, "topic" => topic).increment(1);
+        counter!(names::BATCH_RECORDS, "topic" => topic).increment(count);
+        counter!(names::DUPLICATES, "topic" => topic).increment(effects.duplicates);
+        counter!(names::LATE).increment(effects.late);
+        histogram!(names::BATCH, "topic" => topic).record(begin.elapsed().as_secs_f64());
+        let now_ms = Timestamp::now().as_millisecond();
+        for captured_ms in effects.captured_ms {
+            #[expect(clippy::cast_precision_loss, reason = "a difference of seconds")]
+            let seconds = (now_ms - captured_ms).max(0) as f64 / 1000.0;
+            histogram!(names::CAPTURE_TO_STORE).record(seconds);
+        }
+        Ok(next_offset)
+    }
+
+    fn read(&self, batch: Vec<Received>) -> Vec<Entry> {
+        let stored_at_ms = Timestamp::now().as_millisecond();
+        let topic = self.id.0;
+        let entries = batch.into_iter().map(|record| {
+            let origin = Origin {
+                topic: self.claim.topic.clone(),
+                partition: self.claim.partition,
+                offset: record.offset,
+                broker_time_ms: record.broker_time_ms,
+                stored_at_ms,
+            };
+            let bytes = record.body().len() as u64;
+            let entry = Entry::read(topic, record, origin);
+            let labels = [("topic", topic.suffix()), ("kind", entry.kind())];
+            counter!(names::RECORDS, &labels).increment(1);
+            counter!(names::BYTES, "topic" => topic.suffix()).increment(bytes);
+            entry
+        });
+        entries.collect()
+    }
+
+    async fn put_aside(&self, effects: &Effects, name: &str) -> Result<(), PartitionError> {
+        for letter in &effects.dead_letters {
+            let mut backoff = Backoff::new(name);
+            let (topic, partition) = (&self.claim.topic, self.claim.partition);
+            while let Err(e) = self.shared.dead_letters.send(letter, topic, partition).await {
+                backoff.absorb(PartitionError::DeadLetter(e)).await?;
+            }
+            let labels = [("topic", self.id.0.suffix()), ("reason", letter.reason)];
+            counter!(names::DEAD_LETTERS, &labels).increment(1);
+            tracing::warn!(
+                topic,
+                partition,
+                offset = letter.record.offset,
+                reason = letter.reason,
+                "put aside on the dead-letter topic: {}",
+                letter.detail
+            );
+        }
+        Ok(())
+    }
+
+    async fn put_images(&self, images: Vec<Image>, name: &str) -> Result<(), PartitionError> {
+        let store = &self.shared.images;
+        let writes = images.into_iter().map(|image| async move {
+            let mut backoff = Backoff::new(name);
+            while let Err(e) = store.put(&image.path, image.jpeg.clone()).await {
+                backoff.absorb(PartitionError::Image(e)).await?;
+            }
+            Ok(())
+        });
+        stream::iter(writes).buffer_unordered(IMAGES_AT_ONCE).try_collect().await
+    }
+
+    async fn write(&self, effects: &Effects, name: &str) -> Result<(), PartitionError> {
+        let mut backoff = Backoff::new(name);
+        for (collection, updates) in &effects.writes {
+            while let Err(e) = self.shared.store.write(collection, updates.clone()).await {
+                backoff.absorb(PartitionError::Write(e)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn end(&self, effects: &Effects, name: &str) -> Result<(), PartitionError> {
+        let mut backoff = Backoff::new(name);
+        while let Err(e) = self.shared.store.end_batch(&self.claim, &effects.end).await {
+            backoff.absorb(PartitionError::Checkpoint(e)).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,204 @@
+//! How to reach Kafka and how to read from it.
+
+use std::path::PathBuf;
+
+use picket_service::config::Problem;
+use picket_wire::topic::{DEFAULT_PREFIX, TopicNames};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+/// Section `[consume]`: the Kafka cluster that the devices write to.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Brokers as `host:port`; one is enough to find the others.
+    pub brokers: Vec<String>,
+    /// Consumer group. All aggregators of one fleet share it and the database.
+    #[serde(default = "default_group")]
+    pub group: String,
+    /// What the topics' names begin with.
+    #[serde(default = "default_topic_prefix")]
+    pub topic_prefix: String,
+    /// PEM file with the certificate authority that signed the brokers' certificates.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
+    /// PEM file with this aggregator's certificate.
+    #[serde(default)]
+    pub certificate_file: Option<PathBuf>,
+    /// PEM file with the certificate's key.
+    #[serde(default)]
+    pub key_file: Option<PathBuf>,
+    /// Talk to Kafka without TLS. For a broker on this machine only.
+    #[serde(default)]
+    pub allow_plaintext: bool,
+    /// Name of this instance in logs and checkpoints; drawn at random if it is not set.
+    #[serde(default)]
+    pub instance: Option<String>,
+    /// Most records in one batch.
+    #[serde(default = "default_batch_records")]
+    pub batch_records: usize,
+    /// Most bytes in one batch, in KiB; a single record may be larger.
+    #[serde(default = "default_batch_kib")]
+    pub batch_kib: usize,
+    /// How long a batch waits for more records after its first, in milliseconds. More makes fewer,
+    /// larger writes; it is also the least time from broker to store.
+    #[serde(default = "default_batch_wait_ms")]
+    pub batch_wait_ms: u64,
+    /// Most memory for records that wait for their writes, in MiB, shared among the partitions.
+    /// Beyond it reading pauses.
+    #[serde(default = "default_queue_mib")]
+    pub queue_mib: usize,
+    /// How long the work of a partition may take to end when it moves to another instance or the
+    /// program ends, in seconds. What is not written by then is read again by the next owner.
+    #[serde(default = "default_release_s")]
+    pub release_s: u64,
+}
+
+fn default_group() -> String {
+    "picket-aggregator".to_owned()
+}
+
+fn default_topic_prefix() -> String {
+    DEFAULT_PREFIX.to_owned()
+}
+
+fn default_batch_records() -> usize {
+    500
+}
+
+fn default_batch_kib() -> usize {
+    8192
+}
+
+fn default_batch_wait_ms() -> u64 {
+    25
+}
+
+fn default_queue_mib() -> usize {
+    256
+}
+
+fn default_release_s() -> u64 {
+    20
+}
+
+impl Settings {
+    /// The topics' names.
+    pub fn topics(&self) -> TopicNames {
+        TopicNames::new(self.topic_prefix.clone())
+    }
+
+    /// Refuses what cannot work.
+    pub fn check(&self) -> Result<(), Problem> {
+        check_connection(&self.connection())?;
+        if self.group.is_empty() {
+            return Err(Problem::new("group", "must not be empty"));
+        }
+        let fits = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+        if self.topic_prefix.is_empty() || !self.topic_prefix.bytes().all(fits) {
+            return Err(Problem::new("topic_prefix", "must be letters, digits, '.', '_' and '-'"));
+        }
+        for (field, value) in [
+            ("batch_records", self.batch_records),
+            ("batch_kib", self.batch_kib),
+            ("queue_mib", self.queue_mib),
+        ] {
+            if value == 0 {
+                return Err(Problem::new(field, "must be 1 or more"));
+            }
+        }
+        if self.batch_wait_ms > 1000 {
+            return Err(Problem::new("batch_wait_ms", "must be 1000 or less"));
+        }
+        // Kafka gives up on a member that takes longer to hand over (`max.poll.interval.ms`).
+        if !(1..=120).contains(&self.release_s) {
+            return Err(Problem::new("release_s", "must be 1 to 120"));
+        }
+        Ok(())
+    }
+
+    /// The part that says how to connect.
+    pub fn connection(&self) -> Connection {
+        Connection {
+            brokers: self.brokers.clone(),
+            ca_file: self.ca_file.clone(),
+            certificate_file: self.certificate_file.clone(),
+            key_file: self.key_file.clone(),
+            allow_plaintext: self.allow_plaintext,
+        }
+    }
+}
+
+/// How to connect to Kafka.
+#[derive(Debug, Clone)]
+pub struct Connection {
+    /// Brokers as `host:port`.
+    pub brokers: Vec<String>,
+    /// PEM file of the authority.
+    pub ca_file: Option<PathBuf>,
+    /// PEM file of the certificate.
+    pub certificate_file: Option<PathBuf>,
+    /// PEM file of its key.
+    pub key_file: Option<PathBuf>,
+    /// Without TLS.
+    pub allow_plaintext: bool,
+}
+
+fn check_connection(connection: &Connection) -> Result<(), Problem> {
+    if connection.brokers.is_empty() {
+        return Err(Problem::new("brokers", "name at least one broker as host:port"));
+    }
+    let port_of = |broker: &str| broker.rsplit_once(':').and_then(|(_, p)| p.parse::<u16>().ok());
+    for broker in &connection.brokers {
+        if port_of(broker).is_none() || broker.contains(['/', '@', ',']) {
+            return Err(Problem::new("brokers", format_args!("{broker:?} is not host:port")));
+        }
+    }
+    let tls = [&connection.ca_file, &connection.certificate_file, &connection.key_file];
+    if connection.allow_plaintext {
+        return match tls.iter().any(|file| file.is_some()) {
+            true => Err(Problem::new(
+                "allow_plaintext",
+                "contradicts ca_file, certificate_file and key_file: leave it out, or leave them out",
+            )),
+            false => Ok(()),
+        };
+    }
+    for (field, file) in ["ca_file", "certificate_file", "key_file"].into_iter().zip(tls) {
+        if file.is_none() {
+            return Err(Problem::new(
+                field,
+                "is needed: the brokers are reached over TLS with a certificate on both sides",
+            ));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(text: &str) -> Settings {
+        toml::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn tls_is_required_unless_plaintext_is_asked_for_by_name() {
+        let plain = settings("brokers = ['localhost:9092']");
+        assert_eq!(plain.check().unwrap_err().field, "ca_file");
+        settings("brokers = ['localhost:9092']\nallow_plaintext = true").check().unwrap();
+    }
+
+    #[test]
+    fn plaintext_and_certificates_contradict_each_other() {
+        let both = "brokers = ['a:1']\nallow_plaintext = true\nca_file = '/ca.pem'";
+        assert_eq!(settings(both).check().unwrap_err().field, "allow_plaintext");
+    }
+
+    #[test]
+    fn a_broker_without_a_port_is_refused_by_name() {
+        let error = settings("brokers = ['a']\nallow_plaintext = true").check().unwrap_err();
+        assert!(error.problem.contains("\"a\""), "{error:?}");
+    }
+}

@@ -1,0 +1,97 @@
+//! Workers: starting one for a partition, and ending it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use picket_wire::Topic;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use super::error::PartitionError;
+use super::frames::Frames;
+use super::inbox::{Inbox, Sender};
+use super::membership::PartitionId;
+use super::observations::Observations;
+use super::partition::{Lane, Report, Shared, Worker};
+use crate::store::checkpoints::Claim;
+use crate::track::Settings as TrackSettings;
+use crate::upsert::Retention;
+
+/// The work on a partition, under way.
+pub struct Work {
+    /// Records go there.
+    pub sender: Sender,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl Work {
+    /// Ends it at once. A batch in hand is not brought to its end; whoever reads it again finds it
+    /// undone or done in part, and both come to the same.
+    pub fn abandon(self) {
+        self.task.abort();
+    }
+
+    /// Lets all bring the batch in hand to its end, and abandons those that take too long.
+    pub async fn end_all(works: Vec<Self>, limit: Duration) {
+        let deadline = tokio::time::Instant::now() + limit;
+        for work in &works {
+            work.stop.send_replace(true);
+        }
+        for mut work in works {
+            if tokio::time::timeout_at(deadline, &mut work.task).await.is_err() {
+                tracing::warn!("a batch was not stored in time; its next owner reads it again");
+                work.task.abort();
+            }
+        }
+    }
+}
+
+/// Starts workers.
+pub struct Works {
+    /// What they share.
+    pub shared: Arc<Shared>,
+    /// How to track.
+    pub tracker: TrackSettings,
+    /// How long to keep.
+    pub retention: Retention,
+    /// Where they report.
+    pub reports: mpsc::UnboundedSender<Report>,
+}
+
+impl Works {
+    /// How long a worker may take to end.
+    pub fn release_limit(&self) -> Duration {
+        Duration::from_secs(self.shared.settings.release_s)
+    }
+
+    /// Memory for records that wait, of all partitions together.
+    pub fn queue_bytes(&self) -> usize {
+        self.shared.settings.queue_mib.saturating_mul(1024 * 1024)
+    }
+
+    /// Starts the worker of a partition.
+    pub fn start(
+        &self,
+        id: PartitionId,
+        claim: Claim,
+        sender: Sender,
+        inbox: Inbox,
+    ) -> Result<Work, PartitionError> {
+        let store = self.shared.store.clone();
+        let lane = match id.0 {
+            Topic::Observations => {
+                let tracker = self.tracker.clone();
+                let lane = Observations::new(store, claim.clone(), tracker, self.retention);
+                Lane::Observations(Box::new(lane.map_err(PartitionError::Apply)?))
+            }
+            Topic::Frames => Lane::Frames(Frames::new(store, self.retention)),
+            Topic::Status | Topic::Tracks | Topic::DeadLetter => Lane::Status,
+        };
+        let (stop, stopped) = watch::channel(false);
+        let shared = self.shared.clone();
+        let reports = self.reports.clone();
+        let worker = Worker { id, claim, lane, inbox, shared, reports };
+        Ok(Work { sender, stop, task: tokio::spawn(worker.run(stopped)) })
+    }
+}

@@ -1,0 +1,131 @@
+//! Every metric of the aggregator: name, labels, and what it tells.
+
+use picket_service::metrics::{Metric, MetricKind};
+
+/// Records read from the broker.
+pub const RECORDS: &str = "picket_aggregator_consume_records_total";
+/// Bytes of their values.
+pub const BYTES: &str = "picket_aggregator_consume_bytes_total";
+/// Records put aside.
+pub const DEAD_LETTERS: &str = "picket_aggregator_consume_dead_letters_total";
+/// Records that were there already.
+pub const DUPLICATES: &str = "picket_aggregator_consume_duplicates_total";
+/// Observations that came too late to be tracked.
+pub const LATE: &str = "picket_aggregator_track_late_total";
+/// States of trackers that this build could not take over.
+pub const TRACKERS_DISCARDED: &str = "picket_aggregator_track_states_discarded_total";
+/// Frames that devices dropped.
+pub const DROPPED: &str = "picket_aggregator_consume_dropped_frames_total";
+/// Time from the first record of a batch to its checkpoint.
+pub const BATCH: &str = "picket_aggregator_upsert_batch_seconds";
+/// Records of a batch.
+pub const BATCH_RECORDS: &str = "picket_aggregator_upsert_batch_records_total";
+/// Batches.
+pub const BATCHES: &str = "picket_aggregator_upsert_batches_total";
+/// From capture to checkpoint.
+pub const CAPTURE_TO_STORE: &str = "picket_aggregator_upsert_capture_to_store_seconds";
+/// Steps that failed and were repeated.
+pub const RETRIES: &str = "picket_aggregator_upsert_retries_total";
+/// Partitions that stopped.
+pub const PARTITIONS_STOPPED: &str = "picket_aggregator_consume_partitions_stopped_total";
+/// Partitions of this instance.
+pub const PARTITIONS: &str = "picket_aggregator_consume_partitions";
+/// Records that wait in the broker.
+pub const LAG: &str = "picket_aggregator_consume_lag_records";
+/// Partitions that wait for their writes.
+pub const PAUSED: &str = "picket_aggregator_consume_paused_partitions";
+/// Checkpoints outside the log.
+pub const OUT_OF_RANGE: &str = "picket_aggregator_consume_log_out_of_range_total";
+
+const fn metric(
+    name: &'static str,
+    kind: MetricKind,
+    labels: &'static [&'static str],
+    help: &'static str,
+) -> Metric {
+    Metric { name, kind, labels, help }
+}
+
+/// All of them, for `/metrics` and the reference page.
+pub const TABLE: &[Metric] = &[
+    metric(
+        RECORDS,
+        MetricKind::Counter,
+        &["topic", "kind"],
+        "Records read from the broker, by topic and kind; `unreadable` are those put aside.",
+    ),
+    metric(BYTES, MetricKind::Counter, &["topic"], "Bytes of the values of these records."),
+    metric(
+        DEAD_LETTERS,
+        MetricKind::Counter,
+        &["topic", "reason"],
+        "Records put aside on the dead-letter topic, by reason.",
+    ),
+    metric(
+        DUPLICATES,
+        MetricKind::Counter,
+        &["topic"],
+        "Records that came again and were stored already. Harmless: a resend, or a log read anew.",
+    ),
+    metric(
+        LATE,
+        MetricKind::Counter,
+        &[],
+        "Observations stored without a track, because later ones had been tracked before them.",
+    ),
+    metric(
+        TRACKERS_DISCARDED,
+        MetricKind::Counter,
+        &["why"],
+        "Cameras whose tracks were ended early, because this build or its settings could not go on \
+         from their state.",
+    ),
+    metric(
+        DROPPED,
+        MetricKind::Counter,
+        &["of", "reason"],
+        "Frames that devices report as lost, of observations and of pictures, by reason.",
+    ),
+    metric(
+        BATCH,
+        MetricKind::Histogram,
+        &["topic"],
+        "Time from the first record of a batch to its checkpoint.",
+    ),
+    metric(BATCHES, MetricKind::Counter, &["topic"], "Batches whose checkpoint is written."),
+    metric(BATCH_RECORDS, MetricKind::Counter, &["topic"], "Records in these batches."),
+    metric(
+        CAPTURE_TO_STORE,
+        MetricKind::Histogram,
+        &[],
+        "Time from capture to checkpoint, of live observations with a synchronised clock.",
+    ),
+    metric(
+        RETRIES,
+        MetricKind::Counter,
+        &["step"],
+        "Steps that failed and are repeated: `load`, `dead-letter`, `image`, `write`, `checkpoint`, \
+         `claim`. Reading pauses meanwhile and nothing is lost.",
+    ),
+    metric(
+        PARTITIONS_STOPPED,
+        MetricKind::Counter,
+        &["why"],
+        "Partitions that this instance stopped working on: `fenced` by another owner, or `failed`.",
+    ),
+    metric(PARTITIONS, MetricKind::Gauge, &[], "Partitions that this instance works on."),
+    metric(
+        LAG,
+        MetricKind::Gauge,
+        &["topic", "partition"],
+        "Records in the broker that are not yet stored.",
+    ),
+    metric(PAUSED, MetricKind::Gauge, &[], "Partitions whose reading waits for their writes."),
+    metric(
+        OUT_OF_RANGE,
+        MetricKind::Counter,
+        &["topic"],
+        "Checkpoints that lay outside the log: records expired in the broker, or the topic was made \
+         anew. The checkpoint and an ERROR in the log say which offsets.",
+    ),
+];

@@ -1,0 +1,286 @@
+//! Where to resume: one checkpoint per partition and one per camera, and who may move them.
+//!
+//! Whoever takes over a partition raises its owner epoch in one step. Every later checkpoint names
+//! the epoch under which it was made; a former owner, woken from a long sleep, finds a higher one
+//! and changes nothing. Kafka's own generation cannot serve for this: a process that was stopped
+//! does not know that it was replaced.
+//!
+//! Ledger, cameras and both kinds of checkpoint change in one transaction. So a crash at any point
+//! leaves either all of a batch's accounts or none, and the batch is read again.
+
+use mongodb::bson::{Bson, DateTime, Document, doc};
+use mongodb::options::{ReadConcern, ReturnDocument, TransactionOptions};
+use mongodb::{ClientSession, error};
+use serde::{Deserialize, Serialize};
+
+use super::bulk::Update;
+use super::client::{Store, durable};
+use super::documents::collection;
+use super::error::StoreError;
+use super::{decode, encode};
+
+/// A partition that this instance owns, and since which epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// Topic's full name.
+    pub topic: String,
+    /// Partition.
+    pub partition: i32,
+    /// Raised by one at each change of owner.
+    pub owner_epoch: i64,
+}
+
+impl Claim {
+    /// Id of the partition's checkpoint.
+    pub fn id(&self) -> String {
+        partition_id(&self.topic, self.partition)
+    }
+}
+
+fn partition_id(topic: &str, partition: i32) -> String {
+    format!("partition/{topic}/{partition}")
+}
+
+/// Id of a camera's checkpoint.
+pub fn camera_checkpoint_id(camera: &str) -> String {
+    format!("camera/{camera}")
+}
+
+/// A partition's checkpoint.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PartitionCheckpoint {
+    /// `partition/<topic>/<number>`.
+    #[serde(rename = "_id")]
+    pub id: String,
+    /// Topic's full name.
+    pub topic: String,
+    /// Partition.
+    pub partition: i32,
+    /// Everything before it is stored; null before the first batch.
+    #[serde(default)]
+    pub next_offset: Option<i64>,
+    /// Raised by one at each change of owner.
+    pub owner_epoch: i64,
+    /// Which instance owns it.
+    pub owner: String,
+    /// The newest holes in the log, oldest first.
+    #[serde(default)]
+    pub out_of_range: Vec<OutOfRange>,
+}
+
+/// A checkpoint that the log no longer holds, or does not hold yet.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OutOfRange {
+    /// Always `log-out-of-range`.
+    pub state: String,
+    /// Where reading should have gone on.
+    pub from_offset: i64,
+    /// Where it went on.
+    pub to_offset: i64,
+    /// When it was noticed.
+    pub noticed_at: DateTime,
+}
+
+/// A camera's checkpoint.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CameraCheckpoint {
+    /// `camera/<device>/<camera>`.
+    #[serde(rename = "_id")]
+    pub id: String,
+    /// Topic's full name.
+    pub topic: String,
+    /// Partition in which the camera stands.
+    pub partition: i32,
+    /// The first offset whose effect is not in the state.
+    pub next_offset: i64,
+    /// Under which the checkpoint was made.
+    pub owner_epoch: i64,
+    /// Version of the tracker whose state this is.
+    pub tracker_version: i64,
+    /// SHA-256 of the tracker's settings, hex.
+    pub tracker_settings: String,
+    /// The state of the camera. BSON holds floats bit by bit, which JSON text does not promise.
+    pub state: Bson,
+}
+
+/// What ends a batch, in one transaction.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct BatchEnd {
+    /// Where to resume after it.
+    pub next_offset: i64,
+    /// Changed ledgers.
+    pub ledger: Vec<Update>,
+    /// Changed cameras' checkpoints.
+    pub checkpoints: Vec<Update>,
+    /// Changed cameras.
+    pub cameras: Vec<Update>,
+}
+
+/// How often a transaction that met another one is repeated at once, before its error is left to
+/// the caller's slower back-off.
+const ATTEMPTS: u32 = 5;
+
+impl Store {
+    /// Takes over a partition: from here on, no former owner can write its checkpoints.
+    pub async fn claim(
+        &self,
+        topic: &str,
+        partition: i32,
+        owner: &str,
+    ) -> Result<(Claim, PartitionCheckpoint), StoreError> {
+        let id = partition_id(topic, partition);
+        let change = doc! {
+            "$inc": { "owner_epoch": 1_i64 },
+            "$set": { "owner": owner, "claimed_at": DateTime::now() },
+            "$setOnInsert": { "topic": topic, "partition": partition },
+        };
+        let found = self
+            .database
+            .collection::<Document>(collection::CHECKPOINTS)
+            .find_one_and_update(doc! { "_id": &id }, change)
+            .upsert(true)
+            .return_document(ReturnDocument::After)
+            .await
+            .map_err(|e| StoreError::Write {
+                collection: collection::CHECKPOINTS,
+                source: Box::new(e),
+            })?;
+        let missing = StoreError::Reply { collection: collection::CHECKPOINTS, field: "value" };
+        let checkpoint: PartitionCheckpoint =
+            decode(collection::CHECKPOINTS, found.ok_or(missing)?)?;
+        let owner_epoch = checkpoint.owner_epoch;
+        Ok((Claim { topic: topic.to_owned(), partition, owner_epoch }, checkpoint))
+    }
+
+    /// Records that the log does not hold what comes next, and where reading goes on.
+    pub async fn note_out_of_range(
+        &self,
+        claim: &Claim,
+        from_offset: i64,
+        to_offset: i64,
+    ) -> Result<(), StoreError> {
+        let hole = OutOfRange {
+            state: "log-out-of-range".to_owned(),
+            from_offset,
+            to_offset,
+            noticed_at: DateTime::now(),
+        };
+        let hole = encode(collection::CHECKPOINTS, &hole)?;
+        let change = doc! {
+            "$set": { "next_offset": to_offset },
+            // Bounded: the log line and the counter remember the older ones.
+            "$push": { "out_of_range": { "$each": [hole], "$slice": -20 } },
+        };
+        let owned = doc! { "_id": claim.id(), "owner_epoch": claim.owner_epoch };
+        let result = self
+            .database
+            .collection::<Document>(collection::CHECKPOINTS)
+            .update_one(owned, change)
+            .await
+            .map_err(|e| StoreError::Write {
+                collection: collection::CHECKPOINTS,
+                source: Box::new(e),
+            })?;
+        if result.matched_count == 0 {
+            return Err(StoreError::Fenced { partition: claim.id() });
+        }
+        Ok(())
+    }
+
+    /// The checkpoints of these cameras that exist.
+    pub async fn camera_checkpoints(
+        &self,
+        cameras: &[String],
+    ) -> Result<Vec<CameraCheckpoint>, StoreError> {
+        let ids: Vec<_> = cameras.iter().map(|camera| camera_checkpoint_id(camera)).collect();
+        self.find_by_ids(collection::CHECKPOINTS, &ids, None).await
+    }
+
+    /// Ends a batch: all of it, or nothing if the partition has another owner since.
+    pub async fn end_batch(&self, claim: &Claim, end: &BatchEnd) -> Result<(), StoreError> {
+        let failed =
+            |e| StoreError::Checkpoint { partition: claim.id(), source: Box::new(e) };
+        let mut session = self.client.start_session().await.map_err(failed)?;
+        let mut attempt = 1;
+        loop {
+            match self.try_end_batch(&mut session, claim, end).await {
+                Err(e) if attempt < ATTEMPTS && is_transient(&e) => attempt += 1,
+                result => return result,
+            }
+        }
+    }
+
+    async fn try_end_batch(
+        &self,
+        session: &mut ClientSession,
+        claim: &Claim,
+        end: &BatchEnd,
+    ) -> Result<(), StoreError> {
+        let failed =
+            |e| StoreError::Checkpoint { partition: claim.id(), source: Box::new(e) };
+        let options = TransactionOptions::builder()
+            .read_concern(ReadConcern::snapshot())
+            .write_concern(durable())
+            .build();
+        session.start_transaction().with_options(options).await.map_err(failed)?;
+        if let Err(e) = self.write_end(session, claim, end).await {
+            // The server forgets an abandoned transaction by itself; this only saves it the wait.
+            if let Err(e) = session.abort_transaction().await {
+                tracing::debug!(error = %e, "an abandoned transaction was not aborted");
+            }
+            return Err(e);
+        }
+        let mut attempt = 1;
+        loop {
+            match session.commit_transaction().await {
+                // Repeating a commit is safe: the server knows whether it took place.
+                Err(e)
+                    if attempt < ATTEMPTS
+                        && e.contains_label(error::UNKNOWN_TRANSACTION_COMMIT_RESULT) =>
+                {
+                    attempt += 1;
+                }
+                result => return result.map_err(failed),
+            }
+        }
+    }
+
+    async fn write_end(
+        &self,
+        session: &mut ClientSession,
+        claim: &Claim,
+        end: &BatchEnd,
+    ) -> Result<(), StoreError> {
+        // The fence comes first: a new owner's claim touches the same document, so that one of the
+        // two waits for the other or fails.
+        let partition = Update {
+            filter: doc! { "_id": claim.id(), "owner_epoch": claim.owner_epoch },
+            change: doc! {
+                "$set": { "next_offset": end.next_offset, "updated_at": DateTime::now() },
+            }
+            .into(),
+            upsert: false,
+        };
+        let fence = self.write_in(session, collection::CHECKPOINTS, vec![partition]).await?;
+        if fence.matched == 0 {
+            return Err(StoreError::Fenced { partition: claim.id() });
+        }
+        for (collection, updates) in [
+            (collection::LEDGER, &end.ledger),
+            (collection::CHECKPOINTS, &end.checkpoints),
+            (collection::CAMERAS, &end.cameras),
+        ] {
+            self.write_in(session, collection, updates.clone()).await?;
+        }
+        Ok(())
+    }
+}
+
+fn is_transient(error: &StoreError) -> bool {
+    match error {
+        StoreError::Checkpoint { source, .. } | StoreError::Write { source, .. } => {
+            source.contains_label(error::TRANSIENT_TRANSACTION_ERROR)
+        }
+        _ => false,
+    }
+}

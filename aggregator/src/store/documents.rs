@@ -1,0 +1,253 @@
+//! The documents of each collection. Times stand twice: a BSON date for people (milliseconds) and
+//! an int64 of nanoseconds since 1970 beside it. What may differ between two runs over the same log
+//! stands in `ingest` alone.
+
+use std::collections::BTreeMap;
+
+use mongodb::bson::{DateTime, Document};
+use serde::{Deserialize, Serialize};
+
+/// Names of the collections.
+pub mod collection {
+    /// Observations, and the other records of the same log (told apart by `kind`).
+    pub const OBSERVATIONS: &str = "observations";
+    /// One summary per track.
+    pub const TRACKS: &str = "tracks";
+    /// One document per stored picture.
+    pub const FRAMES: &str = "frames";
+    /// One document per device: its newest status.
+    pub const DEVICES: &str = "devices";
+    /// One document per camera: its newest observation and frame, its accounts.
+    pub const CAMERAS: &str = "cameras";
+    /// Where to resume.
+    pub const CHECKPOINTS: &str = "checkpoints";
+    /// Which `seq` are accounted for.
+    pub const LEDGER: &str = "ledger";
+}
+
+/// How a document came here.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Ingest {
+    /// Topic's full name.
+    pub topic: String,
+    /// Partition.
+    pub partition: i32,
+    /// Offset.
+    pub offset: i64,
+    /// When the broker appended the record.
+    pub broker_time: DateTime,
+    /// When the aggregator wrote the document.
+    pub stored_at: DateTime,
+    /// When MongoDB may delete it: broker time + retention.
+    pub expire_at: DateTime,
+}
+
+/// A detection, with the track it belongs to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DetectionDocument {
+    /// x, y, width, height; pixels of the captured frame.
+    #[serde(rename = "box")]
+    pub box_px: [f32; 4],
+    /// 0 to 1.
+    pub score: f32,
+    /// What it is.
+    pub class: String,
+    /// x, y in pixels of the captured frame.
+    pub landmarks: Vec<[f32; 2]>,
+    /// 0 to 1.
+    pub quality: Option<f32>,
+    /// Id of its track.
+    pub track: Option<String>,
+}
+
+/// An observation. `_id` is the observation's id.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ObservationDocument {
+    /// `<device>/<camera>/<epoch>-<instance>/<seq>`.
+    #[serde(rename = "_id")]
+    pub id: String,
+    /// Always `observation`; the other records of the log have their own kind, and an `_id` of
+    /// `<id>~<kind>` (`~skip`, `~gap-observations`, `~gap-frames`, `~epoch`, `~clock`).
+    pub kind: String,
+    /// Device.
+    pub device: String,
+    /// Camera.
+    pub camera: String,
+    /// `<epoch>-<instance>`.
+    pub epoch: String,
+    /// Number of the frame in its epoch.
+    pub seq: i64,
+    /// Wall time of capture.
+    pub captured_at: Option<DateTime>,
+    /// The same in nanoseconds since 1970.
+    pub captured_ns: Option<i64>,
+    /// Microseconds since the epoch's start.
+    pub mono_us: i64,
+    /// State of the device's wall clock.
+    pub clock: String,
+    /// Pixels.
+    pub frame_width: i32,
+    /// Pixels.
+    pub frame_height: i32,
+    /// Name of the model.
+    pub detector: String,
+    /// Its SHA-256, hex.
+    pub model_sha256: String,
+    /// 0 to 1.
+    pub motion_score: Option<f32>,
+    /// `published`, `withheld` or `possible`.
+    pub frame: String,
+    /// In the order of the message.
+    pub detections: Vec<DetectionDocument>,
+    /// Came too late to be tracked.
+    pub late: bool,
+    /// SHA-256 of the message's value, hex: the same id with another digest is a conflict.
+    pub digest: String,
+    /// How it came here.
+    pub ingest: Ingest,
+}
+
+/// Summary of a track; bounded in size. `_id` is the track's id: the observation of birth, `#`, the
+/// index of the detection.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrackDocument {
+    /// Track id.
+    #[serde(rename = "_id")]
+    pub id: String,
+    /// Device.
+    pub device: String,
+    /// Camera.
+    pub camera: String,
+    /// `<epoch>-<instance>`.
+    pub epoch: String,
+    /// What it is.
+    pub class: String,
+    /// First seen, wall time.
+    pub first_seen: Option<DateTime>,
+    /// First seen, microseconds since the epoch's start.
+    pub first_mono_us: i64,
+    /// Last seen, wall time.
+    pub last_seen: Option<DateTime>,
+    /// Last seen, microseconds since the epoch's start.
+    pub last_mono_us: i64,
+    /// Observation of birth.
+    pub first_observation: String,
+    /// Last observation.
+    pub last_observation: String,
+    /// How many observations it was found in.
+    pub observations: i64,
+    /// Highest score of its detections.
+    pub best_score: f32,
+    /// Last box: x, y, width, height in pixels of the captured frame.
+    pub last_box: [f32; 4],
+    /// `active` or `ended`.
+    pub state: String,
+    /// Offset of the record that caused this version; the higher one stands.
+    pub rev: i64,
+    /// How it came here.
+    pub ingest: Ingest,
+}
+
+/// A stored picture. `_id` is the id of its observation, or `<observation>#<index>` for a crop.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FrameDocument {
+    /// Picture id.
+    #[serde(rename = "_id")]
+    pub id: String,
+    /// `frame` or `crop`.
+    pub kind: String,
+    /// Id of its observation.
+    pub observation: String,
+    /// Device.
+    pub device: String,
+    /// Camera.
+    pub camera: String,
+    /// Wall time of capture.
+    pub captured_at: Option<DateTime>,
+    /// The same in nanoseconds since 1970.
+    pub captured_ns: Option<i64>,
+    /// Microseconds since the epoch's start.
+    pub mono_us: i64,
+    /// Pixels of the picture.
+    pub width: i32,
+    /// Pixels of the picture.
+    pub height: i32,
+    /// What was made unrecognisable, `none` if nothing.
+    pub redacted: String,
+    /// Path in the object store.
+    pub path: String,
+    /// Bytes of the JPEG.
+    pub bytes: i64,
+    /// SHA-256 of the JPEG, hex.
+    pub digest: String,
+    /// How it came here.
+    pub ingest: Ingest,
+}
+
+/// The newest status of a device. `_id` is the device's name.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DeviceDocument {
+    /// Device.
+    #[serde(rename = "_id")]
+    pub id: String,
+    /// The status message's body, as it came (`picket_wire::status::Status`).
+    pub status: Document,
+    /// How it came here; the higher `broker_time` stands.
+    pub ingest: Ingest,
+}
+
+/// A camera as the centre sees it. `_id` is `<device>/<camera>`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CameraDocument {
+    /// `<device>/<camera>`.
+    #[serde(rename = "_id")]
+    pub id: String,
+    /// Device.
+    pub device: String,
+    /// Camera.
+    pub camera: String,
+    /// Id of the newest observation that was stored.
+    pub newest_observation: Option<String>,
+    /// Its wall time.
+    pub newest_captured_at: Option<DateTime>,
+    /// Epoch in which it stands.
+    pub epoch: Option<String>,
+    /// Highest `seq` before which every id of the epoch is stored or in a gap record.
+    pub complete_until: i64,
+    /// What the centre has of this camera, over all epochs.
+    pub accounts: CentreAccounts,
+    /// Offset of the record that caused this version; the higher one stands.
+    pub rev: i64,
+}
+
+/// What the centre has of a camera, in frames.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct CentreAccounts {
+    /// Stored observations.
+    pub stored: i64,
+    /// In skip records.
+    pub skipped: i64,
+    /// In gap records of observations, by reason.
+    pub dropped: BTreeMap<String, i64>,
+    /// In gap records of frames, by reason.
+    pub pictures_dropped: BTreeMap<String, i64>,
+    /// Not taken: late, in conflict; by reason.
+    pub refused: BTreeMap<String, i64>,
+}
+
+/// Which `seq` of one epoch of one camera are accounted for. `_id` is
+/// `<device>/<camera>/<epoch>-<instance>`. Kept for ever: it is what makes a resend harmless.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct LedgerDocument {
+    /// Epoch of a camera.
+    #[serde(rename = "_id")]
+    pub id: String,
+    /// Device.
+    pub device: String,
+    /// Camera.
+    pub camera: String,
+    /// Ranges of `seq`, both ends included, sorted, apart from each other.
+    pub accounted: Vec<[i64; 2]>,
+    /// Totals of this epoch.
+    pub accounts: CentreAccounts,
+}

@@ -1,0 +1,203 @@
+//! What can fail in the store, and what to do then.
+
+use std::path::PathBuf;
+
+use mongodb::error::{Error as Driver, ErrorKind};
+
+use crate::remedy::Remedy;
+
+/// A step of the store that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The password's file.
+    #[error("cannot read MongoDB's password from {}", path.display())]
+    Password {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A host that is not `host:port`.
+    #[error("{host:?} is not the host:port of a MongoDB server")]
+    Host {
+        /// As configured.
+        host: String,
+        /// Why.
+        #[source]
+        source: Box<Driver>,
+    },
+    /// The driver refused its options, such as an unreadable CA file.
+    #[error("cannot set up the MongoDB client")]
+    Client(#[source] Box<Driver>),
+    /// The first contact.
+    #[error("cannot reach MongoDB at {hosts}")]
+    Connect {
+        /// As configured.
+        hosts: String,
+        /// Why.
+        #[source]
+        source: Box<Driver>,
+    },
+    /// Collections and indexes.
+    #[error("cannot prepare the collection {collection}")]
+    Prepare {
+        /// Which.
+        collection: &'static str,
+        /// Why.
+        #[source]
+        source: Box<Driver>,
+    },
+    /// A read.
+    #[error("cannot read {collection}")]
+    Read {
+        /// From where.
+        collection: &'static str,
+        /// Why.
+        #[source]
+        source: Box<Driver>,
+    },
+    /// A write that did not take place, or of which nothing is known.
+    #[error("cannot write {collection}")]
+    Write {
+        /// Where to.
+        collection: &'static str,
+        /// Why.
+        #[source]
+        source: Box<Driver>,
+    },
+    /// A write that a single server took and that may yet be undone.
+    #[error("a write to {collection} is not yet durable: {reason}")]
+    NotDurable {
+        /// Where to.
+        collection: &'static str,
+        /// What the server says.
+        reason: String,
+    },
+    /// Some documents of a write were refused.
+    #[error("{count} writes to {collection} failed, the first with code {code}: {message}")]
+    WriteErrors {
+        /// Where to.
+        collection: &'static str,
+        /// How many.
+        count: usize,
+        /// Of the first.
+        code: i32,
+        /// Of the first.
+        message: String,
+    },
+    /// A reply without the fields that every reply has.
+    #[error("the reply to a write to {collection} lacks {field}")]
+    Reply {
+        /// Where to.
+        collection: &'static str,
+        /// What is missing.
+        field: &'static str,
+    },
+    /// The transaction that ends a batch.
+    #[error("cannot write the checkpoint of {partition}")]
+    Checkpoint {
+        /// Which.
+        partition: String,
+        /// Why.
+        #[source]
+        source: Box<Driver>,
+    },
+    /// Another instance owns the partition by now: nothing was changed.
+    #[error("{partition} belongs to another aggregator since: nothing was written")]
+    Fenced {
+        /// Which.
+        partition: String,
+    },
+    /// A document that does not read back as what it should be.
+    #[error("the document {id} in {collection} is not readable")]
+    Unreadable {
+        /// Where.
+        collection: &'static str,
+        /// Which.
+        id: String,
+        /// Why.
+        #[source]
+        source: Box<mongodb::bson::error::Error>,
+    },
+    /// A value that BSON cannot hold.
+    #[error("a document for {collection} cannot be written as BSON")]
+    Encode {
+        /// Where to.
+        collection: &'static str,
+        /// Why.
+        #[source]
+        source: Box<mongodb::bson::error::Error>,
+    },
+}
+
+impl StoreError {
+    /// What to do next.
+    pub fn remedy(&self) -> Remedy {
+        match self {
+            Self::Connect { source, .. }
+            | Self::Prepare { source, .. }
+            | Self::Read { source, .. }
+            | Self::Write { source, .. }
+            | Self::Checkpoint { source, .. } => of_driver(source),
+            Self::NotDurable { .. } | Self::Reply { .. } => Remedy::Retry,
+            Self::WriteErrors { code, .. } => of_code(*code),
+            Self::Encode { .. } => Remedy::Discard,
+            Self::Password { .. }
+            | Self::Host { .. }
+            | Self::Client(_)
+            | Self::Fenced { .. }
+            | Self::Unreadable { .. } => Remedy::Stop,
+        }
+    }
+}
+
+/// A refused log-in or a malformed command stays refused; everything else is the weather.
+fn of_driver(error: &Driver) -> Remedy {
+    match &*error.kind {
+        ErrorKind::Authentication { .. }
+        | ErrorKind::InvalidArgument { .. }
+        | ErrorKind::InvalidTlsConfig { .. }
+        | ErrorKind::BsonSerialization(_)
+        | ErrorKind::BsonDeserialization(_) => Remedy::Stop,
+        ErrorKind::Command(command) => of_code(command.code),
+        _ => Remedy::Retry,
+    }
+}
+
+/// Codes that no repetition cures: bad value, failed to parse, unauthorised, document too large,
+/// failed validation, and field names that cannot be stored.
+const PERMANENT: [i32; 9] = [2, 9, 13, 14, 52, 55, 56, 57, 121];
+const TOO_LARGE: [i32; 2] = [10334, 17419];
+
+fn of_code(code: i32) -> Remedy {
+    if PERMANENT.contains(&code) || TOO_LARGE.contains(&code) {
+        Remedy::Stop
+    } else {
+        Remedy::Retry
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fenced_owner_stops_and_an_undurable_write_is_repeated() {
+        assert_eq!(StoreError::Fenced { partition: "p".to_owned() }.remedy(), Remedy::Stop);
+        let write = StoreError::NotDurable { collection: "c", reason: "timeout".to_owned() };
+        assert_eq!(write.remedy(), Remedy::Retry);
+    }
+
+    #[test]
+    fn a_refused_document_is_not_repeated_and_a_stepped_down_primary_is() {
+        let errors = |code| StoreError::WriteErrors {
+            collection: "c",
+            count: 1,
+            code,
+            message: String::new(),
+        };
+        assert_eq!(errors(121).remedy(), Remedy::Stop);
+        assert_eq!(errors(10107).remedy(), Remedy::Retry);
+    }
+}

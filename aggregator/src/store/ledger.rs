@@ -1,0 +1,175 @@
+//! Which `seq` of an epoch are accounted for: a set of ranges, kept for ever.
+//!
+//! A camera that never loses a frame is one range however long its epoch lasts, so the ledger stays
+//! small without expiry, and a resend is recognised even after its document has expired.
+
+use picket_wire::{CameraKey, EpochId};
+
+use super::bulk::Update;
+use super::client::Store;
+use super::documents::{CentreAccounts, LedgerDocument, collection};
+use super::encode;
+use super::error::StoreError;
+
+/// Disjoint ranges of `seq`, both ends included, in ascending order, with a hole between any two.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ranges(Vec<(u64, u64)>);
+
+impl Ranges {
+    /// Whether `seq` is in one of them.
+    pub fn contains(&self, seq: u64) -> bool {
+        let after = self.0.partition_point(|&(first, _)| first <= seq);
+        after > 0 && self.0[after - 1].1 >= seq
+    }
+
+    /// Adds `first` to `last`; returns how many of them were new.
+    pub fn insert(&mut self, first: u64, last: u64) -> u64 {
+        if first > last {
+            return 0;
+        }
+        // Ranges that overlap or touch the new one, by their place in the list.
+        let begin = self.0.partition_point(|&(_, end)| end.saturating_add(1) < first);
+        let end = self.0.partition_point(|&(start, _)| start <= last.saturating_add(1));
+        let touched = &self.0[begin..end];
+        let known: u64 = touched.iter().map(|&range| overlap(range, (first, last))).sum();
+        let low = touched.first().map_or(first, |range| range.0.min(first));
+        let high = touched.last().map_or(last, |range| range.1.max(last));
+        self.0.splice(begin..end, [(low, high)]);
+        (last - first + 1) - known
+    }
+
+    /// How many of `first` to `last` are in the ranges.
+    pub fn count_within(&self, first: u64, last: u64) -> u64 {
+        self.0.iter().map(|&range| overlap(range, (first, last))).sum()
+    }
+
+    /// The highest `seq` up to which nothing from 1 on is missing; 0 if 1 itself is missing.
+    pub fn complete_until(&self) -> u64 {
+        match self.0.first() {
+            Some(&(first, last)) if first <= 1 => last,
+            _ => 0,
+        }
+    }
+
+    /// The ranges.
+    pub fn as_slice(&self) -> &[(u64, u64)] {
+        &self.0
+    }
+}
+
+fn overlap(a: (u64, u64), b: (u64, u64)) -> u64 {
+    let (first, last) = (a.0.max(b.0), a.1.min(b.1));
+    if first > last { 0 } else { last - first + 1 }
+}
+
+/// The ledger of one epoch of one camera, in memory.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct EpochLedger {
+    /// What is accounted for.
+    pub accounted: Ranges,
+    /// Totals of the epoch.
+    pub accounts: CentreAccounts,
+    /// Whether it differs from what is stored.
+    pub dirty: bool,
+}
+
+/// Id of an epoch's ledger.
+pub fn ledger_id(key: &CameraKey, epoch: EpochId) -> String {
+    format!("{key}/{epoch}")
+}
+
+impl EpochLedger {
+    /// As a document. A `seq` always fits 63 bits: ids are checked where they are read.
+    pub fn document(&self, key: &CameraKey, epoch: EpochId) -> LedgerDocument {
+        let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        let ranges = self.accounted.as_slice().iter();
+        LedgerDocument {
+            id: ledger_id(key, epoch),
+            device: key.device.to_string(),
+            camera: key.camera.to_string(),
+            accounted: ranges.map(|&(first, last)| [signed(first), signed(last)]).collect(),
+            accounts: self.accounts.clone(),
+        }
+    }
+
+    /// The write that stores it.
+    pub fn update(&self, key: &CameraKey, epoch: EpochId) -> Result<Update, StoreError> {
+        let document = self.document(key, epoch);
+        Ok(Update::set(&document.id, encode(collection::LEDGER, &document)?))
+    }
+}
+
+impl From<LedgerDocument> for EpochLedger {
+    fn from(document: LedgerDocument) -> Self {
+        let unsigned = |n: i64| u64::try_from(n).unwrap_or_default();
+        let mut accounted = Ranges::default();
+        // Inserted one by one, so that a document edited by hand still gives sorted ranges.
+        for [first, last] in document.accounted {
+            accounted.insert(unsigned(first), unsigned(last));
+        }
+        Self { accounted, accounts: document.accounts, dirty: false }
+    }
+}
+
+impl Store {
+    /// The ledgers of these ids that exist.
+    pub async fn ledgers(&self, ids: &[String]) -> Result<Vec<LedgerDocument>, StoreError> {
+        self.find_by_ids(collection::LEDGER, ids, None).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn ranges_equal_a_plain_set_whatever_is_inserted() {
+        // A generator without a crate: the test needs variety, not quality.
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut next = |below: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 33) % below
+        };
+        for _ in 0..200 {
+            let (mut ranges, mut set) = (Ranges::default(), BTreeSet::new());
+            for _ in 0..40 {
+                let first = next(120) + 1;
+                let last = first + next(9);
+                assert_eq!(
+                    ranges.count_within(first, last),
+                    (first..=last).filter(|n| set.contains(n)).count() as u64
+                );
+                let new = (first..=last).filter(|&n| set.insert(n)).count() as u64;
+                assert_eq!(ranges.insert(first, last), new);
+            }
+            for seq in 0..140 {
+                assert_eq!(ranges.contains(seq), set.contains(&seq), "{seq} in {ranges:?}");
+            }
+            let complete = (1..).take_while(|n| set.contains(n)).count() as u64;
+            assert_eq!(ranges.complete_until(), complete);
+            assert!(ranges.as_slice().windows(2).all(|w| w[0].1 + 1 < w[1].0), "{ranges:?}");
+        }
+    }
+
+    #[test]
+    fn the_largest_seq_does_not_overflow() {
+        let mut ranges = Ranges::default();
+        assert_eq!(ranges.insert(u64::MAX - 1, u64::MAX), 2);
+        assert_eq!(ranges.insert(1, 1), 1);
+        assert!(ranges.contains(u64::MAX));
+    }
+
+    #[test]
+    fn a_ledger_reads_back_from_its_document() {
+        let mut ledger = EpochLedger::default();
+        ledger.accounted.insert(1, 10);
+        ledger.accounted.insert(12, 20);
+        ledger.accounts.dropped.insert("spool-full".to_owned(), 3);
+        let key: CameraKey = "gate/north".parse().unwrap();
+        let document = ledger.document(&key, "3-0a1b2c3d".parse().unwrap());
+        assert_eq!(document.id, "gate/north/3-0a1b2c3d");
+        assert_eq!(EpochLedger::from(document), ledger);
+    }
+}

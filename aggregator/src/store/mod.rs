@@ -1,0 +1,72 @@
+//! # Store: owns the collections
+//!
+//! Not a stage: every stage that needs MongoDB asks here.
+//!
+//! **In.** Documents, as [`documents`] has them.
+//!
+//! **Out.** Nothing returns before a majority has it in its journal.
+//!
+//! **Promises.** Observations, tracks and frames are written first, by ids that follow from the log,
+//! so that writing them twice is writing them once. Then one transaction moves ledger, cameras and
+//! checkpoints. A crash between the two leaves documents that the same batch, read again, finds in
+//! place. A former owner of a partition cannot move anything ([`checkpoints`]).
+//!
+//! **Limits.** Needs a replica set, also of one member. One document has 16 MB: a camera's state and
+//! an epoch's ledger stay far below.
+
+pub mod bulk;
+pub mod checkpoints;
+mod client;
+pub mod documents;
+mod error;
+pub mod ledger;
+mod schema;
+mod settings;
+
+use futures_util::TryStreamExt;
+use mongodb::bson::{self, Document, doc};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+pub use client::Store;
+pub use error::StoreError;
+pub use settings::Settings;
+
+/// A value as a document.
+pub fn encode(collection: &'static str, value: &impl Serialize) -> Result<Document, StoreError> {
+    bson::serialize_to_document(value)
+        .map_err(|e| StoreError::Encode { collection, source: Box::new(e) })
+}
+
+/// A document as a value.
+pub fn decode<T: DeserializeOwned>(
+    collection: &'static str,
+    document: Document,
+) -> Result<T, StoreError> {
+    let id = document.get("_id").map(ToString::to_string).unwrap_or_default();
+    bson::deserialize_from_document(document)
+        .map_err(|e| StoreError::Unreadable { collection, id, source: Box::new(e) })
+}
+
+impl Store {
+    /// The documents of these ids that exist, whole or with some fields alone.
+    pub async fn find_by_ids<T: DeserializeOwned>(
+        &self,
+        collection: &'static str,
+        ids: &[String],
+        fields: Option<Document>,
+    ) -> Result<Vec<T>, StoreError> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let failed = |e| StoreError::Read { collection, source: Box::new(e) };
+        let target = self.database.collection::<Document>(collection);
+        let mut find = target.find(doc! { "_id": { "$in": ids } });
+        if let Some(fields) = fields {
+            find = find.projection(fields);
+        }
+        let documents: Vec<Document> =
+            find.await.map_err(failed)?.try_collect().await.map_err(failed)?;
+        documents.into_iter().map(|document| decode(collection, document)).collect()
+    }
+}

@@ -1,0 +1,103 @@
+//! Collections and indexes: made at start, and again after an upgrade that adds one.
+//!
+//! TTL stands on `ingest.expire_at` and nowhere else: broker time plus retention. A box whose clock
+//! says 1970 would otherwise see its observations deleted as they arrive. The ledger and the
+//! checkpoints never expire.
+
+use std::time::Duration;
+
+use mongodb::IndexModel;
+use mongodb::bson::{Document, doc};
+use mongodb::options::IndexOptions;
+
+use super::client::Store;
+use super::documents::collection;
+use super::error::StoreError;
+
+/// `NamespaceExists`: another instance was faster, or it is not the first start.
+const NAMESPACE_EXISTS: i32 = 48;
+
+const ALL: [&str; 7] = [
+    collection::OBSERVATIONS,
+    collection::TRACKS,
+    collection::FRAMES,
+    collection::DEVICES,
+    collection::CAMERAS,
+    collection::CHECKPOINTS,
+    collection::LEDGER,
+];
+
+fn index(keys: Document) -> IndexModel {
+    IndexModel::builder().keys(keys).build()
+}
+
+fn expiry() -> IndexModel {
+    let options = IndexOptions::builder().expire_after(Duration::ZERO).build();
+    IndexModel::builder().keys(doc! { "ingest.expire_at": 1 }).options(options).build()
+}
+
+fn indexes(collection: &str) -> Vec<IndexModel> {
+    let by_time = |field: &str| index(doc! { "device": 1, "camera": 1, field: -1 });
+    match collection {
+        collection::OBSERVATIONS => vec![
+            expiry(),
+            by_time("captured_at"),
+            index(doc! { "device": 1, "camera": 1, "epoch": 1, "seq": 1 }),
+            index(doc! { "captured_at": -1 }),
+        ],
+        collection::TRACKS => {
+            vec![expiry(), by_time("last_seen"), index(doc! { "last_seen": -1 })]
+        }
+        collection::FRAMES => {
+            vec![expiry(), by_time("captured_at"), index(doc! { "observation": 1 })]
+        }
+        collection::CAMERAS | collection::LEDGER => {
+            vec![index(doc! { "device": 1, "camera": 1 })]
+        }
+        _ => Vec::new(),
+    }
+}
+
+impl Store {
+    /// Makes what is missing. Collections are made here because a transaction cannot.
+    pub async fn prepare(&self) -> Result<(), StoreError> {
+        for name in ALL {
+            let failed = |e| StoreError::Prepare { collection: name, source: Box::new(e) };
+            match self.database.create_collection(name).await {
+                Err(e) if !exists(&e) => return Err(failed(e)),
+                _ => {}
+            }
+            let models = indexes(name);
+            if !models.is_empty() {
+                let target = self.database.collection::<Document>(name);
+                target.create_indexes(models).await.map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn exists(error: &mongodb::error::Error) -> bool {
+    match &*error.kind {
+        mongodb::error::ErrorKind::Command(e) => e.code == NAMESPACE_EXISTS,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_that_piles_up_expires_and_the_ledger_never_does() {
+        let expires = |name: &str| {
+            indexes(name).iter().any(|m| m.options.as_ref().is_some_and(|o| o.expire_after.is_some()))
+        };
+        for name in [collection::OBSERVATIONS, collection::TRACKS, collection::FRAMES] {
+            assert!(expires(name), "{name}");
+        }
+        for name in [collection::LEDGER, collection::CHECKPOINTS, collection::CAMERAS] {
+            assert!(!expires(name), "{name}");
+        }
+    }
+}

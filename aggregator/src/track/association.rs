@@ -1,0 +1,193 @@
+//! Which detection of a frame belongs to which track.
+//!
+//! The order is ByteTrack's: good detections go to confirmed tracks first, lost ones included;
+//! then weak detections to the confirmed tracks in view that are left; then the remaining good
+//! detections to tentative tracks. A weak detection so never takes a track from a good one, and
+//! noise never takes a detection from an object that is known.
+//!
+//! Scores are compared as the `f32` that a detector gives, so that 0.7 reaches a setting of 0.7.
+//!
+//! One thing is added. When the camera itself moves (wind, a pan, a vehicle), every object seems to
+//! jump the same way at once, and overlap with the predicted places fails for all of them together.
+//! BoT-SORT measures that motion in the pictures; the centre has none. But the detections tell it
+//! too: the median of how far the matched ones lie from where they were predicted. The places are
+//! moved by it and the first step is done again.
+
+use super::assignment::{Pair, best_pairs};
+use super::kalman::{Motion, Shift};
+use super::rectangle::Rectangle;
+use super::tracklet::Tracklet;
+use super::{Detection, Settings};
+
+/// With fewer matches the median would be the motion of one object, not of the camera.
+const LEAST_MATCHES_FOR_SHIFT: usize = 3;
+
+/// Which detection belongs to which track.
+pub(super) struct Association {
+    /// For each tracklet its detection.
+    pub detection_of: Vec<Option<usize>>,
+    /// For each tracklet its motion by now, before what was seen in this frame.
+    pub predicted: Vec<Motion>,
+    /// How the picture moved, beyond what the tracks' own motion explains.
+    pub shift: Shift,
+}
+
+impl Association {
+    pub fn new(
+        settings: &Settings,
+        tracklets: &[Tracklet],
+        detections: &[Detection],
+        mono_us: u64,
+    ) -> Self {
+        let predicted: Vec<Motion> = tracklets.iter().map(|t| t.predicted(mono_us)).collect();
+        let mut matching = Matching {
+            settings,
+            tracklets,
+            detections,
+            places: predicted.iter().map(Motion::place).collect(),
+            boxes: detections
+                .iter()
+                .map(|d| Rectangle::from_px(d.box_px))
+                .collect(),
+            detection_of: vec![None; tracklets.len()],
+            taken: vec![false; detections.len()],
+        };
+        matching.good_to_confirmed();
+        let shift = matching.shift();
+        if shift != Shift::default() {
+            matching.start_again_shifted(shift);
+            matching.good_to_confirmed();
+        }
+        matching.weak_to_those_in_view();
+        matching.good_to_tentative();
+        Self {
+            detection_of: matching.detection_of,
+            predicted,
+            shift,
+        }
+    }
+}
+
+/// The matching of one frame as it proceeds.
+struct Matching<'a> {
+    settings: &'a Settings,
+    tracklets: &'a [Tracklet],
+    detections: &'a [Detection<'a>],
+    /// Where the tracklets should be.
+    places: Vec<Rectangle>,
+    /// Where the detections are.
+    boxes: Vec<Rectangle>,
+    detection_of: Vec<Option<usize>>,
+    taken: Vec<bool>,
+}
+
+impl Matching<'_> {
+    fn good_to_confirmed(&mut self) {
+        let settings = self.settings;
+        self.step(
+            |tracklet| tracklet.is_confirmed(settings),
+            |score| score >= settings.high_score as f32,
+            |overlap, score| overlap * score - settings.min_overlap,
+        );
+    }
+
+    fn weak_to_those_in_view(&mut self) {
+        let settings = self.settings;
+        self.step(
+            |tracklet| tracklet.is_confirmed(settings) && tracklet.missed_since_us().is_none(),
+            |score| score >= settings.low_score as f32 && score < settings.high_score as f32,
+            |overlap, _| overlap - settings.min_overlap_low,
+        );
+    }
+
+    fn good_to_tentative(&mut self) {
+        let settings = self.settings;
+        self.step(
+            |tracklet| !tracklet.is_confirmed(settings),
+            |score| score >= settings.high_score as f32,
+            |overlap, score| overlap * score - settings.min_overlap,
+        );
+    }
+
+    /// Matches those that are still free and wanted, so that the sum of `gain(overlap, score)` is
+    /// greatest. What gains nothing, or is of another class, is not matched.
+    fn step(
+        &mut self,
+        wants_tracklet: impl Fn(&Tracklet) -> bool,
+        wants_score: impl Fn(f32) -> bool,
+        gain: impl Fn(f64, f64) -> f64,
+    ) {
+        let wanted: Vec<(usize, f64)> = (0..self.detections.len())
+            .filter(|&d| !self.taken[d] && wants_score(self.detections[d].score))
+            .map(|d| (d, f64::from(self.detections[d].score)))
+            .collect();
+        let mut pairs = Vec::new();
+        for (t, tracklet) in self.tracklets.iter().enumerate() {
+            if self.detection_of[t].is_some() || !wants_tracklet(tracklet) {
+                continue;
+            }
+            for &(d, score) in &wanted {
+                let overlap = self.places[t].overlap(self.boxes[d]);
+                let gain = gain(overlap, score);
+                if overlap > 0.0 && gain > 0.0 && tracklet.class() == self.detections[d].class {
+                    pairs.push(Pair {
+                        row: t,
+                        column: d,
+                        gain,
+                    });
+                }
+            }
+        }
+        for (t, d) in best_pairs(self.tracklets.len(), self.detections.len(), &pairs) {
+            self.detection_of[t] = Some(d);
+            self.taken[d] = true;
+        }
+    }
+
+    /// How far the matched detections lie from where they were predicted, in the median.
+    fn shift(&self) -> Shift {
+        let matches: Vec<(Rectangle, Rectangle)> = self
+            .detection_of
+            .iter()
+            .zip(&self.places)
+            .filter_map(|(d, &place)| Some((place, self.boxes[(*d)?])))
+            .collect();
+        if matches.len() < LEAST_MATCHES_FOR_SHIFT {
+            return Shift::default();
+        }
+        Shift {
+            x: median(
+                matches
+                    .iter()
+                    .map(|(place, seen)| seen.x - place.x)
+                    .collect(),
+            ),
+            y: median(
+                matches
+                    .iter()
+                    .map(|(place, seen)| seen.y - place.y)
+                    .collect(),
+            ),
+        }
+    }
+
+    fn start_again_shifted(&mut self, shift: Shift) {
+        for place in &mut self.places {
+            place.x += shift.x;
+            place.y += shift.y;
+        }
+        self.detection_of.fill(None);
+        self.taken.fill(false);
+    }
+}
+
+/// Of at least one number.
+fn median(mut numbers: Vec<f64>) -> f64 {
+    numbers.sort_by(f64::total_cmp);
+    let middle = numbers.len() / 2;
+    if numbers.len() % 2 == 1 {
+        numbers[middle]
+    } else {
+        (numbers[middle - 1] + numbers[middle]) / 2.0
+    }
+}

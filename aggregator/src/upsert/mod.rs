@@ -1,0 +1,26 @@
+//! # Upsert: tracks and observations to MongoDB, pictures to the object store
+//!
+//! **In.** Records that were read and hold together, and the tracks they belong to.
+//!
+//! **Out.** Documents with ids that follow from the record alone; pictures at paths that do.
+//!
+//! **Promises.** The same record at the same place in the log gives the same document, `ingest`
+//! aside. A picture is durable before the document that points at it.
+//!
+//! **Limits.** One picture is in memory whole; the topic's limit bounds it.
+
+mod device;
+mod frame;
+mod images;
+mod origin;
+mod record;
+mod settings;
+mod track;
+
+pub use device::device;
+pub use frame::{frame, path as frame_path};
+pub use images::{ImageError, Images};
+pub use origin::{Origin, date, digest, nanoseconds};
+pub use record::{CrashGap, crash_gap, document_id, observation, other};
+pub use settings::{Retention, Settings};
+pub use track::{WallTimes, track};

@@ -1,0 +1,183 @@
+//! Documents of the observations topic.
+
+use mongodb::bson::{Bson, Document, doc};
+use picket_wire::observation::{FrameFate, Gap, GapOf, Observation, PreviousEpoch, Reason};
+use picket_wire::{CameraRecord, EpochId, ObservationId};
+
+use crate::store::documents::{DetectionDocument, Ingest, ObservationDocument, collection};
+use crate::store::{StoreError, encode};
+use crate::upsert::origin::{date, nanoseconds, pixels, signed};
+
+/// Id of a record's document. An observation has its own id; the others stand beside it, because
+/// they may begin at the same `seq`.
+pub fn document_id(record: &CameraRecord) -> String {
+    let id = record.id();
+    match record {
+        CameraRecord::Observation(_) => id.to_string(),
+        CameraRecord::Gap(gap) => format!("{id}~gap-{}", gap_of(gap.of)),
+        other => format!("{id}~{}", other.kind()),
+    }
+}
+
+fn gap_of(of: GapOf) -> &'static str {
+    match of {
+        GapOf::Observations => "observations",
+        GapOf::Frames => "frames",
+    }
+}
+
+/// An observation as a document. `tracks` holds the track of each detection; of a late one there
+/// are none.
+pub fn observation(
+    record: &Observation,
+    tracks: &[Option<String>],
+    late: bool,
+    digest: &str,
+    ingest: Ingest,
+) -> ObservationDocument {
+    let captured_ns = nanoseconds(record.stamp.captured_at);
+    let detections = record.detections.iter().enumerate();
+    ObservationDocument {
+        id: record.id.to_string(),
+        kind: "observation".to_owned(),
+        device: record.id.key.device.to_string(),
+        camera: record.id.key.camera.to_string(),
+        epoch: record.id.epoch.to_string(),
+        seq: signed(record.id.seq),
+        captured_at: date(captured_ns),
+        captured_ns,
+        mono_us: signed(record.stamp.mono_us),
+        clock: record.stamp.clock.as_str().to_owned(),
+        frame_width: pixels(record.frame_width),
+        frame_height: pixels(record.frame_height),
+        detector: record.detector.name.clone(),
+        model_sha256: record.detector.model_sha256.clone(),
+        motion_score: record.motion_score,
+        frame: fate(record.frame).to_owned(),
+        detections: detections
+            .map(|(index, detection)| DetectionDocument {
+                box_px: detection.box_px,
+                score: detection.score,
+                class: detection.class.clone(),
+                landmarks: detection.landmarks.clone(),
+                quality: detection.quality,
+                track: tracks.get(index).cloned().flatten(),
+            })
+            .collect(),
+        late,
+        digest: digest.to_owned(),
+        ingest,
+    }
+}
+
+fn fate(frame: FrameFate) -> &'static str {
+    match frame {
+        FrameFate::Published => "published",
+        FrameFate::Withheld => "withheld",
+        FrameFate::Possible => "possible",
+    }
+}
+
+/// Any other record as a document: what they all have, and what its kind adds.
+pub fn other(
+    record: &CameraRecord,
+    digest: &str,
+    ingest: &Ingest,
+) -> Result<Document, StoreError> {
+    let stamp = record.stamp();
+    let captured_ns = nanoseconds(stamp.captured_at);
+    let mut document = place(record.id());
+    document.insert("_id", document_id(record));
+    document.insert("kind", record.kind().as_str());
+    document.insert("captured_at", date(captured_ns));
+    document.insert("captured_ns", captured_ns);
+    document.insert("mono_us", signed(stamp.mono_us));
+    document.insert("clock", stamp.clock.as_str());
+    document.extend(own_fields(record));
+    document.insert("digest", digest);
+    document.insert("ingest", encode(collection::OBSERVATIONS, ingest)?);
+    Ok(document)
+}
+
+fn place(id: &ObservationId) -> Document {
+    doc! {
+        "device": id.key.device.as_str(),
+        "camera": id.key.camera.as_str(),
+        "epoch": id.epoch.to_string(),
+        "seq": signed(id.seq),
+    }
+}
+
+fn own_fields(record: &CameraRecord) -> Document {
+    match record {
+        CameraRecord::Skip(r) => doc! {
+            "first": signed(r.first),
+            "last": signed(r.last),
+            "count": signed(r.last - r.first + 1),
+            "reason": r.reason.as_str(),
+        },
+        CameraRecord::Gap(r) => gap_fields(r),
+        CameraRecord::Epoch(r) => doc! {
+            "agent_version": r.agent_version.as_str(),
+            "previous": r.previous.as_ref().map_or(Bson::Null, |p| previous(p).into()),
+        },
+        CameraRecord::Certificate(r) => doc! { "chain_pem": r.chain_pem.clone() },
+        CameraRecord::Observation(_) | CameraRecord::Clock(_) => Document::new(),
+    }
+}
+
+fn gap_fields(gap: &Gap) -> Document {
+    doc! {
+        "first": signed(gap.first),
+        "last": signed(gap.last),
+        "count": signed(gap.count),
+        "reason": gap.reason.as_str(),
+        "of": gap_of(gap.of),
+    }
+}
+
+fn previous(previous: &PreviousEpoch) -> Document {
+    doc! {
+        "epoch": previous.epoch.to_string(),
+        "last_committed": signed(previous.last_committed),
+        "reserved": signed(previous.reserved),
+    }
+}
+
+/// What a crash took from an epoch, as far as can be known: at most these.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CrashGap {
+    /// The epoch that ended without a farewell.
+    pub epoch: EpochId,
+    /// The first `seq` that did not reach the spool.
+    pub first: u64,
+    /// The last `seq` that may have been given out.
+    pub last: u64,
+    /// How many of them nothing else accounts for.
+    pub count: u64,
+}
+
+/// The gap that an epoch record implies, as a document in the epoch that it concerns. Its bounds
+/// are an upper bound, so it has an id of its own and says so.
+pub fn crash_gap(
+    record: &CameraRecord,
+    gap: CrashGap,
+    digest: &str,
+    ingest: &Ingest,
+) -> Result<Document, StoreError> {
+    let id =
+        ObservationId { key: record.id().key.clone(), epoch: gap.epoch, seq: gap.first };
+    let mut document = place(&id);
+    document.insert("_id", format!("{id}~gap-crash"));
+    document.insert("kind", "gap");
+    document.insert("first", signed(gap.first));
+    document.insert("last", signed(gap.last));
+    document.insert("count", signed(gap.count));
+    document.insert("reason", Reason::CRASH);
+    document.insert("of", gap_of(GapOf::Observations));
+    document.insert("upper_bound", true);
+    document.insert("noticed_by", record.id().to_string());
+    document.insert("digest", digest);
+    document.insert("ingest", encode(collection::OBSERVATIONS, ingest)?);
+    Ok(document)
+}

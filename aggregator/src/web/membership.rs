@@ -1,0 +1,71 @@
+//! What the pages know of this aggregator's place in its consumer group.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+/// This aggregator's place in its group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GroupState {
+    /// Not a member yet, or no longer; with the reason.
+    Unknown(String),
+    /// A member with these partitions by topic; none if others hold them all.
+    Member(BTreeMap<String, Vec<i32>>),
+}
+
+/// Tells the place at this moment; must not block.
+pub type Membership = Arc<dyn Fn() -> GroupState + Send + Sync>;
+
+/// The place as a page reads it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct GroupView {
+    /// Whether it is a member.
+    pub member: bool,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+    /// How many partitions it holds.
+    pub partitions: usize,
+    /// Which ones, by topic; left out where the count is enough.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub by_topic: BTreeMap<String, Vec<i32>>,
+}
+
+impl GroupView {
+    /// Without the list, which is long and goes to every viewer every few seconds.
+    pub fn in_short(self) -> Self {
+        Self { by_topic: BTreeMap::new(), ..self }
+    }
+}
+
+impl From<GroupState> for GroupView {
+    fn from(state: GroupState) -> Self {
+        match state {
+            GroupState::Unknown(problem) => Self {
+                member: false,
+                problem: Some(problem),
+                partitions: 0,
+                by_topic: BTreeMap::new(),
+            },
+            GroupState::Member(by_topic) => Self {
+                member: true,
+                problem: None,
+                partitions: by_topic.values().map(Vec::len).sum(),
+                by_topic,
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_without_partitions_is_a_member() {
+        let view = GroupView::from(GroupState::Member(BTreeMap::new()));
+        assert!(view.member);
+        assert_eq!(view.partitions, 0);
+    }
+}

@@ -1,0 +1,31 @@
+//! The service manager: ready, stopping, still alive. Without one, nothing happens.
+
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+
+/// Says that the service works; `status` is shown by `systemctl status`.
+pub fn ready(status: &str) {
+    send(&[NotifyState::Ready, NotifyState::Status(status)]);
+}
+
+/// Says that the service is ending.
+pub fn stopping() {
+    send(&[NotifyState::Stopping]);
+}
+
+/// Says that the service makes progress.
+pub fn alive() {
+    send(&[NotifyState::Watchdog]);
+}
+
+/// How often [`alive`] must be said: half of what the service manager waits; `None` if it does not.
+pub fn watchdog_interval() -> Option<Duration> {
+    sd_notify::watchdog_enabled().map(|limit| limit / 2)
+}
+
+fn send(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!(%error, "cannot reach the service manager");
+    }
+}

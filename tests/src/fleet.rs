@@ -1,0 +1,337 @@
+//! A fleet on a stack: an aggregator and agents, each the real program with a config file, a log
+//! file and a certificate of its own.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use mongodb::Database;
+use picket_wire::{Topic, TopicNames};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::OwnedMessage;
+use rdkafka::{Offset, TopicPartitionList};
+
+use crate::process::{Process, until};
+use crate::stack::{Credentials, Settings as StackSettings, Stack, StackOptions};
+
+/// How long a program may take to be ready on a slow machine.
+const READY: Duration = Duration::from_secs(60);
+/// How long an orderly end may take.
+const END: Duration = Duration::from_secs(60);
+
+/// Where `make fetch` puts the model, the runtime and the clip.
+pub fn cache() -> PathBuf {
+    std::env::var_os("PICKET_CACHE").map_or_else(|| repository().join(".cache"), PathBuf::from)
+}
+
+/// The repository that this was built from.
+pub fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// The real clip with a face.
+pub fn clip() -> Result<PathBuf> {
+    let clip = cache().join("video/carphone_pristine.mp4");
+    ensure!(clip.is_file(), "{} is missing: run `make fetch`", clip.display());
+    Ok(clip)
+}
+
+/// Stack, aggregator and the folder that holds everything they write.
+pub struct Fleet {
+    /// Kafka and MongoDB.
+    pub stack: Stack,
+    /// The aggregator.
+    pub aggregator: Process,
+    /// Its database.
+    pub database: Database,
+    dir: PathBuf,
+}
+
+impl Fleet {
+    /// Starts a stack and an aggregator in `dir`, with topics, and waits until it is ready.
+    pub async fn start(dir: &Path) -> Result<Self> {
+        let stack = Stack::start(&dir.join("stack"), StackOptions::default()).await?;
+        let dir = std::fs::canonicalize(dir)?;
+        let config = dir.join("aggregator.toml");
+        std::fs::write(&config, aggregator_config(stack.settings(), &dir))?;
+        let log = dir.join("topics.log");
+        let admin = &stack.settings().admin;
+        let args = [
+            "topics",
+            "create",
+            "--config",
+            path(&config)?,
+            "--certificate-file",
+            path(&admin.certificate)?,
+            "--key-file",
+            path(&admin.key)?,
+            "--replicas",
+            "1",
+        ];
+        let mut topics = Process::start("picket-aggregator", &args, &log)?;
+        let status = topics.ended(READY).await?;
+        ensure!(status.success(), "topics create ended with {status}:\n{}", topics.log_tail());
+        let database = database(stack.settings()).await?;
+        let aggregator = start_aggregator(&dir)?;
+        let mut fleet = Self { stack, aggregator, database, dir };
+        fleet.aggregator_ready().await?;
+        Ok(fleet)
+    }
+
+    /// Waits until the aggregator says that it is ready.
+    pub async fn aggregator_ready(&mut self) -> Result<()> {
+        let page = self.page().await?;
+        until("the aggregator's readiness", READY, async || {
+            self.aggregator.expect_running()?;
+            let answer = get(&page, "/readyz").await?;
+            Ok(if answer.starts_with("HTTP/1.1 200") { Ok(()) } else { Err(answer) })
+        })
+        .await
+    }
+
+    /// Starts the aggregator again after it ended.
+    pub async fn restart_aggregator(&mut self) -> Result<()> {
+        std::fs::rename(self.dir.join("aggregator.log"), self.dir.join("aggregator.before.log"))?;
+        self.aggregator = start_aggregator(&self.dir)?;
+        self.aggregator_ready().await
+    }
+
+    /// Address of the live page.
+    pub async fn page(&mut self) -> Result<String> {
+        address(&mut self.aggregator, "page at ").await
+    }
+
+    /// Where pictures are stored.
+    pub fn images(&self) -> PathBuf {
+        self.dir.join("images")
+    }
+
+    /// Enrols a device and writes its config with these cameras (TOML).
+    pub async fn enrol(&self, device: &str, cameras: &str) -> Result<Agent> {
+        let credentials = self.stack.device_certificate(device).await?;
+        let dir = self.dir.join(device);
+        std::fs::create_dir_all(&dir)?;
+        let config = dir.join("agent.toml");
+        let text = agent_config(self.stack.settings(), &credentials, &dir, cameras)?;
+        std::fs::write(&config, text)?;
+        Ok(Agent { device: device.to_owned(), config, dir })
+    }
+
+    /// Ends the aggregator and the stack in order.
+    pub async fn stop(mut self) -> Result<()> {
+        let status = self.aggregator.terminate(END).await?;
+        ensure!(status.success(), "aggregator: {status}:\n{}", self.aggregator.log_tail());
+        self.stack.stop().await
+    }
+}
+
+fn start_aggregator(dir: &Path) -> Result<Process> {
+    let config = dir.join("aggregator.toml");
+    let args = ["run", "--config", path(&config)?];
+    Process::start("picket-aggregator", &args, &dir.join("aggregator.log"))
+}
+
+/// A device: its config, its state.
+pub struct Agent {
+    /// Its name.
+    pub device: String,
+    /// Its config file.
+    pub config: PathBuf,
+    dir: PathBuf,
+}
+
+impl Agent {
+    /// Starts the agent.
+    pub fn start(&self) -> Result<Process> {
+        let args = ["run", "--config", path(&self.config)?];
+        Process::start("picket-edge-agent", &args, &self.dir.join("agent.log"))
+    }
+
+    /// Its spool's file.
+    pub fn spool(&self) -> PathBuf {
+        self.dir.join("state/spool.sqlite")
+    }
+
+    /// Runs the agent to its own end, as with a folder of videos.
+    pub async fn run_to_end(&self, limit: Duration) -> Result<()> {
+        let mut process = self.start()?;
+        let status = process.ended(limit).await?;
+        ensure!(status.success(), "agent {}: {status}:\n{}", self.device, process.log_tail());
+        Ok(())
+    }
+}
+
+/// Address of an endpoint that a program announced in its log.
+pub async fn address(process: &mut Process, announced: &str) -> Result<String> {
+    let what = format!("the address after {announced:?}");
+    until(&what, READY, async || {
+        process.expect_running()?;
+        let log = process.log();
+        let rest = log.split_once(announced).map(|(_, rest)| rest);
+        let found = rest.and_then(|rest| rest.split_whitespace().next());
+        Ok(found.map(str::to_owned).ok_or_else(|| last_line(&log)))
+    })
+    .await
+}
+
+/// The database that a stack's aggregator writes.
+pub async fn database(settings: &StackSettings) -> Result<Database> {
+    let uri = std::fs::read_to_string(&settings.mongodb.uri_file)?;
+    let client = mongodb::Client::with_uri_str(uri.trim()).await?;
+    Ok(client.database(&settings.mongodb.database))
+}
+
+/// Gets a page of a program's own endpoint: status line, headers and body as they come.
+pub async fn get(address: &str, page: &str) -> Result<String> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let host = address.trim_start_matches("http://").trim_end_matches('/');
+    let mut connection = tokio::net::TcpStream::connect(host).await?;
+    let request = format!("GET {page} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    connection.write_all(request.as_bytes()).await?;
+    let mut text = String::new();
+    connection.read_to_string(&mut text).await?;
+    Ok(text)
+}
+
+fn last_line(log: &str) -> String {
+    log.lines().last().unwrap_or("nothing logged yet").to_owned()
+}
+
+fn path(path: &Path) -> Result<&str> {
+    path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))
+}
+
+fn aggregator_config(stack: &StackSettings, dir: &Path) -> String {
+    let host = stack.mongodb.uri.split_once("://").map_or("", |(_, rest)| rest);
+    let host = host.split(['/', '?']).next().unwrap_or_default();
+    format!(
+        r#"[consume]
+brokers = ["{brokers}"]
+topic_prefix = "{prefix}"
+ca_file = "{ca}"
+certificate_file = "{certificate}"
+key_file = "{key}"
+
+[store]
+hosts = ["{host}"]
+database = "{database}"
+user = "{user}"
+password_file = "{password}"
+auth_database = "{database}"
+ca_file = "{mongo_ca}"
+
+[upsert]
+images_directory = "{images}"
+
+[web]
+listen = "127.0.0.1:{port}"
+"#,
+        brokers = stack.kafka.bootstrap,
+        prefix = stack.kafka.topic_prefix,
+        ca = stack.aggregator.ca.display(),
+        certificate = stack.aggregator.certificate.display(),
+        key = stack.aggregator.key.display(),
+        database = stack.mongodb.database,
+        user = stack.mongodb.user,
+        password = stack.mongodb.password_file.display(),
+        mongo_ca = stack.mongodb.ca.display(),
+        images = dir.join("images").display(),
+        port = std::env::var("PAGE_PORT").unwrap_or_else(|_| "0".to_owned()),
+    )
+}
+
+fn agent_config(
+    stack: &StackSettings,
+    credentials: &Credentials,
+    dir: &Path,
+    cameras: &str,
+) -> Result<String> {
+    let cache = std::fs::canonicalize(cache()).context("run `make fetch` first")?;
+    Ok(format!(
+        r#"device = "{device}"
+state_dir = "{state}"
+
+[detect]
+model = "{cache}/models/yunet.onnx"
+runtime_library = "{cache}/runtime/{arch}/libonnxruntime.so"
+
+[uplink]
+brokers = ["{brokers}"]
+topic_prefix = "{prefix}"
+ca_file = "{ca}"
+certificate_file = "{certificate}"
+key_file = "{key}"
+
+[ops]
+listen = "127.0.0.1:0"
+
+{cameras}"#,
+        device = credentials.name,
+        state = dir.join("state").display(),
+        cache = cache.display(),
+        arch = std::env::consts::ARCH,
+        brokers = stack.kafka.bootstrap,
+        prefix = stack.kafka.topic_prefix,
+        ca = credentials.ca.display(),
+        certificate = credentials.certificate.display(),
+        key = credentials.key.display(),
+    ))
+}
+
+/// Waits until the centre has everything that the agents' brokers acknowledged: `ask` returns no
+/// violations.
+pub async fn settled(
+    fleet: &Fleet,
+    agents: &[&Agent],
+    limit: Duration,
+) -> Result<crate::oracle::Findings> {
+    let spools: Vec<_> = agents.iter().map(|agent| agent.spool()).collect();
+    let images = fleet.images();
+    until("every seq and picture to be accounted for", limit, async || {
+        let findings = crate::oracle::ask(&fleet.database, &spools, &images).await?;
+        Ok(if findings.violations.is_empty() {
+            Ok(findings)
+        } else {
+            Err(findings.violations.join("; "))
+        })
+    })
+    .await
+}
+
+impl Fleet {
+    /// Every message that a topic holds, read as the admin.
+    pub fn messages(&self, topic: Topic) -> Result<Vec<OwnedMessage>> {
+        let settings = self.stack.settings();
+        let consumer: BaseConsumer = settings
+            .kafka_client(Some(&settings.admin))
+            .set("group.id", "picket-tests-reader")
+            .set("enable.auto.commit", "false")
+            .set("enable.partition.eof", "false")
+            .create()?;
+        let name = TopicNames::new(&settings.kafka.topic_prefix).name(topic);
+        let metadata = consumer.fetch_metadata(Some(&name), READY)?;
+        let partitions = metadata.topics().first().map_or(&[][..], |topic| topic.partitions());
+        let mut wanted = 0;
+        let mut assignment = TopicPartitionList::new();
+        for partition in partitions {
+            let (low, high) = consumer.fetch_watermarks(&name, partition.id(), READY)?;
+            wanted += usize::try_from(high - low)?;
+            assignment.add_partition_offset(&name, partition.id(), Offset::Offset(low))?;
+        }
+        consumer.assign(&assignment)?;
+        let mut messages = Vec::with_capacity(wanted);
+        while messages.len() < wanted {
+            let message = consumer
+                .poll(READY)
+                .with_context(|| format!("{name}: {} of {wanted} messages came", messages.len()))?;
+            messages.push(message?.detach());
+        }
+        Ok(messages)
+    }
+
+    /// How many messages could not be read by the centre.
+    pub fn dead_letters(&self) -> Result<usize> {
+        Ok(self.messages(Topic::DeadLetter)?.len())
+    }
+}

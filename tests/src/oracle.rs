@@ -1,0 +1,223 @@
+//! The conservation oracle: what became of every `seq`, asked of MongoDB and of the spool's file,
+//! not of Picket's own counters.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use futures_util::TryStreamExt;
+use mongodb::Database;
+use mongodb::bson::{Document, doc};
+
+/// One epoch of one camera: `<device>/<camera>/<epoch>-<instance>`.
+pub type CameraEpoch = String;
+
+/// What became of the frames of one epoch of one camera.
+#[derive(Debug, Default, Clone)]
+pub struct Account {
+    /// Highest `seq` that anybody knows of.
+    pub last_seq: u64,
+    /// Stored observations.
+    pub stored: BTreeSet<u64>,
+    /// In stored skip records.
+    pub skipped: BTreeSet<u64>,
+    /// In stored gap records of observations, with the reason.
+    pub dropped: BTreeMap<u64, String>,
+    /// Settled by records that still lie in the spool.
+    pub spooled: BTreeSet<u64>,
+    /// Observations whose picture was to be published.
+    pub pictures_due: BTreeSet<u64>,
+    /// Stored pictures.
+    pub pictures_stored: BTreeSet<u64>,
+    /// Pictures in the spool, or told of in gap records of frames.
+    pub pictures_explained: BTreeSet<u64>,
+}
+
+impl Account {
+    /// Each `seq` from 1 to the last that is nowhere.
+    pub fn missing(&self) -> Vec<u64> {
+        let known = |seq: &u64| {
+            self.stored.contains(seq)
+                || self.skipped.contains(seq)
+                || self.dropped.contains_key(seq)
+                || self.spooled.contains(seq)
+        };
+        (1..=self.last_seq).filter(|seq| !known(seq)).collect()
+    }
+
+    /// Each published picture that is nowhere.
+    pub fn missing_pictures(&self) -> Vec<u64> {
+        let known = |seq: &&u64| {
+            self.pictures_stored.contains(seq) || self.pictures_explained.contains(seq)
+        };
+        self.pictures_due.iter().filter(|seq| !known(seq)).copied().collect()
+    }
+
+    /// How many were dropped, by reason.
+    pub fn drops(&self) -> BTreeMap<String, u64> {
+        let mut drops = BTreeMap::new();
+        for reason in self.dropped.values() {
+            *drops.entry(reason.clone()).or_default() += 1;
+        }
+        drops
+    }
+}
+
+/// Everything the oracle knows.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// By camera epoch.
+    pub accounts: BTreeMap<CameraEpoch, Account>,
+    /// What contradicts the promise, in words.
+    pub violations: Vec<String>,
+    /// Capture to store, milliseconds, sorted.
+    pub latencies_ms: Vec<i64>,
+}
+
+impl Findings {
+    /// A latency percentile in milliseconds.
+    pub fn latency_ms(&self, percentile: f64) -> Option<i64> {
+        let last = self.latencies_ms.len().checked_sub(1)?;
+        self.latencies_ms.get((last as f64 * percentile / 100.0).round() as usize).copied()
+    }
+
+    fn account(&mut self, epoch: &str) -> &mut Account {
+        self.accounts.entry(epoch.to_owned()).or_default()
+    }
+}
+
+/// Asks MongoDB, and the spools of the agents.
+pub async fn ask(database: &Database, spools: &[PathBuf], images: &Path) -> Result<Findings> {
+    let mut findings = Findings::default();
+    read_log_documents(database, &mut findings).await?;
+    read_pictures(database, images, &mut findings).await?;
+    for spool in spools {
+        read_spool(spool, &mut findings).with_context(|| format!("spool {}", spool.display()))?;
+    }
+    judge(&mut findings);
+    findings.latencies_ms.sort_unstable();
+    Ok(findings)
+}
+
+async fn read_log_documents(database: &Database, findings: &mut Findings) -> Result<()> {
+    let mut cursor = database.collection::<Document>("observations").find(doc! {}).await?;
+    while let Some(document) = cursor.try_next().await? {
+        let id = document.get_str("_id")?.to_owned();
+        let (epoch, seq_text) = id.rsplit_once('/').context("an id without /")?;
+        let kind = document.get_str("kind")?;
+        let run = |name: &str| -> Result<u64> { Ok(document.get_i64(name)? as u64) };
+        match kind {
+            "observation" => {
+                let seq: u64 = seq_text.parse().with_context(|| format!("seq of {id}"))?;
+                if let Ok(captured) = document.get_datetime("captured_at") {
+                    let stored = document.get_document("ingest")?.get_datetime("stored_at")?;
+                    let latency = stored.timestamp_millis() - captured.timestamp_millis();
+                    findings.latencies_ms.push(latency);
+                }
+                let published = document.get_str("frame")? == "published";
+                let account = findings.account(epoch);
+                account.stored.insert(seq);
+                account.last_seq = account.last_seq.max(seq);
+                if published {
+                    account.pictures_due.insert(seq);
+                }
+            }
+            "skip" => {
+                let (first, last) = (run("first")?, run("last")?);
+                let account = findings.account(epoch);
+                account.skipped.extend(first..=last);
+                account.last_seq = account.last_seq.max(last);
+            }
+            "gap" => {
+                let (first, last) = (run("first")?, run("last")?);
+                let reason = document.get_str("reason")?.to_owned();
+                let of_frames = document.get_str("of")? == "frames";
+                let account = findings.account(epoch);
+                account.last_seq = account.last_seq.max(last);
+                for seq in first..=last {
+                    if of_frames {
+                        account.pictures_explained.insert(seq);
+                    } else {
+                        account.dropped.insert(seq, reason.clone());
+                    }
+                }
+            }
+            "epoch" | "clock" | "certificate" => {}
+            other => findings.violations.push(format!("{id} has the unknown kind {other}")),
+        }
+    }
+    Ok(())
+}
+
+async fn read_pictures(database: &Database, images: &Path, findings: &mut Findings) -> Result<()> {
+    let mut cursor = database.collection::<Document>("frames").find(doc! {}).await?;
+    while let Some(document) = cursor.try_next().await? {
+        let id = document.get_str("observation")?;
+        let path = images.join(document.get_str("path")?);
+        let bytes = std::fs::metadata(&path).map(|m| m.len()).unwrap_or_default();
+        if bytes as i64 != document.get_i64("bytes")? {
+            findings.violations.push(format!("{id}: its picture has {bytes} bytes on disk"));
+        }
+        let (epoch, seq) = id.rsplit_once('/').context("an id without /")?;
+        let seq: u64 = seq.parse()?;
+        findings.account(epoch).pictures_stored.insert(seq);
+    }
+    Ok(())
+}
+
+fn judge(findings: &mut Findings) {
+    let mut violations = Vec::new();
+    for (epoch, account) in &findings.accounts {
+        let missing = account.missing();
+        if !missing.is_empty() {
+            violations.push(format!("{epoch}: nobody knows of seq {missing:?}"));
+        }
+        let missing = account.missing_pictures();
+        if !missing.is_empty() {
+            violations.push(format!("{epoch}: nobody knows of the pictures of seq {missing:?}"));
+        }
+        let both: Vec<_> =
+            account.dropped.keys().filter(|seq| account.stored.contains(seq)).collect();
+        if !both.is_empty() {
+            violations.push(format!("{epoch}: seq {both:?} are stored and said to be dropped"));
+        }
+    }
+    findings.violations.extend(violations);
+}
+
+/// Reads the spool's file as any SQLite tool would; the layout is documented in the agent's `spool`.
+fn read_spool(path: &Path, findings: &mut Findings) -> Result<()> {
+    let spool = rusqlite::Connection::open_with_flags(
+        path,
+        rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY | rusqlite::OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )?;
+    let waiting =
+        "SELECT key, epoch, first, last, kind, value ->> 'of' FROM records WHERE json_valid(value)
+        UNION ALL SELECT key, epoch, first, last, kind, NULL FROM pictures";
+    let mut rows = spool.prepare(waiting)?;
+    let mut rows = rows.query([])?;
+    while let Some(row) = rows.next()? {
+        let (key, epoch): (String, String) = (row.get(0)?, row.get(1)?);
+        let (first, last): (u64, u64) = (row.get(2)?, row.get(3)?);
+        let (kind, of): (String, Option<String>) = (row.get(4)?, row.get(5)?);
+        let account = findings.account(&format!("{key}/{epoch}"));
+        match (kind.as_str(), of.as_deref()) {
+            ("frame" | "crop", _) | ("gap", Some("frames")) => {
+                account.pictures_explained.extend(first..=last);
+            }
+            ("observation" | "skip" | "gap", _) => {
+                account.spooled.extend(first..=last);
+                account.last_seq = account.last_seq.max(last);
+            }
+            _ => {}
+        }
+    }
+    let mut accounts = spool.prepare("SELECT key, epoch, last_committed FROM accounts")?;
+    let mut accounts = accounts.query([])?;
+    while let Some(row) = accounts.next()? {
+        let (key, epoch): (String, String) = (row.get(0)?, row.get(1)?);
+        let account = findings.account(&format!("{key}/{epoch}"));
+        account.last_seq = account.last_seq.max(row.get(2)?);
+    }
+    Ok(())
+}

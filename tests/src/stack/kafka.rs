@@ -1,0 +1,180 @@
+//! Apache Kafka: one node, broker and controller at once, both listeners with TLS.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use picket_pki::Role;
+use rdkafka::admin::AdminClient;
+use rdkafka::client::DefaultClientContext;
+
+use super::part::Part;
+use super::settings::Settings;
+use super::{HOST, fetched, repository};
+use crate::process::until;
+
+const START_LIMIT: Duration = Duration::from_secs(120);
+/// 16 bytes in base64, "picket-stack-001": an id that every stack may share, as none meets another.
+const CLUSTER_ID: &str = "cGlja2V0LXN0YWNrLTAwMQ";
+
+pub struct Kafka {
+    part: Part,
+    jars: PathBuf,
+    properties: PathBuf,
+}
+
+impl Kafka {
+    /// Writes its configuration and formats its storage, unless that was done before.
+    pub fn prepare(settings: &Settings) -> Result<Self> {
+        let dir = settings.dir.join("kafka");
+        fs::create_dir_all(&dir)?;
+        let kafka = Self {
+            part: Part::new("Kafka", dir.join("kafka.log")),
+            jars: fetched("stack/kafka")?,
+            properties: dir.join("server.properties"),
+        };
+        fs::write(&kafka.properties, server_properties(settings, &dir))?;
+        if !dir.join("data/meta.properties").exists() {
+            kafka.format()?;
+        }
+        Ok(kafka)
+    }
+
+    fn format(&self) -> Result<()> {
+        let config = self.properties.display().to_string();
+        let tool = ["kafka.tools.StorageTool", "format", "--cluster-id", CLUSTER_ID, "--config"];
+        let output = Command::new(java())
+            .args(self.jvm_args())
+            .args(tool)
+            .arg(config)
+            .stdin(Stdio::null())
+            .output()
+            .context("start java; is a Java 17 runtime installed (make deps)?")?;
+        if !output.status.success() {
+            bail!(
+                "Kafka's storage cannot be formatted:\n{}{}",
+                String::from_utf8_lossy(&output.stdout),
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+        Ok(())
+    }
+
+    fn jvm_args(&self) -> Vec<String> {
+        vec![
+            "-Xmx512m".to_owned(),
+            // A small heap on few cores: less threads and less compiling make the start quicker.
+            "-XX:+UseSerialGC".to_owned(),
+            "-XX:TieredStopAtLevel=1".to_owned(),
+            format!(
+                "-Dlog4j2.configurationFile={}",
+                repository().join("tests/stack/log4j2.properties").display()
+            ),
+            "-cp".to_owned(),
+            format!("{}/*", self.jars.display()),
+        ]
+    }
+
+    /// Starts it, and returns when it answers the admin.
+    pub async fn start(&mut self, settings: &Settings) -> Result<()> {
+        let mut args = self.jvm_args();
+        args.extend(["kafka.Kafka".to_owned(), self.properties.display().to_string()]);
+        self.part.start(Path::new(&java()), args)?;
+        let answered = self.answers(settings).await;
+        self.part.with_log(answered)
+    }
+
+    async fn answers(&mut self, settings: &Settings) -> Result<()> {
+        // Until the port is open, librdkafka would only log refusals and back off.
+        let port = settings.ports[0];
+        until("Kafka to open its port", START_LIMIT, async || {
+            self.part.expect_running()?;
+            Ok(tokio::net::TcpStream::connect((HOST, port)).await.map_err(|e| e.to_string()))
+        })
+        .await?;
+        let admin = settings.kafka_client(Some(&settings.admin));
+        until("Kafka to answer", START_LIMIT, async || {
+            self.part.expect_running()?;
+            let admin = admin.clone();
+            tokio::task::spawn_blocking(move || {
+                let admin: AdminClient<DefaultClientContext> = admin.create()?;
+                let answer = admin.inner().fetch_metadata(None, Duration::from_secs(5));
+                Ok(match answer {
+                    Ok(metadata) if metadata.brokers().is_empty() => {
+                        Err("no broker yet".to_owned())
+                    }
+                    Ok(_) => Ok(()),
+                    Err(error) => Err(error.to_string()),
+                })
+            })
+            .await?
+        })
+        .await
+    }
+
+    pub async fn stop(&mut self) -> Result<()> {
+        self.part.stop().await
+    }
+
+    pub fn kill(&mut self) -> Result<()> {
+        self.part.kill()
+    }
+
+    pub fn process_id(&self) -> Option<u32> {
+        self.part.process_id()
+    }
+
+    pub fn expect_running(&mut self) -> Result<()> {
+        self.part.expect_running()
+    }
+}
+
+fn java() -> String {
+    std::env::var("JAVA_HOME").map_or_else(|_| "java".to_owned(), |home| format!("{home}/bin/java"))
+}
+
+fn server_properties(settings: &Settings, dir: &Path) -> String {
+    let (kafka, controller) = (settings.ports[0], settings.ports[1]);
+    let pki = settings.pki_dir();
+    let [broker, admin] = [Role::Broker.principal("kafka"), Role::Admin.principal("admin")];
+    format!(
+        "\
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@{HOST}:{controller}
+listeners=CLIENT://{HOST}:{kafka},CONTROLLER://{HOST}:{controller}
+listener.security.protocol.map=CLIENT:SSL,CONTROLLER:SSL
+inter.broker.listener.name=CLIENT
+controller.listener.names=CONTROLLER
+log.dirs={data}
+
+# Only certificates of the stack's own authority connect, and only the roles that the rules name are
+# principals.
+ssl.client.auth=required
+ssl.keystore.type=PEM
+ssl.keystore.location={keystore}
+ssl.truststore.type=PEM
+ssl.truststore.location={truststore}
+ssl.principal.mapping.rules={rules}
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:{broker};User:{admin}
+allow.everyone.if.no.acl.found=false
+auto.create.topics.enable=false
+
+# One node, many short runs: nothing is replicated, and groups form at once.
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+group.initial.rebalance.delay.ms=0
+",
+        data = dir.join("data").display(),
+        keystore = pki.join("broker/kafka.pem").display(),
+        truststore = pki.join("ca.crt").display(),
+        rules = Role::KAFKA_MAPPING_RULES,
+    )
+}

@@ -1,0 +1,209 @@
+//! The real services that the demo and the tests run on: Apache Kafka and MongoDB, with their own
+//! certificate authority, in one folder, on free ports of 127.0.0.1.
+//!
+//! ```text
+//! <dir>/settings.toml, settings.env   how to connect: [`Settings`]
+//! <dir>/pki/                          the authority and every identity (see `picket-pki`)
+//! <dir>/kafka/                        server.properties, data/, kafka.log, client files for other tools
+//! <dir>/mongodb/                      data/, mongod.log, keyfile, the passwords
+//! ```
+//! **Who may do what.** Clients of Kafka show a certificate. A device may write the three device topics;
+//! the aggregator may read them, write tracks and dead letters, read dead letters and use consumer groups
+//! that begin with the topic prefix; the admin may do everything; nobody else may do anything, and no
+//! topic makes itself. MongoDB asks for TLS and a password; the user `picket` owns one database.
+//!
+//! **Life.** A part ends with [`Stack::stop`], when the stack is dropped, and also when this process is
+//! killed. Each part can be stopped, killed and started again by itself: same port, same data. A folder
+//! that was used before is used again with its ports and data. Two stacks never share a port.
+
+mod acls;
+mod enrol;
+mod kafka;
+mod mongodb;
+mod part;
+mod ports;
+mod settings;
+
+use std::fs::{self, File, TryLockError};
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use picket_pki::{Authority, IssueOptions, Role};
+
+pub use enrol::enrol_device;
+use ports::Lease;
+pub use settings::{Credentials, KafkaSettings, MongoSettings, Settings};
+
+/// The services listen here and nowhere else.
+const HOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
+
+#[derive(Clone, Debug)]
+pub struct StackOptions {
+    /// Of the topics and of the aggregator's consumer groups.
+    pub topic_prefix: String,
+    /// The database that MongoDB's user `picket` owns.
+    pub database: String,
+    /// Enrolled at the start; more with [`Stack::device_certificate`].
+    pub devices: Vec<String>,
+}
+
+impl Default for StackOptions {
+    fn default() -> Self {
+        Self {
+            topic_prefix: picket_wire::topic::DEFAULT_PREFIX.to_owned(),
+            database: "picket".to_owned(),
+            devices: vec!["demo".to_owned()],
+        }
+    }
+}
+
+/// Kafka and MongoDB, running.
+pub struct Stack {
+    settings: Settings,
+    kafka: kafka::Kafka,
+    mongodb: mongodb::MongoDb,
+    // Held for as long as the stack lives: nobody else takes the folder or the ports.
+    _folder: File,
+    _leases: Vec<Lease>,
+}
+
+impl Stack {
+    /// Starts both in `dir`, and returns when both answer.
+    pub async fn start(dir: &Path, options: StackOptions) -> Result<Self> {
+        fs::create_dir_all(dir).with_context(|| format!("make folder {}", dir.display()))?;
+        let dir = fs::canonicalize(dir)?;
+        let folder = lock_folder(&dir)?;
+        let before = Settings::read(&dir).ok();
+        let leases = ports::lease(3, before.as_ref().map(|settings| settings.ports.clone()))?;
+        let ports: Vec<u16> = leases.iter().map(Lease::port).collect();
+
+        let authority = open_or_make_authority(&dir)?;
+        let settings = Settings::new(&dir, &options, &authority, ports)?;
+        let mongodb = mongodb::MongoDb::prepare(&settings)?;
+        let kafka = kafka::Kafka::prepare(&settings)?;
+        let mut stack = Self { settings, kafka, mongodb, _folder: folder, _leases: leases };
+
+        // Together: each takes seconds, and mostly waits.
+        tokio::try_join!(stack.kafka.start(&stack.settings), stack.mongodb.start(&stack.settings))?;
+        enrol::grant_aggregator(&stack.settings).await?;
+        for device in &options.devices {
+            stack.device_certificate(device).await?;
+        }
+        stack.settings.write()?;
+        Ok(stack)
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The certificate of a device, made and allowed to write when it is asked for first.
+    pub async fn device_certificate(&self, name: &str) -> Result<Credentials> {
+        enrol_device(&self.settings, name).await
+    }
+
+    /// Ends Kafka in order.
+    pub async fn stop_kafka(&mut self) -> Result<()> {
+        self.kafka.stop().await
+    }
+
+    /// Ends Kafka as a power cut would.
+    pub fn kill_kafka(&mut self) -> Result<()> {
+        self.kafka.kill()
+    }
+
+    /// Starts Kafka again where it was, and returns when it answers.
+    pub async fn start_kafka(&mut self) -> Result<()> {
+        self.kafka.start(&self.settings).await
+    }
+
+    /// Ends MongoDB in order.
+    pub async fn stop_mongodb(&mut self) -> Result<()> {
+        self.mongodb.stop().await
+    }
+
+    /// Ends MongoDB as a power cut would.
+    pub fn kill_mongodb(&mut self) -> Result<()> {
+        self.mongodb.kill()
+    }
+
+    /// Starts MongoDB again where it was, and returns when it takes writes.
+    pub async fn start_mongodb(&mut self) -> Result<()> {
+        self.mongodb.start(&self.settings).await
+    }
+
+    /// Process ids of the parts that run, Kafka's first.
+    pub fn process_ids(&self) -> Vec<u32> {
+        [self.kafka.process_id(), self.mongodb.process_id()].into_iter().flatten().collect()
+    }
+
+    /// Fails with the log's end of a part that ended by itself.
+    pub fn expect_running(&mut self) -> Result<()> {
+        self.kafka.expect_running()?;
+        self.mongodb.expect_running()
+    }
+
+    /// Ends both in order.
+    pub async fn stop(mut self) -> Result<()> {
+        let (kafka, mongodb) = tokio::join!(self.kafka.stop(), self.mongodb.stop());
+        kafka.and(mongodb)
+    }
+}
+
+fn lock_folder(dir: &Path) -> Result<File> {
+    let path = dir.join("lock");
+    let file = File::create(&path).with_context(|| format!("open {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => bail!("a stack runs in {} already", dir.display()),
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("lock {}", path.display()))
+        }
+    }
+}
+
+/// The authority and the identities that every stack has.
+fn open_or_make_authority(dir: &Path) -> Result<Authority> {
+    let pki = dir.join("pki");
+    let authority = if pki.join("ca.crt").exists() {
+        Authority::open(&pki)?
+    } else {
+        Authority::init(&pki, picket_pki::MAX_DAYS)?
+    };
+    let sans = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec();
+    let serving = IssueOptions { sans, ..Default::default() };
+    let plain = IssueOptions::default();
+    for (role, name, options) in [
+        (Role::Broker, "kafka", &serving),
+        (Role::Server, "mongodb", &serving),
+        (Role::Admin, "admin", &plain),
+        (Role::Aggregator, "centre", &plain),
+    ] {
+        if !authority.identity(role, name).certificate.exists() {
+            authority.issue(role, name, options)?;
+        }
+    }
+    Ok(authority)
+}
+
+/// A file that `make fetch` puts into the cache folder.
+fn fetched(path: &str) -> Result<PathBuf> {
+    let cache = match std::env::var_os("PICKET_CACHE") {
+        Some(folder) => PathBuf::from(folder),
+        None => repository().join(".cache"),
+    };
+    let path = cache.join(path);
+    if !path.exists() {
+        bail!("{} is missing: run `make fetch`", path.display());
+    }
+    Ok(path)
+}
+
+/// The checkout that this process was started in; else the one that it was built from, which may be
+/// another one, or gone, where a build folder is shared or a program was copied.
+fn repository() -> PathBuf {
+    let here = std::env::current_dir().unwrap_or_default();
+    let checkout = here.ancestors().find(|folder| folder.join("tests/stack/pom.xml").exists());
+    checkout.map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(".."), Path::to_owned)
+}

@@ -1,0 +1,209 @@
+//! Bad input to the programs: each refusal names the thing and what would be right.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a panic in a test is a failed test"
+)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use picket_pki::{Authority, IssueOptions, Role};
+use picket_tests::fleet;
+use picket_tests::process::program;
+
+/// A folder with what a good agent config needs.
+struct Bench {
+    dir: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let authority = Authority::init(&dir.path().join("pki"), 30).unwrap();
+        authority.issue(Role::Device, "gate", &IssueOptions::default()).unwrap();
+        Self { dir }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn good_config(&self) -> String {
+        let cache = std::fs::canonicalize(fleet::cache()).expect("run `make fetch` first");
+        let pki = self.path("pki");
+        format!(
+            r#"device = "gate"
+state_dir = "{state}"
+
+[[camera]]
+name = "front"
+source.file = {{ path = "{cache}/video/carphone_pristine.mp4", pace = "none" }}
+
+[detect]
+model = "{cache}/models/yunet.onnx"
+runtime_library = "{cache}/runtime/{arch}/libonnxruntime.so"
+
+[uplink]
+brokers = ["127.0.0.1:1"]
+ca_file = "{pki}/ca.crt"
+certificate_file = "{pki}/device/gate.crt"
+key_file = "{pki}/device/gate.key"
+
+[ops]
+listen = "127.0.0.1:0"
+"#,
+            state = self.path("state").display(),
+            cache = cache.display(),
+            arch = std::env::consts::ARCH,
+            pki = pki.display(),
+        )
+    }
+
+    fn agent(&self, command: &str, config: &str) -> Output {
+        let path = self.path("agent.toml");
+        std::fs::write(&path, config).unwrap();
+        run("picket-edge-agent", &[command, "--config", path.to_str().unwrap()])
+    }
+
+    /// Checks that a config is refused with all of these words.
+    fn refused(&self, command: &str, config: &str, words: &[&str]) {
+        let output = self.agent(command, config);
+        let text = text_of(&output);
+        assert!(!output.status.success(), "was taken:\n{config}\n{text}");
+        assert!(!text.contains("panicked"), "{text}");
+        for word in words {
+            assert!(text.contains(word), "{word:?} is not in:\n{text}");
+        }
+    }
+}
+
+fn run(name: &str, args: &[&str]) -> Output {
+    Command::new(program(name).unwrap()).args(args).output().unwrap()
+}
+
+fn text_of(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+#[test]
+fn a_good_config_is_taken() {
+    let bench = Bench::new();
+    let output = bench.agent("check-config", &bench.good_config());
+    assert!(output.status.success(), "{}", text_of(&output));
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_the_right_one() {
+    let bench = Bench::new();
+    let config = bench.good_config().replace("brokers =", "brokres =");
+    bench.refused("check-config", &config, &["agent.toml:", "brokres", "did you mean `brokers`"]);
+}
+
+#[test]
+fn a_wrong_type_is_refused_with_file_line_and_field() {
+    let bench = Bench::new();
+    let config = bench.good_config().replace("[\"127.0.0.1:1\"]", "7");
+    bench.refused("check-config", &config, &["agent.toml:", "uplink.brokers", "invalid type"]);
+}
+
+#[test]
+fn a_bad_device_name_is_refused_with_the_rule() {
+    let bench = Bench::new();
+    let config = bench.good_config().replace("\"gate\"", "\"Gate 1\"");
+    bench.refused("check-config", &config, &["device", "Gate 1", "a-z, 0-9"]);
+}
+
+#[test]
+fn a_missing_video_is_refused_with_its_path() {
+    let bench = Bench::new();
+    let config = bench.good_config().replace("carphone_pristine.mp4", "nowhere.mp4");
+    bench.refused("check-config", &config, &["front", "nowhere.mp4", "source.file.path"]);
+}
+
+#[test]
+fn a_missing_model_is_refused_with_its_path() {
+    let bench = Bench::new();
+    let config = bench.good_config().replace("yunet.onnx", "nowhere.onnx");
+    bench.refused("check-config", &config, &["detect", "model", "nowhere.onnx"]);
+}
+
+#[test]
+fn a_model_with_another_hash_is_refused_with_both() {
+    let bench = Bench::new();
+    let wrong = "ab".repeat(32);
+    let config =
+        bench.good_config().replace("[detect]", &format!("[detect]\nmodel_sha256 = \"{wrong}\""));
+    bench.refused("check-config", &config, &["detect", "yunet.onnx", &wrong]);
+}
+
+#[test]
+fn plaintext_is_refused_unless_a_flag_says_so() {
+    let bench = Bench::new();
+    let config = bench.good_config();
+    let without: String = config
+        .lines()
+        .filter(|line| !line.contains("_file ="))
+        .fold(String::new(), |text, line| text + line + "\n");
+    bench.refused("check-config", &without, &["uplink", "allow_plaintext"]);
+    let allowed = without.replace("[uplink]", "[uplink]\nallow_plaintext = true");
+    let output = bench.agent("check-config", &allowed);
+    assert!(output.status.success(), "{}", text_of(&output));
+}
+
+#[test]
+fn a_file_that_is_no_video_ends_the_run_with_its_name() {
+    let bench = Bench::new();
+    let file = bench.path("notes.mp4");
+    std::fs::write(&file, "these are not pictures\n".repeat(1000)).unwrap();
+    let config = with_video(&bench.good_config(), &file);
+    bench.refused("run", &config, &["front", "notes.mp4"]);
+}
+
+/// A truncated video is read as far as it goes; the rest is a warning, and the run goes on to its
+/// end (here it cannot end in order, because there is no broker to take what was seen).
+#[test]
+fn a_truncated_video_is_told_by_name_and_never_a_panic() {
+    let bench = Bench::new();
+    let whole = std::fs::read(fleet::clip().unwrap()).unwrap();
+    let file = bench.path("cut.mp4");
+    std::fs::write(&file, &whole[..whole.len() / 2]).unwrap();
+    let config = with_video(&bench.good_config(), &file);
+    bench.refused("run", &config, &["front", "cut.mp4"]);
+}
+
+fn with_video(config: &str, file: &Path) -> String {
+    let line = format!("source.file = {{ path = {file:?}, pace = \"none\" }}");
+    let replaced = config.lines().map(|l| if l.starts_with("source.file") { &line } else { l });
+    format!("drain_s = 1\n{}\n", replaced.collect::<Vec<_>>().join("\n"))
+}
+
+#[test]
+fn doctor_says_on_one_page_what_is_wrong() {
+    let bench = Bench::new();
+    let output = bench.agent("doctor", &bench.good_config());
+    let text = text_of(&output);
+    for word in ["camera", "decoder", "model", "runtime", "spool", "broker", "certificate", "clock"]
+    {
+        assert!(text.to_lowercase().contains(word), "{word} is not in:\n{text}");
+    }
+    assert!(!output.status.success(), "the broker cannot be reached:\n{text}");
+}
+
+#[test]
+fn the_aggregator_refuses_a_page_that_others_could_reach() {
+    let bench = Bench::new();
+    let path = bench.path("aggregator.toml");
+    let config = format!(
+        "[consume]\nbrokers = [\"127.0.0.1:1\"]\nallow_plaintext = true\n\
+         [store]\nhosts = [\"127.0.0.1:1\"]\nallow_plaintext = true\n\
+         [upsert]\nimages_directory = {:?}\n[web]\nlisten = \"0.0.0.0:8080\"\n",
+        bench.path("images"),
+    );
+    std::fs::write(&path, config).unwrap();
+    let output = run("picket-aggregator", &["check-config", "--config", path.to_str().unwrap()]);
+    let text = text_of(&output);
+    assert!(!output.status.success() && text.contains("web.listen"), "{text}");
+}

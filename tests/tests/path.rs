@@ -1,0 +1,277 @@
+//! The whole path: real clip, real agent, real Kafka, real aggregator, real MongoDB.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a panic in a test is a failed test"
+)]
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use futures_util::TryStreamExt;
+use mongodb::bson::{Document, doc};
+use picket_tests::fleet::{self, Fleet, settled};
+use picket_tests::process::until;
+use picket_wire::Topic;
+use rdkafka::Message;
+
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// The clip as a camera that ends.
+fn one_pass() -> String {
+    let clip = std::fs::canonicalize(fleet::clip().unwrap()).unwrap();
+    format!(
+        "[[camera]]\nname = \"front\"\nsource.file = {{ path = {clip:?}, pace = \"none\" }}\n\
+         start_time = \"2026-01-02T03:04:05Z\"\n"
+    )
+}
+
+/// The clip as a camera that never ends, ten frames a second.
+fn endless() -> String {
+    let clip = std::fs::canonicalize(fleet::clip().unwrap()).unwrap();
+    format!(
+        "[[camera]]\nname = \"front\"\nsource.file = {{ path = {clip:?}, repeat = true }}\n\
+         sampling.fps = 10.0\n"
+    )
+}
+
+async fn documents(fleet: &Fleet, collection: &str, filter: Document) -> Vec<Document> {
+    let collection = fleet.database.collection::<Document>(collection);
+    collection.find(filter).await.unwrap().try_collect().await.unwrap()
+}
+
+async fn stored(fleet: &Fleet) -> u64 {
+    let observations = fleet.database.collection::<Document>("observations");
+    observations.count_documents(doc! { "kind": "observation" }).await.unwrap()
+}
+
+/// Waits until the centre has stored this many observations.
+async fn wait_for_stored(fleet: &Fleet, least: u64) {
+    until(&format!("{least} stored observations"), LIMIT, async || {
+        let stored = stored(fleet).await;
+        Ok(if stored >= least { Ok(()) } else { Err(format!("{stored}")) })
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_one_face_in_the_clip_keeps_one_track_id_and_a_second_run_adds_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let fleet = Fleet::start(dir.path()).await.unwrap();
+    let agent = fleet.enrol("gate", &one_pass()).await.unwrap();
+    agent.run_to_end(LIMIT).await.unwrap();
+    let findings = settled(&fleet, &[&agent], LIMIT).await.unwrap();
+    assert_eq!(findings.accounts.len(), 1, "one camera, one epoch: {findings:?}");
+
+    let observations = documents(&fleet, "observations", doc! { "kind": "observation" }).await;
+    let mut ids = BTreeSet::new();
+    let mut with_face = 0;
+    for observation in &observations {
+        for detection in observation.get_array("detections").unwrap() {
+            let track = detection.as_document().unwrap().get("track").and_then(|t| t.as_str());
+            ids.extend(track.map(str::to_owned));
+            with_face += 1;
+        }
+    }
+    assert!(with_face * 10 > observations.len() * 9, "{with_face} of {}", observations.len());
+    assert_eq!(ids.len(), 1, "one face, one id: {ids:?}");
+    let tracks = documents(&fleet, "tracks", doc! {}).await;
+    assert_eq!(tracks.len(), 1);
+    assert_eq!(tracks[0].get_i64("observations").unwrap(), with_face as i64);
+
+    agent.run_to_end(LIMIT).await.unwrap();
+    settled(&fleet, &[&agent], LIMIT).await.unwrap();
+    assert_eq!(stored(&fleet).await as usize, observations.len(), "the second run added some");
+    fleet.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_survives_kill_9_and_stores_each_frame_of_each_video_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let videos = dir.path().join("videos");
+    std::fs::create_dir(&videos).unwrap();
+    for name in ["Gate North.mp4", "yard.mp4"] {
+        std::fs::copy(fleet::clip().unwrap(), videos.join(name)).unwrap();
+    }
+    let fleet = Fleet::start(dir.path()).await.unwrap();
+    let folder = format!(
+        "[[folder]]\npath = {videos:?}\npace = \"none\"\nstart_time = \"2026-01-02T03:04:05Z\"\n"
+    );
+    let agent = fleet.enrol("gate", &folder).await.unwrap();
+    for round in 1..=3 {
+        let mut process = agent.start().unwrap();
+        wait_for_stored(&fleet, round * 60).await;
+        process.kill().unwrap();
+    }
+    agent.run_to_end(LIMIT).await.unwrap();
+    agent.run_to_end(LIMIT).await.unwrap();
+    settled(&fleet, &[&agent], LIMIT).await.unwrap();
+
+    let cameras = documents(&fleet, "cameras", doc! {}).await;
+    let names: BTreeSet<_> = cameras.iter().map(|c| c.get_str("camera").unwrap()).collect();
+    assert_eq!(names, BTreeSet::from(["gate-north", "yard"]));
+    let frames = frames_of_the_clip();
+    for camera in names {
+        let filter = doc! { "kind": "observation", "camera": camera };
+        let observations = documents(&fleet, "observations", filter).await;
+        let times: BTreeSet<_> =
+            observations.iter().map(|o| o.get_i64("captured_ns").unwrap()).collect();
+        assert_eq!(times.len(), observations.len(), "{camera}: a frame is stored twice");
+        assert_eq!(times.len(), frames, "{camera}: not each frame is stored");
+    }
+    fleet.stop().await.unwrap();
+}
+
+/// Counted by a tool that is not ours.
+fn frames_of_the_clip() -> usize {
+    let clip = std::fs::canonicalize(fleet::clip().unwrap()).unwrap();
+    let output = Command::new("gst-launch-1.0")
+        .args(["-v", "filesrc", &format!("location={}", clip.display())])
+        .args(["!", "decodebin", "!", "identity", "silent=false", "!", "fakesink"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.lines().filter(|line| line.contains("last-message = chain")).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_of_the_broker_loses_nothing_and_doubles_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fleet = Fleet::start(dir.path()).await.unwrap();
+    let agent = fleet.enrol("gate", &endless()).await.unwrap();
+    let mut process = agent.start().unwrap();
+    wait_for_stored(&fleet, 20).await;
+
+    fleet.stack.kill_kafka().unwrap();
+    until("records to wait in the spool", LIMIT, async || {
+        let waiting = spooled(&agent.spool());
+        Ok(if waiting > 60 { Ok(()) } else { Err(format!("{waiting}")) })
+    })
+    .await
+    .unwrap();
+    fleet.stack.start_kafka().await.unwrap();
+    let before = stored(&fleet).await;
+    wait_for_stored(&fleet, before + 80).await;
+    assert!(process.terminate(LIMIT).await.unwrap().success(), "{}", process.log_tail());
+    let findings = settled(&fleet, &[&agent], LIMIT).await.unwrap();
+    let account = findings.accounts.values().next().unwrap();
+    assert!(account.dropped.is_empty(), "{:?}", account.drops());
+    assert!(account.spooled.is_empty(), "a drained agent leaves nothing behind");
+    fleet.stop().await.unwrap();
+}
+
+fn spooled(spool: &Path) -> u64 {
+    let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
+    let spool = rusqlite::Connection::open_with_flags(spool, flags).unwrap();
+    spool.query_row("SELECT count(*) FROM records", [], |row| row.get(0)).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kill_9_of_agent_and_aggregator_loses_nothing_unsaid_and_doubles_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fleet = Fleet::start(dir.path()).await.unwrap();
+    let agent = fleet.enrol("gate", &endless()).await.unwrap();
+    let mut process = agent.start().unwrap();
+    for round in 1..=3 {
+        wait_for_stored(&fleet, round * 25).await;
+        fleet.aggregator.kill().unwrap();
+        process.kill().unwrap();
+        process = agent.start().unwrap();
+        fleet.restart_aggregator().await.unwrap();
+    }
+    wait_for_stored(&fleet, 120).await;
+    assert!(process.terminate(LIMIT).await.unwrap().success(), "{}", process.log_tail());
+    let findings = settled(&fleet, &[&agent], LIMIT).await.unwrap();
+    assert_eq!(findings.accounts.len(), 4, "four starts, four epochs");
+    for (epoch, account) in &findings.accounts {
+        for reason in account.drops().keys() {
+            assert_eq!(reason, "crash", "{epoch}");
+        }
+    }
+    fleet.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tool_that_is_not_ours_reads_frames_and_observations() {
+    let dir = tempfile::tempdir().unwrap();
+    let fleet = Fleet::start(dir.path()).await.unwrap();
+    let agent = fleet.enrol("gate", &one_pass()).await.unwrap();
+    agent.run_to_end(LIMIT).await.unwrap();
+
+    let schema = fleet::repository().join("wire/schemas/observation.schema.json");
+    let schema = serde_json::from_str(&std::fs::read_to_string(schema).unwrap()).unwrap();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let text = String::from_utf8(kcat(&fleet, Topic::Observations, "%h\t%s\n")).unwrap();
+    let mut checked = 0;
+    for line in text.lines().filter(|line| line.contains("picket-kind=observation")) {
+        let (_, body) = line.split_once('\t').unwrap();
+        let body = serde_json::from_str(body).unwrap();
+        validator.validate(&body).unwrap_or_else(|e| panic!("{e}: {body}"));
+        checked += 1;
+    }
+    assert!(checked > 100, "{checked} observations");
+
+    let frames = kcat(&fleet, Topic::Frames, "%s");
+    let end = frames.windows(2).position(|pair| pair == [0xff, 0xd9]).unwrap() + 2;
+    let picture = dir.path().join("frame.jpg");
+    std::fs::write(&picture, &frames[..end]).unwrap();
+    let output = Command::new("gst-launch-1.0")
+        .args(["-q", "filesrc", &format!("location={}", picture.display())])
+        .args(["!", "jpegdec", "!", "fakesink"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    fleet.stop().await.unwrap();
+}
+
+/// All messages of a topic as kcat prints them.
+fn kcat(fleet: &Fleet, topic: Topic, format: &str) -> Vec<u8> {
+    let settings = fleet.stack.settings();
+    let name = format!("{}.{topic}", settings.kafka.topic_prefix);
+    let output = Command::new("kcat")
+        .args(["-b", &settings.kafka.bootstrap, "-X", "security.protocol=ssl"])
+        .args(["-X", &format!("ssl.ca.location={}", settings.admin.ca.display())])
+        .args(["-X", &format!("ssl.certificate.location={}", settings.admin.certificate.display())])
+        .args(["-X", &format!("ssl.key.location={}", settings.admin.key.display())])
+        .args(["-C", "-q", "-e", "-o", "beginning", "-t", &name, "-f", format])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_password_in_an_address_reaches_no_log_no_metric_and_no_topic() {
+    const PASSWORD: &str = "Tr0ub4dor";
+    let dir = tempfile::tempdir().unwrap();
+    let fleet = Fleet::start(dir.path()).await.unwrap();
+    let url = format!("rtsp://viewer:{PASSWORD}@127.0.0.1:1/stream?token={PASSWORD}");
+    let camera = format!("[[camera]]\nname = \"gate\"\nsource.rtsp = {{ url = \"{url}\" }}\n");
+    let agent = fleet.enrol("gate", &camera).await.unwrap();
+    let mut process = agent.start().unwrap();
+    until("a status that tells of the camera's failure", LIMIT, async || {
+        let devices = format!("{:?}", documents(&fleet, "devices", doc! {}).await);
+        Ok(if devices.contains("failed") { Ok(()) } else { Err(devices) })
+    })
+    .await
+    .unwrap();
+    let ops = fleet::address(&mut process, "operations endpoint at ").await.unwrap();
+    let metrics = fleet::get(&ops, "/metrics").await.unwrap();
+    assert!(metrics.contains("picket_agent_"), "{metrics}");
+    process.terminate(LIMIT).await.unwrap();
+    for text in [process.log(), metrics] {
+        assert!(!text.contains(PASSWORD), "{text}");
+    }
+    for topic in Topic::OF_DEVICES {
+        for message in fleet.messages(topic).unwrap() {
+            let value = String::from_utf8_lossy(message.payload().unwrap_or_default()).into_owned();
+            assert!(!value.contains(PASSWORD), "{topic}: {value}");
+        }
+    }
+    fleet.stop().await.unwrap();
+}
