@@ -59,7 +59,9 @@ pub struct V4l2Error {
 /// All devices that capture pictures, in the order of their numbers; a device that does not answer
 /// does not hide the others.
 pub fn list() -> Vec<Result<V4l2Device, V4l2Error>> {
-    let Ok(entries) = std::fs::read_dir("/dev") else { return Vec::new() };
+    let Ok(entries) = std::fs::read_dir("/dev") else {
+        return Vec::new();
+    };
     let mut numbered: Vec<(u32, PathBuf)> = entries
         .flatten()
         .filter_map(|entry| {
