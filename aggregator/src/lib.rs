@@ -2,8 +2,9 @@
 //!
 //! A record's path: [`consume`] reads it and finds its place, [`track`] gives its detections an
 //! identity, [`upsert`] turns it into documents and pictures, [`web`] shows them. [`store`] owns the
-//! collections, the checkpoints and the ledger; only `wiring` knows all stages.
+//! collections, the checkpoints and the ledger; only [`wiring`] knows all stages.
 
+pub mod config;
 pub mod consume;
 pub mod metrics;
 pub mod remedy;
@@ -11,3 +12,4 @@ pub mod store;
 pub mod track;
 pub mod upsert;
 pub mod web;
+pub mod wiring;

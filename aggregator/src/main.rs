@@ -1,1 +1,103 @@
-fn main() {}
+//! `picket-aggregator`: the centre of a fleet.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use picket_aggregator::consume::{Connection, topics};
+use picket_aggregator::{config, wiring};
+use picket_service::logging;
+use picket_wire::topic::DEFAULT_PARTITIONS;
+
+#[derive(Parser)]
+#[command(name = "picket-aggregator", version, about = "Consumes, tracks, stores, shows.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Consumes and shows until it is told to end.
+    Run(ConfigFile),
+    /// Says whether the config can work, and what is wrong with it.
+    CheckConfig(ConfigFile),
+    /// Topics in the Kafka cluster.
+    Topics {
+        #[command(subcommand)]
+        command: TopicsCommand,
+    },
+}
+
+#[derive(Subcommand)]
+enum TopicsCommand {
+    /// Makes the topics that are missing, and says where those that are there differ.
+    Create {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// PEM file of a certificate that may make topics, instead of the aggregator's own, which
+        /// may not.
+        #[arg(long, requires = "key_file")]
+        certificate_file: Option<PathBuf>,
+        /// PEM file of its key.
+        #[arg(long, requires = "certificate_file")]
+        key_file: Option<PathBuf>,
+        /// Partitions of each topic. They cannot be changed later.
+        #[arg(long, default_value_t = DEFAULT_PARTITIONS)]
+        partitions: u32,
+        /// Copies of each record; no more than there are brokers.
+        #[arg(long, default_value_t = 3)]
+        replicas: u16,
+    },
+}
+
+#[derive(clap::Args)]
+struct ConfigFile {
+    /// The config file.
+    #[arg(long = "config", default_value = "/etc/picket/aggregator.toml")]
+    path: PathBuf,
+}
+
+fn main() -> ExitCode {
+    match command(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("picket-aggregator: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn command(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Run(ConfigFile { path }) => {
+            let loaded = config::load(&path)?;
+            logging::init(&loaded.settings.log);
+            tokio::runtime::Runtime::new()?.block_on(wiring::run(loaded.settings))?;
+        }
+        Command::CheckConfig(ConfigFile { path }) => {
+            config::load(&path)?;
+            println!("{} is valid", path.display());
+        }
+        Command::Topics { command } => return create_topics(command),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn create_topics(command: TopicsCommand) -> Result<ExitCode> {
+    let TopicsCommand::Create { config, certificate_file, key_file, partitions, replicas } =
+        command;
+    let settings = config::load(&config.path)?.settings.consume;
+    let own = settings.connection();
+    let connection = Connection {
+        certificate_file: certificate_file.or(own.certificate_file),
+        key_file: key_file.or(own.key_file),
+        ..own
+    };
+    let options = topics::Options { topics: settings.topics(), partitions, replicas };
+    let runtime = tokio::runtime::Runtime::new()?;
+    let report = runtime.block_on(topics::create(&connection, &options))?;
+    print!("{report}");
+    Ok(if report.is_as_designed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

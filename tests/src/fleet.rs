@@ -55,7 +55,19 @@ impl Fleet {
         let config = dir.join("aggregator.toml");
         std::fs::write(&config, aggregator_config(stack.settings(), &dir))?;
         let log = dir.join("topics.log");
-        let args = ["topics", "create", "--config", path(&config)?];
+        let admin = &stack.settings().admin;
+        let args = [
+            "topics",
+            "create",
+            "--config",
+            path(&config)?,
+            "--certificate-file",
+            path(&admin.certificate)?,
+            "--key-file",
+            path(&admin.key)?,
+            "--replicas",
+            "1",
+        ];
         let mut topics = Process::start("picket-aggregator", &args, &log)?;
         let status = topics.ended(READY).await?;
         ensure!(status.success(), "topics create ended with {status}:\n{}", topics.log_tail());
@@ -66,12 +78,13 @@ impl Fleet {
         Ok(fleet)
     }
 
-    /// Waits until the aggregator has its partitions.
+    /// Waits until the aggregator says that it is ready.
     pub async fn aggregator_ready(&mut self) -> Result<()> {
+        let page = self.page().await?;
         until("the aggregator's readiness", READY, async || {
             self.aggregator.expect_running()?;
-            let log = self.aggregator.log();
-            Ok(if log.contains("partitions assigned") { Ok(()) } else { Err(last_line(&log)) })
+            let answer = get(&page, "/readyz").await?;
+            Ok(if answer.starts_with("HTTP/1.1 200") { Ok(()) } else { Err(answer) })
         })
         .await
     }
@@ -202,10 +215,10 @@ key_file = "{key}"
 
 [store]
 hosts = ["{host}"]
+replica_set = "picket"
 database = "{database}"
 user = "{user}"
 password_file = "{password}"
-auth_database = "{database}"
 ca_file = "{mongo_ca}"
 
 [upsert]

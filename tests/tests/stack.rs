@@ -1,5 +1,10 @@
 //! The stack keeps its word: what the demo and every other test rely on, on the real services.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic here is a failed test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a panic here is a failed test"
+)]
 
 use std::time::{Duration, Instant};
 

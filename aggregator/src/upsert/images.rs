@@ -89,6 +89,11 @@ impl Images {
         result.map(drop).map_err(|source| ImageError::Put { path: path.to_owned(), source })
     }
 
+    /// The store itself, for the pages.
+    pub fn object_store(&self) -> Arc<dyn ObjectStore> {
+        Arc::clone(&self.store)
+    }
+
     /// Reads a picture.
     pub async fn get(&self, path: &str) -> Result<Vec<u8>, ImageError> {
         let failed = |source| ImageError::Get { path: path.to_owned(), source };

@@ -51,9 +51,10 @@ impl ListQuery {
         let invalid = |field, problem| WebError::Invalid { field, problem };
         let camera = match raw.camera {
             None => None,
-            Some(text) => Some(text.parse().map_err(|e: picket_wire::id::IdError| {
-                invalid("camera", e.to_string())
-            })?),
+            Some(text) => Some(
+                text.parse()
+                    .map_err(|e: picket_wire::id::IdError| invalid("camera", e.to_string()))?,
+            ),
         };
         let limit = raw.limit.map_or(Some(DEFAULT_LIMIT), |text| text.parse().ok());
         let limit = limit
@@ -70,10 +71,11 @@ impl<S: Send + Sync> FromRequestParts<S> for ListQuery {
     type Rejection = WebError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, WebError> {
-        let Query(raw) = Query::<RawQuery>::from_request_parts(parts, state).await.map_err(|e| {
-            let problem = format!("{}; known are camera, limit and before", e.body_text());
-            WebError::Invalid { field: "query", problem }
-        })?;
+        let Query(raw) =
+            Query::<RawQuery>::from_request_parts(parts, state).await.map_err(|e| {
+                let problem = format!("{}; known are camera, limit and before", e.body_text());
+                WebError::Invalid { field: "query", problem }
+            })?;
         Self::checked(raw)
     }
 }
@@ -159,8 +161,7 @@ pub(super) async fn observation(
         .parse::<ObservationId>()
         .map_err(|e| WebError::Invalid { field: "id", problem: e.to_string() })?;
     let by_id = doc! { "_id": id.to_string() };
-    let observations =
-        shared.database.collection::<ObservationDocument>(collection::OBSERVATIONS);
+    let observations = shared.database.collection::<ObservationDocument>(collection::OBSERVATIONS);
     let frames = shared.database.collection::<FrameDocument>(collection::FRAMES);
     let (observation, frame) = tokio::try_join!(
         within_limit("observations", observations.find_one(by_id.clone())),
@@ -261,9 +262,7 @@ struct Documents {
 }
 
 /// Answers `/api/summary`.
-pub(super) async fn summary(
-    State(shared): State<Arc<Shared>>,
-) -> Result<Json<Summary>, WebError> {
+pub(super) async fn summary(State(shared): State<Arc<Shared>>) -> Result<Json<Summary>, WebError> {
     let estimate = async |name: &'static str| {
         let documents = shared.database.collection::<Document>(name);
         within_limit("counts", documents.estimated_document_count()).await

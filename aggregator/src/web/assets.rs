@@ -8,7 +8,8 @@ use axum::response::{IntoResponse, Response};
 const CACHE: &str = "no-cache";
 
 fn file(content_type: &'static str, content: &'static str) -> Response {
-    ([(header::CONTENT_TYPE, content_type), (header::CACHE_CONTROL, CACHE)], content).into_response()
+    ([(header::CONTENT_TYPE, content_type), (header::CACHE_CONTROL, CACHE)], content)
+        .into_response()
 }
 
 pub(super) async fn page() -> Response {

@@ -179,7 +179,8 @@ mod tests {
     use picket_wire::observation::Reason;
 
     fn device(captured: u64, acknowledged: u64, dropped: u64) -> Books {
-        let mut books = Books { captured, acknowledged, in_memory: 1, spooled: 4, ..Books::default() };
+        let mut books =
+            Books { captured, acknowledged, in_memory: 1, spooled: 4, ..Books::default() };
         if dropped > 0 {
             books.dropped.insert(Reason::from(Reason::SPOOL_FULL), dropped);
         }
@@ -201,13 +202,15 @@ mod tests {
 
     #[test]
     fn a_centre_that_is_ahead_of_the_last_status_has_nothing_on_the_way() {
-        let row = row("gate/north", Some((&device(105, 100, 0), Timestamp::UNIX_EPOCH)), &centre(130, 0));
+        let row =
+            row("gate/north", Some((&device(105, 100, 0), Timestamp::UNIX_EPOCH)), &centre(130, 0));
         assert_eq!(row.on_the_way, 0);
     }
 
     #[test]
     fn a_counted_loss_balances_and_is_named() {
-        let row = row("gate/north", Some((&device(108, 100, 3), Timestamp::UNIX_EPOCH)), &centre(100, 0));
+        let row =
+            row("gate/north", Some((&device(108, 100, 3), Timestamp::UNIX_EPOCH)), &centre(100, 0));
         assert_eq!(row.verdict, Verdict::BalancedWithLosses);
         assert_eq!(row.says, "adds up, 3 frames lost");
         assert_eq!(row.dropped_by_reason, BTreeMap::from([("spool-full".to_owned(), 3)]));
@@ -215,9 +218,14 @@ mod tests {
 
     #[test]
     fn a_frame_that_is_nowhere_or_twice_is_said() {
-        let missing = row("gate/north", Some((&device(106, 100, 0), Timestamp::UNIX_EPOCH)), &centre(100, 0));
-        assert_eq!((missing.verdict, &*missing.says), (Verdict::Unbalanced, "1 frame unaccounted for"));
-        let twice = row("gate/north", Some((&device(103, 100, 0), Timestamp::UNIX_EPOCH)), &centre(100, 0));
+        let missing =
+            row("gate/north", Some((&device(106, 100, 0), Timestamp::UNIX_EPOCH)), &centre(100, 0));
+        assert_eq!(
+            (missing.verdict, &*missing.says),
+            (Verdict::Unbalanced, "1 frame unaccounted for")
+        );
+        let twice =
+            row("gate/north", Some((&device(103, 100, 0), Timestamp::UNIX_EPOCH)), &centre(100, 0));
         assert_eq!((twice.verdict, &*twice.says), (Verdict::Unbalanced, "2 frames counted twice"));
     }
 
@@ -227,7 +235,8 @@ mod tests {
             for (acknowledged, dropped) in [(0, 0), (1, 0), (0, 1), (2, 1), (5, 0), (0, 5)] {
                 let mut books = Books { captured, acknowledged, ..Books::default() };
                 books.dropped.insert(Reason::from(Reason::CRASH), dropped);
-                let row = row("a/b", Some((&books, Timestamp::UNIX_EPOCH)), &CentreAccounts::default());
+                let row =
+                    row("a/b", Some((&books, Timestamp::UNIX_EPOCH)), &CentreAccounts::default());
                 assert_eq!(row.verdict != Verdict::Unbalanced, books.balanced(), "{books:?}");
             }
         }
@@ -243,7 +252,8 @@ mod tests {
 
     #[test]
     fn absurd_counts_do_not_overflow() {
-        let books = Books { captured: 1, acknowledged: u64::MAX, spooled: u64::MAX, ..Books::default() };
+        let books =
+            Books { captured: 1, acknowledged: u64::MAX, spooled: u64::MAX, ..Books::default() };
         let row = row("gate/north", Some((&books, Timestamp::UNIX_EPOCH)), &centre(-5, 0));
         assert_eq!((row.verdict, row.stored), (Verdict::Unbalanced, 0));
     }

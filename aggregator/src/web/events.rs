@@ -62,7 +62,7 @@ impl Alive {
             version: shared.version,
             database_up: source.database_up,
             feed_up: source.feed_up,
-            group: GroupView::from((shared.membership)()),
+            group: GroupView::from((shared.membership)()).in_short(),
             freshness: FRESHNESS,
         }
     }
@@ -90,9 +90,11 @@ pub(super) async fn events(
     let mut alive = tokio::time::interval(ALIVE_EVERY);
     alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
     alive.reset();
+    let mut source = shared.live.source();
+    source.mark_unchanged();
     let connection = Connection {
         updates: shared.live.subscribe(),
-        source: shared.live.source(),
+        source,
         alive,
         closing: closing.map(|Extension(Closing(receiver))| receiver),
         greeted: false,

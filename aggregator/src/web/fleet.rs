@@ -15,9 +15,7 @@ use serde::de::DeserializeOwned;
 use super::books::{BooksRow, BooksTable};
 use super::error::WebError;
 use super::views::{CameraView, DeviceView, NewestView, PictureView};
-use crate::store::documents::{
-    CameraDocument, DeviceDocument, ObservationDocument, collection,
-};
+use crate::store::documents::{CameraDocument, DeviceDocument, ObservationDocument, collection};
 
 /// Longest that a request waits for MongoDB: an operator takes an answer for lost after some seconds.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
@@ -64,7 +62,10 @@ pub(super) async fn within_limit<T>(
 
 /// Decodes documents one by one: a single one that this version cannot read is logged and left out,
 /// and takes no other from the page.
-pub(super) fn readable<T: DeserializeOwned>(what: &'static str, documents: Vec<Document>) -> Vec<T> {
+pub(super) fn readable<T: DeserializeOwned>(
+    what: &'static str,
+    documents: Vec<Document>,
+) -> Vec<T> {
     let read = |document: Document| match deserialize_from_document(document) {
         Ok(value) => Some(value),
         Err(error) => {
@@ -104,7 +105,7 @@ fn newest_of_each_camera() -> Vec<Document> {
                     { "$eq": ["$device", "$$device"] },
                     { "$eq": ["$camera", "$$camera"] },
                 ] } } },
-                { "$sort": { "captured_ns": -1 } },
+                { "$sort": { "captured_at": -1 } },
                 { "$limit": 4 },
                 { "$project": { "observation": 1 } },
             ],

@@ -110,7 +110,10 @@ mod tests {
             ("gate", "north", "3-0000000a", "17"),
             ("gate\0", "north", "3-0000000a", "17.jpg"),
         ] {
-            assert!(picture_id(device, camera, epoch, file).is_err(), "{device} {camera} {epoch} {file}");
+            assert!(
+                picture_id(device, camera, epoch, file).is_err(),
+                "{device} {camera} {epoch} {file}"
+            );
         }
     }
 }

@@ -73,7 +73,8 @@ impl Live {
         let source_sender = Arc::new(source_sender);
         let mut tasks = JoinSet::new();
         tasks.spawn(keep_asking(database.clone(), Arc::clone(&source_sender)));
-        let feed = Feed { database: database.clone(), sender: sender.clone(), source: source_sender };
+        let feed =
+            Feed { database: database.clone(), sender: sender.clone(), source: source_sender };
         tasks.spawn(feed.run());
         Self { sender, source, _tasks: tasks }
     }
@@ -122,7 +123,8 @@ impl FeedError {
     fn place_is_lost(&self) -> bool {
         match self {
             Self::Open(e) | Self::Next(e) => {
-                let lost = ["ChangeStreamHistoryLost", "InvalidResumeToken", "ChangeStreamFatalError"];
+                let lost =
+                    ["ChangeStreamHistoryLost", "InvalidResumeToken", "ChangeStreamFatalError"];
                 matches!(&*e.kind, mongodb::error::ErrorKind::Command(c) if lost.contains(&&*c.code_name))
             }
             Self::Ended => true,

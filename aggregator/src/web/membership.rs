@@ -27,8 +27,16 @@ pub struct GroupView {
     pub problem: Option<String>,
     /// How many partitions it holds.
     pub partitions: usize,
-    /// Which ones, by topic.
+    /// Which ones, by topic; left out where the count is enough.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub by_topic: BTreeMap<String, Vec<i32>>,
+}
+
+impl GroupView {
+    /// Without the list, which is long and goes to every viewer every few seconds.
+    pub fn in_short(self) -> Self {
+        Self { by_topic: BTreeMap::new(), ..self }
+    }
 }
 
 impl From<GroupState> for GroupView {

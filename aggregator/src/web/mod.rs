@@ -154,7 +154,8 @@ fn is_local(host: &str) -> bool {
         Some(rest) => rest.split(']').next().unwrap_or(rest),
         None => host.rsplit_once(':').map_or(host, |(name, _)| name),
     };
-    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    name.eq_ignore_ascii_case("localhost")
+        || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// Refuses foreign hosts, and tells browsers what this page may do: load from here, nothing else.
@@ -222,7 +223,8 @@ mod tests {
         for host in ["localhost", "LOCALHOST:8080", "127.0.0.1:8080", "127.0.0.1", "[::1]:8080"] {
             assert!(is_local(host), "{host}");
         }
-        for host in ["", "evil.example", "127.0.0.1.evil.example:8080", "192.168.1.4:8080", "[::2]"] {
+        for host in ["", "evil.example", "127.0.0.1.evil.example:8080", "192.168.1.4:8080", "[::2]"]
+        {
             assert!(!is_local(host), "{host}");
         }
     }

@@ -39,12 +39,7 @@ pub struct DetectionView {
 
 impl From<&DetectionDocument> for DetectionView {
     fn from(d: &DetectionDocument) -> Self {
-        Self {
-            box_px: d.box_px,
-            score: d.score,
-            class: d.class.clone(),
-            track: d.track.clone(),
-        }
+        Self { box_px: d.box_px, score: d.score, class: d.class.clone(), track: d.track.clone() }
     }
 }
 

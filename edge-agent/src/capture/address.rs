@@ -160,7 +160,8 @@ mod tests {
             format!("{}", address()),
             format!("{:?}", address()),
             serde_json::to_string(&address()).unwrap(),
-            address().scrub("Could not open rtsp://ad%40min:s3cr%3At@10.0.0.5:554/live?token=abc#x"),
+            address()
+                .scrub("Could not open rtsp://ad%40min:s3cr%3At@10.0.0.5:554/live?token=abc#x"),
             address().scrub("login of s3cr:t failed, query token=abc"),
         ];
         for text in shown {

@@ -109,10 +109,14 @@ impl Camera {
 
     /// Where to begin; `None` if there is nothing to do: the agent stops, or the recording is done.
     fn find_place(&mut self) -> Result<Option<Place>, CaptureError> {
-        let Some((field, path)) = self.recorded_file() else { return Ok(Some(Place::default())) };
+        let Some((field, path)) = self.recorded_file() else {
+            return Ok(Some(Place::default()));
+        };
         let identity = fingerprint(&path, || self.stopping())
             .map_err(|source| CaptureError::File { field, path: path.clone(), source })?;
-        let Some(identity) = identity else { return Ok(None) };
+        let Some(identity) = identity else {
+            return Ok(None);
+        };
         let known = self.recordings.position(&self.settings.name, &identity);
         if let Some(known) = known.as_ref().filter(|known| known.at_end) {
             tracing::info!(
@@ -311,7 +315,9 @@ impl Camera {
                 target: "capture", %camera, error = error as &dyn std::error::Error,
                 "camera {camera}: the recording breaks off; what there was of it is taken as all"
             ),
-            None => tracing::info!(target: "capture", %camera, "camera {camera}: the recording ended"),
+            None => {
+                tracing::info!(target: "capture", %camera, "camera {camera}: the recording ended")
+            }
         }
         self.account.set_state(CameraState::Ended, broke_off.map(CaptureError::chain));
         self.outlet.end(position);

@@ -96,29 +96,49 @@ impl Choice {
         Ok(choice)
     }
 
-    /// Whether this decoder may decode this stream.
-    pub fn allows(&self, factory: &gst::ElementFactory, caps: &gst::Caps) -> bool {
-        let decodes_video = gst::ElementFactoryType::DECODER | gst::ElementFactoryType::MEDIA_VIDEO;
-        if !factory.has_type(decodes_video) {
-            return true;
-        }
-        match self.for_stream(caps) {
-            Some(chosen) => factory.name() == chosen,
-            None => true,
-        }
+    /// The elements that may take a stream, the first to be tried first: parsers and the like by
+    /// rank, and of the decoders the chosen one alone.
+    ///
+    /// The chosen one is in the list also where it cannot take the stream in its present form, since a
+    /// parser brings the stream into the form that the first decoder of the list takes. Refusing the
+    /// others one by one ("autoplug-select") is too late for that: the form was settled before.
+    pub fn candidates(&self, caps: &gst::Caps) -> Vec<gst::ElementFactory> {
+        let decoders = gst::ElementFactoryType::DECODER | gst::ElementFactoryType::MEDIA_VIDEO;
+        let chosen = self.for_stream(caps);
+        let every = gst::ElementFactory::factories_with_type(
+            gst::ElementFactoryType::DECODABLE,
+            gst::Rank::MARGINAL,
+        );
+        let mut candidates: Vec<_> = every
+            .into_iter()
+            .filter(|factory| match chosen {
+                Some(chosen) if factory.has_type(decoders) => factory.name() == chosen,
+                _ => factory.can_sink_any_caps(caps),
+            })
+            .collect();
+        candidates.sort_by_key(|factory| std::cmp::Reverse(factory.rank()));
+        candidates
     }
 
     fn for_stream(&self, caps: &gst::Caps) -> Option<&str> {
-        let wanted = self.wanted.as_deref().filter(|element| {
-            gst::ElementFactory::find(element).is_some_and(|f| f.can_sink_any_caps(caps))
-        });
-        let by_codec = match caps.structure(0).map(|s| s.name().as_str()) {
-            Some("video/x-h264") => self.h264.as_deref(),
-            Some("video/x-h265") => self.h265.as_deref(),
+        let codec = caps.structure(0)?.name().as_str();
+        let by_codec = match codec {
+            "video/x-h264" => self.h264.as_deref(),
+            "video/x-h265" => self.h265.as_deref(),
             _ => None,
         };
-        wanted.or(by_codec)
+        self.wanted.as_deref().filter(|element| decodes(element, codec)).or(by_codec)
     }
+}
+
+/// Whether an element takes a codec, in whatever form: a parser before it changes the form.
+fn decodes(element: &str, codec: &str) -> bool {
+    let Some(factory) = gst::ElementFactory::find(element) else {
+        return false;
+    };
+    let templates = factory.static_pad_templates();
+    let mut inlets = templates.iter().filter(|pad| pad.direction() == gst::PadDirection::Sink);
+    inlets.any(|pad| pad.caps().iter().any(|structure| structure.name() == codec))
 }
 
 /// Elements of rank NONE are never considered, also when they were chosen. The rank is the

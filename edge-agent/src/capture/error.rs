@@ -121,7 +121,9 @@ impl CaptureError {
     /// was, since a person may see to the camera meanwhile.
     pub fn advice(&self) -> Advice {
         match self {
-            Self::Unreachable { .. } | Self::Stalled { .. } | Self::LiveEnded { .. } => Advice::Retry,
+            Self::Unreachable { .. } | Self::Stalled { .. } | Self::LiveEnded { .. } => {
+                Advice::Retry
+            }
             Self::Initialise(_)
             | Self::Thread { .. }
             | Self::ElementMissing { .. }

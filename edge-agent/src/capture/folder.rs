@@ -155,11 +155,8 @@ fn videos(folder: &Path) -> Result<Vec<PathBuf>, FolderError> {
 fn camera_name(path: &Path) -> Result<CameraName, FolderError> {
     let stem = path.file_stem().map(|stem| stem.to_string_lossy().to_lowercase());
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-".contains(c);
-    let name: String = stem
-        .unwrap_or_default()
-        .chars()
-        .map(|c| if allowed(c) { c } else { '-' })
-        .collect();
+    let name: String =
+        stem.unwrap_or_default().chars().map(|c| if allowed(c) { c } else { '-' }).collect();
     let name = name.trim_start_matches(['.', '_', '-']);
     name.parse().map_err(|source| FolderError::Name { path: path.to_owned(), source })
 }

@@ -127,7 +127,9 @@ impl Outlet {
 
     /// Hands on the last run, waiting for room until the agent stops, and then a little longer.
     pub fn flush(&mut self) {
-        let Some((run, _)) = self.run.take() else { return };
+        let Some((run, _)) = self.run.take() else {
+            return;
+        };
         let (first, last) = (run.first, run.last);
         let message = Captured::Skipped(run);
         let sent = select! {
@@ -179,7 +181,9 @@ impl Outlet {
     }
 
     fn close_run(&mut self) {
-        let Some((run, since)) = self.run.take() else { return };
+        let Some((run, since)) = self.run.take() else {
+            return;
+        };
         let last = run.last;
         match self.out.try_send(Captured::Skipped(run)) {
             Ok(()) => self.account.handed_on(last),
@@ -215,7 +219,10 @@ mod tests {
         let key: CameraKey = "box/cam".parse().unwrap();
         let account = Arc::new(CameraAccount::new(key.camera.clone()));
         let epoch = EpochId { number: 1, instance: 1 };
-        (Outlet::new(key, epoch, Arc::new(Numbers(AtomicU64::new(0))), out, never(), account), taken)
+        (
+            Outlet::new(key, epoch, Arc::new(Numbers(AtomicU64::new(0))), out, never(), account),
+            taken,
+        )
     }
 
     fn sampled() -> Sampled {

@@ -100,9 +100,7 @@ impl Pipeline {
         let last = head.elements.last().ok_or_else(|| failed("no element"))?;
         if head.decodes {
             watch_decoders(&pipeline, &decoder);
-            if !keep_to(last, choice) {
-                return Err(failed("choosing the decoder"));
-            }
+            keep_to(last, choice);
             link_when_known(last, &convert);
         } else {
             last.link(&convert).map_err(|_| failed("linking the source"))?;
@@ -300,7 +298,9 @@ fn sink(sync: bool) -> gst_app::AppSink {
 fn link_when_known(from: &gst::Element, to: &gst::Element) {
     let to = to.downgrade();
     from.connect_pad_added(move |_, pad| {
-        let Some(inlet) = to.upgrade().and_then(|to| to.static_pad("sink")) else { return };
+        let Some(inlet) = to.upgrade().and_then(|to| to.static_pad("sink")) else {
+            return;
+        };
         if !inlet.is_linked() && pad.link(&inlet).is_err() {
             // Sound, subtitles: not ours. That no picture comes shows at the end of the stream.
             tracing::debug!(target: "capture", pad = %pad.name(), "a stream that is no video");
@@ -308,21 +308,14 @@ fn link_when_known(from: &gst::Element, to: &gst::Element) {
     });
 }
 
-/// Makes a decoding bin use the decoders that were chosen. False if it does not know the question.
-fn keep_to(decodebin: &gst::Element, choice: Choice) -> bool {
-    // The type is the plugin's own, so that only its name is known here.
-    let class = gst::glib::Type::from_name("GstAutoplugSelectResult")
-        .and_then(gst::glib::EnumClass::with_type);
-    let Some(class) = class else { return false };
-    let verdicts = (class.value_by_nick("try").copied(), class.value_by_nick("skip").copied());
-    let (Some(take), Some(skip)) = verdicts else { return false };
-    decodebin.connect("autoplug-select", false, move |values| {
+/// Makes a decoding bin use the decoders that were chosen.
+fn keep_to(decodebin: &gst::Element, choice: Choice) {
+    decodebin.connect("autoplug-factories", false, move |values| {
         let caps = values.get(2).and_then(|value| value.get::<gst::Caps>().ok());
-        let factory = values.get(3).and_then(|value| value.get::<gst::ElementFactory>().ok());
-        let taken = caps.zip(factory).is_none_or(|(caps, factory)| choice.allows(&factory, &caps));
-        Some(if taken { take } else { skip }.to_value(&class))
+        let candidates = caps.map(|caps| choice.candidates(&caps)).unwrap_or_default();
+        let candidates = candidates.iter().map(|factory| factory.to_value());
+        Some(gst::glib::ValueArray::new(candidates).to_value())
     });
-    true
 }
 
 /// Notes which element decodes.

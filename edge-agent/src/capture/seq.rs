@@ -22,11 +22,8 @@ pub struct ReserveError {
 /// given out twice in an epoch and a crash leaves a known upper bound. The spool does it.
 pub trait ReserveSeq: Send + Sync {
     /// Reserves the next `count` numbers of a camera in this epoch, counting from 1.
-    fn reserve(
-        &self,
-        camera: &CameraName,
-        count: u64,
-    ) -> Result<RangeInclusive<u64>, ReserveError>;
+    fn reserve(&self, camera: &CameraName, count: u64)
+    -> Result<RangeInclusive<u64>, ReserveError>;
 }
 
 /// The numbers a camera has in hand.
@@ -67,11 +64,7 @@ mod tests {
     struct Counter(Mutex<Vec<u64>>);
 
     impl ReserveSeq for Counter {
-        fn reserve(
-            &self,
-            _: &CameraName,
-            count: u64,
-        ) -> Result<RangeInclusive<u64>, ReserveError> {
+        fn reserve(&self, _: &CameraName, count: u64) -> Result<RangeInclusive<u64>, ReserveError> {
             let mut blocks = self.0.lock().unwrap();
             let first = blocks.iter().sum::<u64>() + 1;
             blocks.push(count);

@@ -74,9 +74,8 @@ pub(super) fn finish(builder: ElementBuilder<'_>) -> Result<gst::Element, Captur
 
 fn decodebin() -> Result<gst::Element, CaptureError> {
     // Without `expose-all-streams` the sound of a video is neither decoded nor waited for.
-    let builder = element("decodebin")?
-        .property("caps", video_caps())
-        .property("expose-all-streams", false);
+    let builder =
+        element("decodebin")?.property("caps", video_caps()).property("expose-all-streams", false);
     finish(builder)
 }
 

@@ -59,7 +59,8 @@ fn live(clock: &dyn Clock, age: Duration) -> Stamp {
 
 fn recorded(start: Option<Timestamp>, media_time_ns: u64) -> Stamp {
     let since_start = i64::try_from(media_time_ns).unwrap_or(i64::MAX);
-    let captured_at = start.and_then(|s| s.checked_add(SignedDuration::from_nanos(since_start)).ok());
+    let captured_at =
+        start.and_then(|s| s.checked_add(SignedDuration::from_nanos(since_start)).ok());
     let clock = match captured_at {
         Some(_) => ClockState::Synchronised,
         None => ClockState::Unset,
@@ -105,7 +106,10 @@ mod tests {
     fn a_recording_without_a_start_time_has_no_wall_time() {
         let mut stamper = Stamper::new(Timing::Recording { start: None });
         let stamp = stamper.stamp(&Fixed, 40_000_000, Duration::ZERO);
-        assert_eq!((stamp.mono_us, stamp.captured_at, stamp.clock), (40_000, None, ClockState::Unset));
+        assert_eq!(
+            (stamp.mono_us, stamp.captured_at, stamp.clock),
+            (40_000, None, ClockState::Unset)
+        );
     }
 
     #[test]

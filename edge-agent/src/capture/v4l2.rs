@@ -59,7 +59,9 @@ pub struct V4l2Error {
 /// All devices that capture pictures, in the order of their numbers; a device that does not answer
 /// does not hide the others.
 pub fn list() -> Vec<Result<V4l2Device, V4l2Error>> {
-    let Ok(entries) = std::fs::read_dir("/dev") else { return Vec::new() };
+    let Ok(entries) = std::fs::read_dir("/dev") else {
+        return Vec::new();
+    };
     let mut numbered: Vec<(u32, PathBuf)> = entries
         .flatten()
         .filter_map(|entry| {
@@ -108,10 +110,9 @@ fn sizes(device: &v4l::Device, fourcc: FourCC) -> Vec<V4l2Size> {
         .map(|known| {
             let (size_px, from_px) = match known.size {
                 FrameSizeEnum::Discrete(size) => ((size.width, size.height), None),
-                FrameSizeEnum::Stepwise(range) => (
-                    (range.max_width, range.max_height),
-                    Some((range.min_width, range.min_height)),
-                ),
+                FrameSizeEnum::Stepwise(range) => {
+                    ((range.max_width, range.max_height), Some((range.min_width, range.min_height)))
+                }
             };
             V4l2Size { size_px, from_px, rates_fps: rates_fps(device, fourcc, size_px) }
         })

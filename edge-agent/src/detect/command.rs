@@ -9,18 +9,60 @@ use picket_wire::observation::Detection;
 use serde::Serialize;
 
 use super::detector::{DetectError, Detector, LoadError};
-use super::settings::DetectSettings;
+use super::settings::{DetectSettings, SettingsError};
 use crate::capture::CaptureError;
 use crate::capture::pipeline::{Next, Pipeline};
 use crate::capture::settings::{FileSource, Pace, Source};
 
-/// How the result is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// A line of words per frame.
-    Text,
-    /// A JSON object per line and frame: [`FrameReport`].
-    Json,
+/// The command's words.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Arguments {
+    /// A video or a still.
+    pub file: PathBuf,
+    /// The model's file, instead of the configured one.
+    #[arg(long)]
+    pub model: Option<PathBuf>,
+    /// ONNX Runtime's shared library, instead of the configured one.
+    #[arg(long)]
+    pub runtime_library: Option<PathBuf>,
+    /// Least score of a detection, 0 to 1.
+    #[arg(long)]
+    pub score_threshold: Option<f32>,
+    /// Width at which the detector looks, pixels.
+    #[arg(long)]
+    pub input_width_px: Option<u32>,
+    /// Write a JSON object per line and frame.
+    #[arg(long)]
+    pub json: bool,
+    /// Write the pictures that the model saw into this folder, to the bit.
+    #[arg(long, value_name = "FOLDER")]
+    pub dump: Option<PathBuf>,
+}
+
+impl Arguments {
+    /// The settings to use: those of the configuration, if there is one, with what the command says
+    /// instead.
+    pub fn settings(
+        &self,
+        configured: Option<DetectSettings>,
+    ) -> Result<DetectSettings, CommandError> {
+        let mut settings = match (configured, &self.model, &self.runtime_library) {
+            (Some(settings), ..) => settings,
+            (None, Some(model), Some(library)) => DetectSettings::new(model, library),
+            (None, ..) => return Err(CommandError::NothingToDetectWith),
+        };
+        if let Some(model) = &self.model {
+            settings.model.clone_from(model);
+            settings.model_sha256 = None;
+        }
+        if let Some(library) = &self.runtime_library {
+            settings.runtime_library.clone_from(library);
+        }
+        settings.score_threshold = self.score_threshold.unwrap_or(settings.score_threshold);
+        settings.input_width_px = self.input_width_px.unwrap_or(settings.input_width_px);
+        settings.check().map_err(CommandError::Settings)?;
+        Ok(settings)
+    }
 }
 
 /// What was found in one frame.
@@ -45,6 +87,12 @@ pub struct FrameReport {
 /// Why a file could not be looked through.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
+    /// No model is named.
+    #[error("give --config, or --model and --runtime-library")]
+    NothingToDetectWith,
+    /// A setting cannot work.
+    #[error("cannot use the settings")]
+    Settings(#[source] SettingsError),
     /// No detector.
     #[error("cannot load the detector")]
     Load(#[source] LoadError),
@@ -80,28 +128,28 @@ pub enum CommandError {
 }
 
 /// Looks through a file, and writes what is found in each frame to `out`. With `dump`, the pictures
-/// that the model saw are written there as `frame-000000.ppm`, to the bit. Gives the number of frames.
+/// that the model saw are written there as `frame-000000.ppm`. Gives the number of frames.
 pub fn run(
-    settings: &DetectSettings,
-    path: &Path,
-    format: Format,
-    dump: Option<&Path>,
+    arguments: &Arguments,
+    configured: Option<DetectSettings>,
     out: &mut dyn Write,
 ) -> Result<u64, CommandError> {
+    let settings = arguments.settings(configured)?;
+    let detector = Detector::load(&settings).map_err(CommandError::Load)?;
+    let mut file = FileDetections::open(detector, &arguments.file)?;
     let mut frames = 0;
-    let detector = Detector::load(settings).map_err(CommandError::Load)?;
-    let mut file = FileDetections::open(detector, path)?;
     while let Some(report) = file.next_frame()? {
-        if let Some(folder) = dump {
+        if let Some(folder) = &arguments.dump {
             write_ppm(folder, report.frame, &file.detector)?;
         }
-        let line = match format {
-            Format::Json => serde_json::to_string(&report).map_err(|e| CommandError::Write(e.into()))?,
-            Format::Text => in_words(&report),
+        let line = match arguments.json {
+            true => serde_json::to_string(&report).map_err(|e| CommandError::Write(e.into()))?,
+            false => in_words(&report),
         };
         writeln!(out, "{line}").map_err(CommandError::Write)?;
         frames = report.frame + 1;
     }
+    out.flush().map_err(CommandError::Write)?;
     Ok(frames)
 }
 
@@ -130,7 +178,9 @@ impl FileDetections {
                 Ok(Next::Picture(picture)) => break picture,
                 Ok(Next::Nothing) => {}
                 Ok(Next::End) => return Ok(None),
-                Err(source) => return Err(CommandError::Capture { path: path(), source }),
+                Err(source) => {
+                    return Err(CommandError::Capture { path: path(), source });
+                }
             }
         };
         let frame = self.frames;
@@ -154,7 +204,8 @@ impl FileDetections {
 
 fn in_words(report: &FrameReport) -> String {
     let seconds = report.media_time_ns as f64 / 1e9;
-    let mut line = format!("frame {} at {seconds:.3} s: {} found", report.frame, report.detections.len());
+    let mut line =
+        format!("frame {} at {seconds:.3} s: {} found", report.frame, report.detections.len());
     for Detection { box_px: [x, y, width, height], score, class, .. } in &report.detections {
         line += &format!("; {class} {score:.2} at {x:.0},{y:.0} {width:.0}x{height:.0}");
     }

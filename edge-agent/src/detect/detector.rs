@@ -113,10 +113,7 @@ impl Detector {
         let mut kept = suppression::keep(&boxes, &scores, self.nms_iou);
         kept.truncate(MAX_DETECTIONS);
         let (width, height) = self.tensor.picture_px;
-        let scale = [
-            planes.width() as f32 / width as f32,
-            planes.height() as f32 / height as f32,
-        ];
+        let scale = [planes.width() as f32 / width as f32, planes.height() as f32 / height as f32];
         Ok(kept.into_iter().map(|index| detection(&faces[index], scale)).collect())
     }
 
@@ -125,8 +122,8 @@ impl Detector {
         let px = self.tensor.padded_px;
         let failed = |source| DetectError::Compute { px, source };
         let shape = [1, 3, px.1 as usize, px.0 as usize];
-        let input = TensorRef::from_array_view((shape, self.tensor.data.as_slice()))
-            .map_err(failed)?;
+        let input =
+            TensorRef::from_array_view((shape, self.tensor.data.as_slice())).map_err(failed)?;
         let inputs = ort::inputs![self.model.input.as_str() => input];
         let outputs = self.model.session.run(inputs).map_err(failed)?;
         let values = |name: &'static str| {

@@ -64,20 +64,25 @@ impl Encoder {
     /// The frame as a JPEG of the published size and quality.
     ///
     /// Planes that are already what JPEG has are encoded where they lie.
-    pub fn encode(&mut self, planes: &Planes, publish: &PublishSettings) -> Result<Jpeg, JpegError> {
+    pub fn encode(
+        &mut self,
+        planes: &Planes,
+        publish: &PublishSettings,
+    ) -> Result<Jpeg, JpegError> {
         let width = publish.width_px.unwrap_or(planes.width()).min(planes.width());
         let height = height_at(width, (planes.width(), planes.height()));
         let to_jpeg = ToJpeg::new(planes.matrix(), planes.range());
-        let encoded = if width == planes.width() && to_jpeg.is_none() {
+        let even = width % 2 == 0 && height % 2 == 0;
+        let encoded = if width == planes.width() && even && to_jpeg.is_none() {
             let (y, u, v) = (planes.y(), planes.u(), planes.v());
             compress(&mut self.compressor, (width, height), [y, u, v], publish.quality)
         } else {
             self.rewrite(planes, (width, height), to_jpeg).map_err(JpegError::Resize)?;
+            make_even((width as usize, height as usize), &mut self.y);
             let planes = without_gaps((width, height), [&self.y, &self.u, &self.v]);
             compress(&mut self.compressor, (width, height), planes, publish.quality)
         };
-        let bytes =
-            encoded.map_err(|source| JpegError::Encode { width, height, source })?;
+        let bytes = encoded.map_err(|source| JpegError::Encode { width, height, source })?;
         Ok(Jpeg { width, height, bytes })
     }
 
@@ -98,12 +103,26 @@ impl Encoder {
     }
 }
 
+/// Repeats the last column and row of a luma plane of odd size: the encoder reads two by two, and
+/// refuses a plane that ends in the middle.
+fn make_even((width, height): (usize, usize), y: &mut Vec<u8>) {
+    if width % 2 == 1 {
+        let rows = y.chunks(width).flat_map(|row| row.iter().chain(row.last()));
+        *y = rows.copied().collect();
+    }
+    if height % 2 == 1 {
+        let row = width.next_multiple_of(2);
+        y.extend_from_within(y.len() - row..);
+    }
+}
+
+/// Planes without gaps between their rows, the luma filled up to an even size.
 fn without_gaps<'a>((width, height): (u32, u32), [y, u, v]: [&'a [u8]; 3]) -> [Plane<'a>; 3] {
     let (chroma_width, chroma_height) = (width.div_ceil(2), height.div_ceil(2));
     let plane =
         |data: &'a [u8], width: u32, height| Plane { data, stride: width as usize, width, height };
     [
-        plane(y, width, height),
+        plane(y, 2 * chroma_width, 2 * chroma_height),
         plane(u, chroma_width, chroma_height),
         plane(v, chroma_width, chroma_height),
     ]

@@ -39,8 +39,7 @@ impl PlaneResizer {
             .map_err(|_| failed())?;
         let from = TypedCroppedImage::from_ref(&with_gaps, 0, 0, plane.width, plane.height)
             .map_err(|_| failed())?;
-        let mut to =
-            TypedImage::<U8>::from_buffer(width, height, into).map_err(|_| failed())?;
+        let mut to = TypedImage::<U8>::from_buffer(width, height, into).map_err(|_| failed())?;
         let options = fir::ResizeOptions::new()
             .resize_alg(fir::ResizeAlg::Convolution(fir::FilterType::Bilinear));
         self.resizer.resize_typed(&from, &mut to, &options).map_err(|_| failed())

@@ -1,5 +1,7 @@
 //! ONNX Runtime, loaded from a shared library when the agent starts.
 
+use std::ffi::{CStr, CString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -77,7 +79,11 @@ impl Runtime {
             .with_telemetry(false)
             .build()
             .map_err(|source| RuntimeError::Start { path: path.to_owned(), source })?;
-        let runtime = Self { environment, library, version: version() };
+        let runtime = Self {
+            environment,
+            version: version(&library).unwrap_or_else(|| "unknown".to_owned()),
+            library,
+        };
         *loaded = Some(runtime.clone());
         Ok(runtime)
     }
@@ -97,9 +103,30 @@ impl Runtime {
     }
 }
 
-/// As the loaded library says of itself: the release of an official build, else all it says.
-fn version() -> String {
-    let info = ort::info();
-    let field = |name| info.split([',', ' ']).find_map(|part: &str| part.strip_prefix(name));
-    field("git-branch=rel-").unwrap_or(info).to_owned()
+/// The version that the loaded library gives, such as `1.23.2`. `ort` reads it too, and keeps it to
+/// itself; its build info names a branch, not a version.
+fn version(library: &Path) -> Option<String> {
+    let path = CString::new(library.as_os_str().as_bytes()).ok()?;
+    // SAFETY: `path` is a C string that outlives the call. NOLOAD only finds what `ort` has loaded,
+    // so no code of the library runs here that has not run before.
+    let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_NOLOAD) };
+    if handle.is_null() {
+        return None;
+    }
+    // SAFETY: `handle` was given just now, and the name is a C string.
+    let symbol = unsafe { libc::dlsym(handle, c"OrtGetApiBase".as_ptr()) };
+    if symbol.is_null() {
+        return None;
+    }
+    // SAFETY: ONNX Runtime's C API declares this function with this type since its first release, and
+    // `ort` has called it by the same declaration before.
+    let base = unsafe {
+        let get: unsafe extern "C" fn() -> *const ort::sys::OrtApiBase =
+            std::mem::transmute(symbol);
+        get().as_ref()?
+    };
+    // SAFETY: the function gives a C string that lives as long as the library, which `ort` never
+    // unloads. The handle is not closed either: it is one more count on a library that stays.
+    let version = unsafe { CStr::from_ptr((base.GetVersionString)()) };
+    Some(version.to_string_lossy().into_owned())
 }

@@ -1,6 +1,6 @@
 //! What detection is told: which model, how sure it must be, and what is published.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -64,12 +64,25 @@ pub struct SettingsError {
 }
 
 impl DetectSettings {
+    /// The defaults, with this model and runtime.
+    pub fn new(model: &Path, runtime_library: &Path) -> Self {
+        Self {
+            model: model.to_owned(),
+            model_sha256: None,
+            model_name: default_model_name(),
+            runtime_library: runtime_library.to_owned(),
+            score_threshold: default_score_threshold(),
+            nms_iou: default_nms_iou(),
+            input_width_px: default_input_width_px(),
+            threads: default_threads(),
+        }
+    }
+
     /// Refuses what cannot work. The model and the runtime are tried when they are loaded.
     pub fn check(&self) -> Result<(), SettingsError> {
         let refuse =
             |field, value: String, range| Err::<(), _>(SettingsError { field, value, range });
-        for (field, value) in
-            [("score_threshold", self.score_threshold), ("nms_iou", self.nms_iou)]
+        for (field, value) in [("score_threshold", self.score_threshold), ("nms_iou", self.nms_iou)]
         {
             if !(value > 0.0 && value <= 1.0) {
                 refuse(field, value.to_string(), "above 0 and at most 1")?;

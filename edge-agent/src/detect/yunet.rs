@@ -38,7 +38,9 @@ pub struct Face {
 
 /// Outputs that do not fit the picture.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the grid of stride {stride} has {found} values where a picture of {px:?} pixels gives {expected}")]
+#[error(
+    "the grid of stride {stride} has {found} values where a picture of {px:?} pixels gives {expected}"
+)]
 pub struct GridError {
     stride: u32,
     found: usize,

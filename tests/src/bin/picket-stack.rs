@@ -171,9 +171,12 @@ async fn add_device(dir: &Path, name: &str) -> Result<()> {
 
 fn show(dir: &Path) -> Result<()> {
     let settings = Settings::read(dir)?;
-    println!("{}", toml::to_string(&settings)?.trim_end());
-    println!("# for a shell: . {}", settings.dir.join("settings.env").display());
-    println!("# for kcat -F: {}/*.kcat", settings.dir.join("kafka/clients").display());
+    println!(
+        "{}# for a shell: . {}\n# for kcat -F: {}/*.kcat",
+        toml::to_string(&settings)?,
+        settings.dir.join("settings.env").display(),
+        settings.dir.join("kafka/clients").display()
+    );
     Ok(())
 }
 

@@ -200,6 +200,10 @@ fn fetched(path: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// The checkout that this process was started in; else the one that it was built from, which may be
+/// another one, or gone, where a build folder is shared or a program was copied.
 fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+    let here = std::env::current_dir().unwrap_or_default();
+    let checkout = here.ancestors().find(|folder| folder.join("tests/stack/pom.xml").exists());
+    checkout.map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(".."), Path::to_owned)
 }

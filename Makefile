@@ -1,0 +1,74 @@
+# Picket. `make` alone lists what there is.
+#
+# What `make deps` installs and what `make fetch` downloads is listed in install/packages.txt,
+# models/MANIFEST.toml and tests/stack/. Everything that is made lies in target/ and .cache/.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# A cargo that is new enough may be missing until `make deps` ran: so it is asked for at each use.
+CARGO = PATH="$$(install/cargo-path.sh):$$PATH" cargo
+# Folder that the build writes its programs to.
+BIN := $(or $(CARGO_TARGET_DIR),target)/debug
+STACK_DIR ?= .cache/run/stack
+
+.PHONY: help demo test check generate check-detector test-fresh deps fetch build stack stack-down clean-all
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: ## show the whole path at work (DURATION_S, VIDEO=file or folder, RTSP, CAMERA, PAGE_PORT)
+	@install/install-packages.sh
+	@$(MAKE) fetch
+	@echo "make: building (some minutes the first time)"
+	@$(CARGO) build --locked --bins -p picket-edge-agent -p picket-aggregator -p picket-tests
+	@$(BIN)/picket-demo
+
+test: ## install what is missing and run all tests
+	@install/install-packages.sh
+	@$(MAKE) fetch
+	@echo "make: building programs and tests (some minutes the first time)"
+	@$(CARGO) build --locked --workspace --bins
+	@python3 -m unittest discover --start-directory models --verbose
+	@$(CARGO) test --locked --workspace --exclude picket-tests --no-fail-fast
+	@$(CARGO) test --locked --package picket-tests --no-fail-fast -- --test-threads=1
+	@$(MAKE) check-detector
+
+check: ## run the linters: format, clippy with warnings as errors, licences and sources
+	@install/install-packages.sh
+	@$(CARGO) fmt --all --check
+	@$(CARGO) clippy --locked --workspace --all-targets -- --deny warnings
+	@install/cargo-deny.sh check licenses bans sources
+
+generate: ## write references, schemas and golden messages anew from the types
+	@UPDATE_GENERATED=1 $(CARGO) test --locked --quiet -p picket-wire -p picket-edge-agent -p picket-aggregator --test published
+
+check-detector: ## compare the detector's boxes with OpenCV's, frame by frame
+	@$(CARGO) build --quiet --locked -p picket-edge-agent --bins
+	@tests/detector/check.sh
+
+test-fresh: ## run `make demo` and `make test` on a bare Debian 12 in a folder (WHO=root, user, both)
+	@tests/fresh/run.sh $(or $(WHO),both)
+
+deps: ## install the system's packages that are missing (says which first; root or sudo)
+	@install/install-packages.sh
+
+fetch: ## download model, runtime, clip, Kafka and MongoDB, each checked by its sha256
+	@models/fetch.py
+	@models/fetch.py --manifest tests/stack/MANIFEST.toml
+	@tests/stack/fetch-kafka.sh
+
+build: ## build all programs (the build that tests and demo use)
+	@$(CARGO) build --workspace --bins --locked
+
+stack: deps fetch ## start Kafka and MongoDB, and print how to connect (STACK_DIR=folder)
+	@$(CARGO) build --quiet --locked -p picket-tests --bin picket-stack
+	@$(BIN)/picket-stack up --dir $(STACK_DIR)
+
+stack-down: ## stop them; their data stays for the next `make stack`
+	@if [ -x $(BIN)/picket-stack ]; then $(BIN)/picket-stack down --dir $(STACK_DIR); fi
+
+clean-all: stack-down ## stop the stack and remove all that was built, downloaded and run
+	rm -rf target .cache

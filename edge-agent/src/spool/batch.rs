@@ -1,0 +1,242 @@
+//! What waits in memory for the next commit.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use picket_wire::observation::{Observation, Reason, Skip, Stamp};
+use picket_wire::{CameraKey, CameraRecord, DeviceName, Picture, Topic};
+
+use super::record::{Dropped, Row, RowId};
+use super::settings::Settings;
+use crate::capture::SourcePosition;
+use crate::detect::Observed;
+
+/// One thing to write, in the order in which it came.
+#[derive(Debug, Clone)]
+pub enum Entry {
+    /// A record or a picture.
+    Row(Row),
+    /// What could not become one.
+    Dropped(Dropped),
+    /// Of a recording: all up to here is kept or counted.
+    Position(CameraKey, SourcePosition),
+}
+
+impl Entry {
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::Row(row) => row.bytes(),
+            Self::Dropped(_) | Self::Position(..) => 0,
+        }
+    }
+}
+
+/// What became of a row that was handed to the broker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The broker has it on disk.
+    Acknowledged,
+    /// The broker will never take it.
+    Refused(Reason),
+}
+
+/// A row that the uplink is done with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settled {
+    /// Which table.
+    pub topic: Topic,
+    /// Which row of it.
+    pub id: RowId,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// The next transaction.
+#[derive(Debug, Default)]
+pub struct Batch {
+    pub entries: VecDeque<Entry>,
+    pub settled: Vec<Settled>,
+    bytes: u64,
+    since: Option<Instant>,
+}
+
+impl Batch {
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.settled.is_empty()
+    }
+
+    /// Bytes of the rows in it.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// When it must be committed, if there is anything in it.
+    pub fn due_at(&self, settings: &Settings) -> Option<Instant> {
+        let full = self.entries.len() + self.settled.len() >= settings.commit_records as usize
+            || self.bytes >= settings.commit_bytes;
+        let wait = if full { 0 } else { settings.commit_interval_ms };
+        self.since.map(|since| since + Duration::from_millis(wait))
+    }
+
+    /// Takes off a first part of some `max_bytes`, and all that is settled. A batch that grew while
+    /// the disk refused writes may be larger than the whole spool: part by part, each makes room
+    /// for itself.
+    pub fn take_part(&mut self, max_bytes: u64) -> Self {
+        let mut part = Self { since: self.since, ..Self::default() };
+        std::mem::swap(&mut part.settled, &mut self.settled);
+        while part.bytes < max_bytes
+            && let Some(entry) = self.entries.pop_front()
+        {
+            part.bytes += entry.bytes();
+            part.entries.push_back(entry);
+        }
+        self.bytes = self.bytes.saturating_sub(part.bytes);
+        if self.is_empty() {
+            self.since = None;
+        }
+        part
+    }
+
+    /// Puts a part back that could not be committed.
+    pub fn put_back(&mut self, mut part: Self) {
+        part.entries.append(&mut self.entries);
+        part.settled.append(&mut self.settled);
+        self.entries = part.entries;
+        self.settled = part.settled;
+        self.bytes += part.bytes;
+        self.since = part.since;
+    }
+
+    pub fn settle(&mut self, settled: Vec<Settled>) {
+        self.since.get_or_insert_with(Instant::now);
+        self.settled.extend(settled);
+    }
+
+    /// Takes in what detection hands on. `now` stamps the gaps that come of it.
+    pub fn take(&mut self, device: &DeviceName, observed: Observed, now: Stamp) {
+        match observed {
+            Observed::Observation { observation, picture, picture_lost, position } => {
+                let key = observation.id.key.clone();
+                self.observation(observation, picture, picture_lost, now);
+                self.position(key, position);
+            }
+            Observed::Skipped(skip) => self.skip(skip, now),
+            Observed::Ended { camera, position } => {
+                self.position(CameraKey { device: device.clone(), camera }, position);
+            }
+        }
+    }
+
+    /// Counts what detection hands on as dropped, for want of a disk to write it to.
+    pub fn refuse(&mut self, device: &DeviceName, observed: Observed, now: Stamp) {
+        let reason = || Reason::from(Reason::SPOOL_FAILED);
+        match observed {
+            Observed::Observation { observation, position, .. } => {
+                let (key, seq) = (observation.id.key.clone(), observation.id.seq);
+                self.drop_run(Dropped::observations(observation.id, seq, reason(), now));
+                self.position(key, position);
+            }
+            Observed::Skipped(skip) => {
+                self.drop_run(Dropped::observations(skip.id, skip.last, reason(), now));
+            }
+            Observed::Ended { camera, position } => {
+                self.position(CameraKey { device: device.clone(), camera }, position);
+            }
+        }
+    }
+
+    fn observation(
+        &mut self,
+        observation: Observation,
+        picture: Option<Picture>,
+        picture_lost: Option<Reason>,
+        now: Stamp,
+    ) {
+        let id = observation.id.clone();
+        match fitting_row(CameraRecord::Observation(observation)) {
+            Ok(row) => self.row(row),
+            Err(reason) => {
+                // Its picture goes with it: a gap of observations takes the pictures too.
+                return self.drop_run(Dropped::observations(id.clone(), id.seq, reason, now));
+            }
+        }
+        let row = picture.map(Row::of_picture);
+        let too_large = row.as_ref().is_some_and(|row| !row.fits_topic());
+        let lost = picture_lost.or(too_large.then(|| Reason::TOO_LARGE.into()));
+        match (lost, row) {
+            (Some(reason), _) => self.drop_run(Dropped::picture(id, reason, now)),
+            (None, Some(row)) => self.row(row),
+            (None, None) => {}
+        }
+    }
+
+    fn skip(&mut self, skip: Skip, now: Stamp) {
+        let (id, last) = (skip.id.clone(), skip.last);
+        match fitting_row(CameraRecord::Skip(skip)) {
+            Ok(row) => self.row(row),
+            Err(reason) => self.drop_run(Dropped::observations(id, last, reason, now)),
+        }
+    }
+
+    fn row(&mut self, row: Row) {
+        self.bytes += row.bytes();
+        self.push(Entry::Row(row));
+    }
+
+    fn position(&mut self, key: CameraKey, position: Option<SourcePosition>) {
+        let Some(position) = position else { return };
+        // While nothing can be written, positions of one recording overtake each other.
+        if let Some(Entry::Position(last_key, last)) = self.entries.back_mut()
+            && *last_key == key
+            && last.fingerprint == position.fingerprint
+        {
+            *last = position;
+            return;
+        }
+        self.push(Entry::Position(key, position));
+    }
+
+    /// Runs grow in place, so that a disk that stays away does not fill the memory with gaps.
+    fn drop_run(&mut self, dropped: Dropped) {
+        let newest =
+            self.entries.iter_mut().rev().take_while(|entry| !matches!(entry, Entry::Row(_)));
+        for entry in newest {
+            if let Entry::Dropped(run) = entry
+                && run.absorb(&dropped)
+            {
+                return;
+            }
+        }
+        self.push(Entry::Dropped(dropped));
+    }
+
+    fn push(&mut self, entry: Entry) {
+        self.since.get_or_insert_with(Instant::now);
+        self.entries.push_back(entry);
+    }
+}
+
+/// The record as a row that the centre will take, or the reason why it cannot be one.
+fn fitting_row(record: CameraRecord) -> Result<Row, Reason> {
+    if let CameraRecord::Observation(observation) = &record
+        && let Err(error) = observation.check()
+    {
+        tracing::error!(target: "spool", id = %observation.id, %error,
+            "the detector gave numbers that cannot be true: the observation is dropped");
+        return Err(Reason::DETECTOR_FAILED.into());
+    }
+    match Row::of_record(&record) {
+        Ok(row) if row.fits_topic() => Ok(row),
+        Ok(row) => {
+            tracing::error!(target: "spool", id = %record.id(), bytes = row.message_bytes(),
+                limit = row.topic.max_message_bytes(),
+                "a record is larger than its topic takes: it is dropped");
+            Err(Reason::TOO_LARGE.into())
+        }
+        Err(error) => {
+            tracing::error!(target: "spool", id = %record.id(),
+                error = super::error::chain(&error), "a record is dropped");
+            Err(Reason::ENCODE_FAILED.into())
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! What can go wrong in the spool: a variant per failed step.
+
+use std::io;
+use std::path::PathBuf;
+
+use picket_wire::CameraName;
+use picket_wire::message::EncodeError;
+use rusqlite::ErrorCode;
+
+use super::settings::SettingsError;
+
+/// A step of the spool that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum SpoolError {
+    /// The settings cannot be worked with.
+    #[error("the spool's settings are not valid")]
+    Settings(#[from] SettingsError),
+    /// The state directory cannot be made.
+    #[error("cannot make the state directory {}", path.display())]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another agent works on the same state.
+    #[error(
+        "another agent already uses the state directory {}: stop it, or give this agent a \
+         state directory of its own", path.display()
+    )]
+    InUse {
+        /// Which directory.
+        path: PathBuf,
+    },
+    /// The lock file cannot be used.
+    #[error("cannot lock {}", path.display())]
+    Lock {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The linked SQLite has known faults.
+    #[error("SQLite {found} is linked, but {needed} or later is needed")]
+    SqliteTooOld {
+        /// Linked.
+        found: &'static str,
+        /// Needed.
+        needed: &'static str,
+    },
+    /// The database cannot be opened.
+    #[error("cannot open the spool {}", path.display())]
+    Open {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: rusqlite::Error,
+    },
+    /// SQLite refused a pragma, or gave another value than was asked for.
+    #[error("cannot set the spool's {pragma}")]
+    Pragma {
+        /// Which.
+        pragma: &'static str,
+        /// Why.
+        source: rusqlite::Error,
+    },
+    /// The file system cannot carry a write-ahead log.
+    #[error(
+        "the spool's journal is in mode {mode:?}, not \"wal\": put the state directory on a local \
+         file system"
+    )]
+    NoWal {
+        /// The mode that SQLite chose.
+        mode: String,
+    },
+    /// The tables cannot be made or read.
+    #[error("cannot {step} the spool's tables")]
+    Schema {
+        /// Make or read.
+        step: &'static str,
+        /// Why.
+        source: rusqlite::Error,
+    },
+    /// Written by a later agent.
+    #[error(
+        "the spool {} has format {found}, and this agent reads {known}: install the agent that \
+         wrote it, let it drain, then go back", path.display()
+    )]
+    NewerFormat {
+        /// Which file.
+        path: PathBuf,
+        /// Its format.
+        found: i32,
+        /// The newest that this build knows.
+        known: i32,
+    },
+    /// Some other program's database.
+    #[error("{} is an SQLite database, but not a spool: move it away", path.display())]
+    NotASpool {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// A corrupt database cannot be moved out of the way.
+    #[error("cannot set the corrupt spool aside as {}", path.display())]
+    SetAside {
+        /// The new name.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The epoch file cannot be read or written.
+    #[error("cannot {step} the epoch file {}", path.display())]
+    EpochFile {
+        /// Read or write.
+        step: &'static str,
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The system gives no random numbers.
+    #[error("cannot draw the epoch's instance")]
+    Random(#[source] getrandom::Error),
+    /// What the spool holds cannot be read.
+    #[error("cannot read {what} from the spool")]
+    Read {
+        /// What.
+        what: &'static str,
+        /// Why.
+        source: rusqlite::Error,
+    },
+    /// A row that this build cannot have written.
+    #[error("the spool holds a row that cannot be true: {what} is {value:?}")]
+    Row {
+        /// Which column.
+        what: &'static str,
+        /// What it holds.
+        value: String,
+    },
+    /// A step of a commit failed; nothing of the batch was kept.
+    #[error("cannot {step} in the spool")]
+    Commit {
+        /// Which step.
+        step: &'static str,
+        /// Why.
+        source: rusqlite::Error,
+    },
+    /// A record cannot be written as JSON.
+    #[error("cannot encode a record for the spool")]
+    Encode(#[source] EncodeError),
+    /// A camera that was not named when the spool was opened.
+    #[error("the spool was not opened for the camera {camera}")]
+    UnknownCamera {
+        /// Which.
+        camera: CameraName,
+    },
+    /// A thread cannot be started.
+    #[error("cannot start the spool's writer")]
+    Thread(#[source] io::Error),
+    /// The disk refuses writes at the moment.
+    #[error("the spool cannot be written at the moment: {problem}")]
+    Failing {
+        /// What the last attempt said.
+        problem: String,
+    },
+    /// The writer did not answer in time.
+    #[error("the spool's writer did not answer within {waited_ms} ms")]
+    TimedOut {
+        /// How long it was waited for.
+        waited_ms: u128,
+    },
+    /// The writer has ended.
+    #[error("the spool's writer has ended")]
+    WriterGone,
+}
+
+/// What a caller should do about an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Advice {
+    /// The same again, later.
+    Retry,
+    /// This item cannot be kept; the next one may.
+    Discard,
+    /// A person is needed.
+    Stop,
+}
+
+impl SpoolError {
+    /// What a caller should do.
+    pub fn advice(&self) -> Advice {
+        match self {
+            Self::Read { .. }
+            | Self::Commit { .. }
+            | Self::Failing { .. }
+            | Self::TimedOut { .. } => Advice::Retry,
+            Self::Encode(_) | Self::Row { .. } => Advice::Discard,
+            _ => Advice::Stop,
+        }
+    }
+
+    /// What SQLite says, if it was SQLite.
+    fn sqlite_code(&self) -> Option<ErrorCode> {
+        match self {
+            Self::Open { source, .. }
+            | Self::Pragma { source, .. }
+            | Self::Schema { source, .. }
+            | Self::Read { source, .. }
+            | Self::Commit { source, .. } => source.sqlite_error_code(),
+            _ => None,
+        }
+    }
+
+    /// Whether the database itself is damaged.
+    pub(super) fn is_corruption(&self) -> bool {
+        let damaged = [ErrorCode::DatabaseCorrupt, ErrorCode::NotADatabase];
+        self.sqlite_code().is_some_and(|code| damaged.contains(&code))
+            || matches!(self, Self::Row { .. })
+    }
+
+    /// Whether there was no room: at the cap or on the disk.
+    pub(super) fn is_full(&self) -> bool {
+        self.sqlite_code() == Some(ErrorCode::DiskFull)
+    }
+}
+
+/// The error with all that caused it, for a log line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}

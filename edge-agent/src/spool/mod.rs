@@ -1,0 +1,72 @@
+//! # Spool: kept on disk until acknowledged
+//!
+//! **In**: [`Observed`](crate::detect::Observed), per camera in `seq` order; from the uplink, which
+//! rows it is done with. **Out**: rows to send, by the uplink's [`SpoolReader`]; blocks of `seq` and
+//! positions of recordings, to capture; the [`Ledger`], to everyone.
+//!
+//! **Promises**
+//! - *Crash*: what [`SpoolReader::next_batch`] gives out was committed with an fsync before. Books,
+//!   gap records and positions of recordings change in the transaction that makes them true. What
+//!   had a `seq` and was not committed (at most `commit_interval_ms` and a commit's length) is lost;
+//!   the next start's epoch record says so: its `reserved` bounds it, its `last_committed` is where
+//!   it begins. After a clean end the two are equal.
+//! - *Order*: rows of a camera are numbered in `seq` order. A gap record stands where it was
+//!   noticed, behind rows that it is older than.
+//! - *Duplicates*: a row is deleted only after the broker has acknowledged it; one that was
+//!   acknowledged when the power went is sent again, byte for byte the same.
+//! - *Loss*: nothing is dropped without a count and a gap record, both in one transaction.
+//!
+//! **Limits**: the database takes `max_bytes`; pictures go before observations, oldest first, never
+//! what is on its way. Memory: one batch, and `max_pending_bytes` while the disk refuses writes. A
+//! gap, epoch or clock record is never evicted; adjoining gaps become one until they are sent, so
+//! that they stay few. The file does not shrink.
+//!
+//! # On disk
+//!
+//! In the state directory: `spool.sqlite` with its `-wal` and `-shm`, `epoch` (the counter once
+//! more), `lock`, and `spool.sqlite.corrupt-<n>` for each damaged database that was set aside. All
+//! tables are `STRICT`; format 1 (`user_version`), `application_id` 0x506b5370. A reader opens it
+//! with `mode=ro` at any time.
+//!
+//! | table | row | columns |
+//! |---|---|---|
+//! | `records` | one message of the observations topic | `id`, `key` (`<device>/<camera>`), `epoch` (`<n>-<hex>`), `first`, `last` (the `seq` it is about), `kind` (as `picket-kind`), `bytes` (headers and value), `committed_at_ms` (Unix; null without a clock), `headers` (JSON pairs, without the lane), `value` |
+//! | `pictures` | one message of the frames topic | the same |
+//! | `accounts` | one camera | `key`, newest `epoch`, its `reserved` and `last_committed`, `captured`, `skipped`, `spooled`, `acknowledged`, `dropped` and `pictures_dropped` (JSON: reason to count) |
+//! | `recordings` | one recording of one camera | `key`, `fingerprint`, `media_time_ns`, `at_end` |
+//! | `spool` | one, `id` 1 | `epoch_number`, and the totals `records`, `record_bytes`, `pictures`, `picture_bytes` |
+//!
+//! `id` rises over both tables with each commit. The `seq` of a camera that are still spooled:
+//! `SELECT epoch, first, last FROM records WHERE key = ? AND kind IN ('observation', 'skip')`.
+//!
+//! Two tables rather than one with a topic column: each queue is then a scan by row number, with no
+//! second index to write, and pictures can move to other storage without touching the records.
+
+mod batch;
+mod books;
+mod clock;
+mod epoch;
+mod error;
+mod handle;
+mod lease;
+mod lock;
+mod quota;
+mod reader;
+mod record;
+mod recordings;
+mod schema;
+mod settings;
+mod store;
+mod totals;
+mod transaction;
+mod writer;
+
+pub use batch::{Outcome, Settled};
+pub use books::Ledger;
+pub use clock::Clock;
+pub use error::{Advice, SpoolError, chain};
+pub use handle::{Spool, SpoolHandle};
+pub use reader::{AccountStat, Limits, SpoolReader, Spooled, Stat, stat};
+pub use record::RowId;
+pub use settings::{Settings, SettingsError};
+pub use totals::Totals;

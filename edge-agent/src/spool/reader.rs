@@ -1,0 +1,230 @@
+//! The uplink's side of the database, and what `doctor` and `spool stat` look at.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crossbeam_channel::{Receiver, Sender};
+use picket_wire::status::{Books, SpoolStatus};
+use picket_wire::{CameraKey, EpochId, Topic};
+use rusqlite::Connection;
+
+use super::batch::Settled;
+use super::books;
+use super::error::SpoolError;
+use super::record::RowId;
+use super::schema;
+use super::store::Shared;
+use super::totals::{self, Totals, table};
+use super::writer::Command;
+
+/// A record as it lies in the spool, ready to be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spooled {
+    /// Which table.
+    pub topic: Topic,
+    /// Which row of it.
+    pub id: RowId,
+    /// The Kafka key.
+    pub key: String,
+    /// All Kafka headers but the lane.
+    pub headers: Vec<(String, String)>,
+    /// The Kafka value.
+    pub value: Vec<u8>,
+}
+
+impl Spooled {
+    /// Bytes that it takes in memory, near enough.
+    pub fn bytes(&self) -> u64 {
+        let headers: usize = self.headers.iter().map(|(n, v)| n.len() + v.len()).sum();
+        (self.key.len() + headers + self.value.len()) as u64
+    }
+
+    /// Its id, for a log line.
+    pub fn id_text(&self) -> &str {
+        let id = self.headers.iter().find(|(name, _)| name == picket_wire::header::ID);
+        id.map_or("", |(_, value)| value)
+    }
+}
+
+/// How much to read at once; the first row is read whatever its size.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Rows.
+    pub rows: usize,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// A connection that reads while the writer writes.
+pub struct SpoolReader {
+    connection: Connection,
+    shared: Arc<Shared>,
+    commands: Sender<Command>,
+    committed: Receiver<()>,
+}
+
+impl SpoolReader {
+    pub(super) fn open(
+        shared: Arc<Shared>,
+        commands: Sender<Command>,
+        committed: Receiver<()>,
+    ) -> Result<Self, SpoolError> {
+        let connection = schema::open_for_reading(&shared.state_dir)?;
+        Ok(Self { connection, shared, commands, committed })
+    }
+
+    /// Takes the oldest rows of a table with a number in `ids` that are not on their way already.
+    /// Each stays with the caller until it is settled or given back.
+    pub fn next_batch(
+        &self,
+        topic: Topic,
+        ids: Range<RowId>,
+        limits: Limits,
+    ) -> Result<Vec<Spooled>, SpoolError> {
+        // Held over the read: what is read was not evicted before, and will not be evicted after.
+        let mut held = self.shared.leases.lock();
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        let read = |source| SpoolError::Read { what: "rows to send", source };
+        let sql = format!(
+            "SELECT id, key, headers, value FROM {} WHERE id >= ?1 AND id < ?2 ORDER BY id",
+            table(topic)
+        );
+        let mut statement = self.connection.prepare_cached(&sql).map_err(read)?;
+        let mut rows = statement.query([ids.start, ids.end]).map_err(read)?;
+        while batch.len() < limits.rows
+            && bytes < limits.bytes
+            && let Some(row) = rows.next().map_err(read)?
+        {
+            let id = row.get(0).map_err(read)?;
+            // SQLite reads a column's pages when it is asked for: stepping over a row costs little.
+            if !held.is_in_flight(id) {
+                let spooled = spooled(topic, id, row)?;
+                bytes += spooled.bytes();
+                batch.push(spooled);
+            }
+        }
+        batch.iter().for_each(|spooled| held.hand_out(spooled.id));
+        Ok(batch)
+    }
+
+    /// Gives rows back that were not delivered; they will be read again.
+    pub fn give_back(&self, ids: impl IntoIterator<Item = RowId>) {
+        let mut held = self.shared.leases.lock();
+        ids.into_iter().for_each(|id| held.give_back(id));
+    }
+
+    /// The broker has these, or will never take them: their rows go with the next commit. A row
+    /// that was acknowledged and not yet deleted when the power goes is sent again, with the same
+    /// bytes, and the centre knows it by its id.
+    pub fn settle(&self, settled: Vec<Settled>) -> Result<(), SpoolError> {
+        if settled.is_empty() {
+            return Ok(());
+        }
+        self.commands.send(Command::Settle(settled)).map_err(|_| SpoolError::WriterGone)
+    }
+
+    /// Says that something was committed since it was last asked.
+    pub fn committed(&self) -> &Receiver<()> {
+        &self.committed
+    }
+
+    /// The number of the first row of this run of the agent.
+    pub fn first_id(&self) -> RowId {
+        self.shared.first_id
+    }
+
+    /// The number of the next row to be committed.
+    pub fn next_id(&self) -> RowId {
+        self.shared.next_id.load(Ordering::SeqCst)
+    }
+
+    /// Whether nothing is left on disk.
+    pub fn is_empty(&self) -> Result<bool, SpoolError> {
+        let (_, totals) = totals::load(&self.connection)?;
+        Ok(totals.records == 0 && totals.pictures == 0)
+    }
+
+    /// What is kept, for the heartbeat. `now_ms` is wall time, if it is known.
+    pub fn status(&self, now_ms: Option<i64>) -> Result<SpoolStatus, SpoolError> {
+        let (_, totals) = totals::load(&self.connection)?;
+        let oldest = oldest_ms(&self.connection)?;
+        Ok(SpoolStatus {
+            records: totals.records + totals.pictures,
+            bytes: totals.record_bytes + totals.picture_bytes,
+            cap_bytes: self.shared.cap_bytes,
+            oldest_age_ms: now_ms.zip(oldest).map(|(now, then)| books::unsigned(now - then)),
+        })
+    }
+}
+
+fn spooled(topic: Topic, id: RowId, row: &rusqlite::Row<'_>) -> Result<Spooled, SpoolError> {
+    let read = |source| SpoolError::Read { what: "rows to send", source };
+    let headers: String = row.get(2).map_err(read)?;
+    let headers = serde_json::from_str(&headers)
+        .map_err(|_| SpoolError::Row { what: "headers", value: headers })?;
+    let key = row.get(1).map_err(read)?;
+    Ok(Spooled { topic, id, key, headers, value: row.get(3).map_err(read)? })
+}
+
+/// Wall time of the oldest row, in milliseconds; none if the clock was not set then.
+fn oldest_ms(connection: &Connection) -> Result<Option<i64>, SpoolError> {
+    let read = |source| SpoolError::Read { what: "the oldest row", source };
+    let sql = "SELECT min(at) FROM (
+        SELECT (SELECT committed_at_ms FROM records ORDER BY id LIMIT 1) AS at UNION ALL
+        SELECT (SELECT committed_at_ms FROM pictures ORDER BY id LIMIT 1))";
+    connection.query_row(sql, [], |row| row.get(0)).map_err(read)
+}
+
+/// What a spool holds, read without disturbing its agent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stat {
+    /// Rows and bytes.
+    pub totals: Totals,
+    /// Wall time of the oldest row, Unix milliseconds.
+    pub oldest_ms: Option<i64>,
+    /// Bytes of the database and its log.
+    pub file_bytes: u64,
+    /// Damaged databases that were set aside.
+    pub set_aside: u64,
+    /// By camera: newest epoch, last committed `seq`, bound, and books.
+    pub accounts: BTreeMap<CameraKey, AccountStat>,
+}
+
+/// One camera's part.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AccountStat {
+    /// The newest epoch.
+    pub epoch: EpochId,
+    /// Last `seq` committed in it.
+    pub last_committed: u64,
+    /// No `seq` beyond this was given out in it.
+    pub reserved: u64,
+    /// As on disk.
+    pub books: Books,
+}
+
+/// Reads the spool of a state directory, whether its agent runs or not.
+pub fn stat(state_dir: &Path) -> Result<Stat, SpoolError> {
+    let connection = schema::open_for_reading(state_dir)?;
+    let (_, totals) = totals::load(&connection)?;
+    let size = |suffix: &str| {
+        let path = state_dir.join(format!("{}{suffix}", schema::FILE));
+        std::fs::metadata(path).map_or(0, |meta| meta.len())
+    };
+    let accounts = books::load(&connection)?.into_iter().map(|(key, account)| {
+        let (last_committed, reserved) = (account.last_committed, account.reserved);
+        let epoch = account.epoch;
+        (key, AccountStat { epoch, last_committed, reserved, books: account.books })
+    });
+    Ok(Stat {
+        totals,
+        oldest_ms: oldest_ms(&connection)?,
+        file_bytes: size("") + size("-wal"),
+        set_aside: schema::count_set_aside(state_dir),
+        accounts: accounts.collect(),
+    })
+}

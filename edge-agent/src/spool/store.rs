@@ -1,0 +1,358 @@
+//! The writer's side of the database: opening it, and one commit after the other.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use picket_wire::observation::{EpochStart, PreviousEpoch, Stamp};
+use picket_wire::{CameraKey, CameraName, CameraRecord, DeviceName, EpochId, ObservationId};
+use rusqlite::{Connection, TransactionBehavior};
+
+use super::batch::{Batch, Entry, Outcome};
+use super::books::{self, Account, Ledger, unsigned};
+use super::clock::{self, Clock, Relations};
+use super::error::SpoolError;
+use super::lease::Leases;
+use super::lock::StateLock;
+use super::record::{Row, RowId};
+use super::recordings::{self, Positions, Recordings};
+use super::schema::{self, PAGE_BYTES};
+use super::settings::Settings;
+use super::totals::{self, Totals};
+use super::transaction::{OpenGaps, Transaction};
+use super::{epoch, quota};
+
+/// What the writer shows to the rest of the agent.
+pub struct Shared {
+    pub state_dir: PathBuf,
+    pub device: DeviceName,
+    pub cap_bytes: u64,
+    pub epoch: EpochId,
+    pub ledger: Arc<Ledger>,
+    pub leases: Leases,
+    pub recordings: Recordings,
+    /// Rows of this run of the agent have this number or a higher one.
+    pub first_id: RowId,
+    /// Rows not yet committed will have this number or a higher one.
+    pub next_id: AtomicI64,
+    /// Bytes in use, of `cap_bytes`.
+    pub used_bytes: AtomicU64,
+    /// Rises with each turn of the writer: standing still means stuck.
+    pub turns: AtomicU64,
+}
+
+/// The database, and what stands in it, as the writer has it in memory.
+pub struct Store {
+    connection: Connection,
+    clock: Arc<dyn Clock>,
+    cameras: Vec<CameraKey>,
+    accounts: BTreeMap<CameraKey, Account>,
+    open_gaps: OpenGaps,
+    relations: Relations,
+    totals: Totals,
+    next_id: RowId,
+    cap_pages: u64,
+    checkpoint_bytes: u64,
+    since_checkpoint_bytes: u64,
+    pub shared: Arc<Shared>,
+    _lock: StateLock,
+}
+
+impl Store {
+    /// Opens the state directory, begins a new epoch, and puts the epoch record of each camera
+    /// before all that will follow.
+    pub fn open(
+        settings: &Settings,
+        state_dir: &Path,
+        device: &DeviceName,
+        cameras: &[CameraName],
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, SpoolError> {
+        settings.check()?;
+        std::fs::create_dir_all(state_dir)
+            .map_err(|source| SpoolError::Directory { path: state_dir.to_path_buf(), source })?;
+        let lock = StateLock::take(state_dir)?;
+        let connection = schema::open_for_writing(state_dir, settings)?;
+        let accounts = books::load(&connection)?;
+        let (epoch_in_database, totals) = totals::load(&connection)?;
+        let epoch = epoch::begin(state_dir, epoch_in_database)?;
+        let next_id = totals::last_id(&connection)? + 1;
+        let shared = Arc::new(Shared {
+            state_dir: state_dir.to_path_buf(),
+            device: device.clone(),
+            cap_bytes: settings.max_bytes,
+            epoch,
+            ledger: Arc::new(Ledger::new(device.clone(), cameras, accounts.clone())),
+            leases: Leases::default(),
+            recordings: Recordings::load(&connection)?,
+            first_id: next_id,
+            next_id: AtomicI64::new(next_id),
+            used_bytes: AtomicU64::new(0),
+            turns: AtomicU64::new(0),
+        });
+        let key =
+            |camera: &CameraName| CameraKey { device: device.clone(), camera: camera.clone() };
+        let mut store = Self {
+            connection,
+            clock,
+            cameras: cameras.iter().map(key).collect(),
+            accounts,
+            open_gaps: OpenGaps::new(),
+            relations: Relations::default(),
+            totals,
+            next_id,
+            cap_pages: settings.max_bytes / PAGE_BYTES,
+            checkpoint_bytes: settings.checkpoint_bytes,
+            since_checkpoint_bytes: 0,
+            shared,
+            _lock: lock,
+        };
+        store.begin_epoch()?;
+        Ok(store)
+    }
+
+    pub fn now(&self) -> Stamp {
+        self.clock.now()
+    }
+
+    /// One epoch record per camera, and the accounts moved to the new epoch, in one transaction.
+    fn begin_epoch(&mut self) -> Result<(), SpoolError> {
+        let now = self.now();
+        let cameras = self.cameras.clone();
+        let cap_pages = self.cap_pages;
+        let needed = quota::pages_for(cameras.iter().map(|_| 1024));
+        self.transact(now, true, |tx| {
+            quota::evict(tx, cap_pages, needed)?;
+            for key in &cameras {
+                let previous = tx.accounts.get(key).map(|account| PreviousEpoch {
+                    epoch: account.epoch,
+                    last_committed: account.last_committed,
+                    // A bound below what was committed would be refused by the centre.
+                    reserved: account.reserved.max(account.last_committed),
+                });
+                let id = ObservationId { key: key.clone(), epoch: tx.epoch, seq: 0 };
+                let agent_version = env!("CARGO_PKG_VERSION").to_owned();
+                let start = EpochStart { id, stamp: now, previous, agent_version };
+                tx.insert(&Row::of_record(&CameraRecord::Epoch(start))?)?;
+                let epoch = tx.epoch;
+                let account = tx.account(key);
+                (account.epoch, account.reserved, account.last_committed) = (epoch, 0, 0);
+            }
+            Ok(())
+        })
+    }
+
+    /// Makes a block of `seq` durable and gives it out.
+    pub fn reserve(
+        &mut self,
+        camera: &CameraName,
+        count: u64,
+    ) -> Result<RangeInclusive<u64>, SpoolError> {
+        let known = self.cameras.iter().find(|key| key.camera == *camera).cloned();
+        let key = known.ok_or_else(|| SpoolError::UnknownCamera { camera: camera.clone() })?;
+        let first = self.accounts.get(&key).map_or(0, |account| account.reserved) + 1;
+        let last = first.saturating_add(count.max(1) - 1);
+        let now = self.now();
+        self.transact(now, false, |tx| {
+            tx.account(&key).reserved = last;
+            Ok(())
+        })?;
+        Ok(first..=last)
+    }
+
+    /// Commits a batch: all of it or nothing. `extra_pages` asks for more room than the estimate,
+    /// after the estimate was wrong.
+    pub fn commit(&mut self, batch: &Batch, extra_pages: u64) -> Result<(), SpoolError> {
+        let now = self.now();
+        let needed = extra_pages + pages_needed(batch);
+        let full = quota::free_pages(&self.connection, self.cap_pages)? < needed;
+        let gaps = batch.entries.iter().any(|entry| matches!(entry, Entry::Dropped(_)))
+            || batch.settled.iter().any(|settled| settled.outcome != Outcome::Acknowledged);
+        let mut positions = Positions::new();
+        let clocks = self.clock_records(&now);
+        let cap_pages = self.cap_pages;
+        self.transact(now, full || gaps, |tx| {
+            for settled in &batch.settled {
+                tx.settle(settled)?;
+            }
+            if full {
+                quota::evict(tx, cap_pages, needed)?;
+            }
+            for record in &clocks {
+                tx.insert(&Row::of_record(record)?)?;
+            }
+            positions = write_entries(tx, &batch.entries)?;
+            Ok(())
+        })?;
+        for record in &clocks {
+            let id = record.id();
+            self.relations.said(id.key.clone(), id.seq, &now);
+        }
+        self.shared.recordings.settle(positions);
+        self.give_back(batch);
+        self.since_checkpoint_bytes += batch.bytes() + 4 * PAGE_BYTES;
+        Ok(())
+    }
+
+    /// Whether a clock record is due though no frame came.
+    pub fn has_clock_news(&self) -> bool {
+        !self.clock_records(&self.now()).is_empty()
+    }
+
+    fn clock_records(&self, now: &Stamp) -> Vec<CameraRecord> {
+        let stamped = self.cameras.iter().filter(|key| self.clock.stamps(&key.camera));
+        let with_seq = stamped
+            .map(|key| (key, self.accounts.get(key).map_or(0, |account| account.last_committed)));
+        with_seq
+            .filter(|(key, seq)| self.relations.due(key, *seq, now))
+            .map(|(key, seq)| clock::record(key, self.shared.epoch, seq, *now))
+            .collect()
+    }
+
+    fn give_back(&self, batch: &Batch) {
+        if !batch.settled.is_empty() {
+            let mut held = self.shared.leases.lock();
+            batch.settled.iter().for_each(|settled| held.give_back(settled.id));
+        }
+    }
+
+    /// Runs `work` in a transaction and takes over, after its commit, what it changed in memory.
+    /// With `exclusive` the uplink can take no row meanwhile.
+    fn transact(
+        &mut self,
+        now: Stamp,
+        exclusive: bool,
+        work: impl FnOnce(&mut Transaction<'_>) -> Result<(), SpoolError>,
+    ) -> Result<(), SpoolError> {
+        let shared = Arc::clone(&self.shared);
+        let mut held = exclusive.then(|| shared.leases.lock());
+        let step = |step| move |source| SpoolError::Commit { step, source };
+        let behaviour = TransactionBehavior::Immediate;
+        let guard = rusqlite::Transaction::new_unchecked(&self.connection, behaviour)
+            .map_err(step("begin a commit"))?;
+        let mut tx = Transaction {
+            connection: &guard,
+            accounts: &self.accounts,
+            open_gaps: &self.open_gaps,
+            held: held.as_deref_mut(),
+            epoch: shared.epoch,
+            now,
+            changed: BTreeMap::new(),
+            new_gaps: OpenGaps::new(),
+            totals: self.totals,
+            next_id: self.next_id,
+        };
+        work(&mut tx)?;
+        tx.close()?;
+        let Transaction { changed, new_gaps, totals, next_id, .. } = tx;
+        guard.commit().map_err(step("commit"))?;
+        self.take_over(changed, new_gaps, totals, next_id);
+        Ok(())
+    }
+
+    fn take_over(
+        &mut self,
+        changed: BTreeMap<CameraKey, Account>,
+        new_gaps: OpenGaps,
+        totals: Totals,
+        next_id: RowId,
+    ) {
+        self.shared.ledger.settle(&changed);
+        self.accounts.extend(changed);
+        self.open_gaps.extend(new_gaps);
+        (self.totals, self.next_id) = (totals, next_id);
+        self.shared.next_id.store(next_id, Ordering::SeqCst);
+        if let Ok(free) = quota::free_pages(&self.connection, self.cap_pages) {
+            let used = self.shared.cap_bytes.saturating_sub(free * PAGE_BYTES);
+            self.shared.used_bytes.store(used, Ordering::Relaxed);
+            metrics::gauge!("picket_agent_spool_used_bytes").set(used as f64);
+        }
+        let bytes = totals.record_bytes + totals.picture_bytes;
+        metrics::gauge!("picket_agent_spool_records").set(totals.records as f64);
+        metrics::gauge!("picket_agent_spool_pictures").set(totals.pictures as f64);
+        metrics::gauge!("picket_agent_spool_bytes").set(bytes as f64);
+    }
+
+    /// Moves the log into the database when it has grown enough. Readers are not waited for.
+    pub fn checkpoint_if_due(&mut self) {
+        if self.since_checkpoint_bytes < self.checkpoint_bytes {
+            return;
+        }
+        match self.checkpoint("PASSIVE") {
+            // Pages that a reader still needs stay in the log, and are moved the next time.
+            Ok(left) => self.since_checkpoint_bytes = left * PAGE_BYTES,
+            Err(error) => {
+                // The log only grows meanwhile; try again after as much again.
+                self.since_checkpoint_bytes = 0;
+                tracing::warn!(target: "spool", error = super::error::chain(&error),
+                    "the spool's log could not be moved into its database");
+            }
+        }
+    }
+
+    /// Pages left in the log afterwards.
+    fn checkpoint(&self, mode: &str) -> Result<u64, SpoolError> {
+        let sql = format!("PRAGMA wal_checkpoint({mode})");
+        let counts = |row: &rusqlite::Row<'_>| Ok((row.get::<_, i64>(1)?, row.get::<_, i64>(2)?));
+        let (pages, moved) = self
+            .connection
+            .query_row(&sql, [], counts)
+            .map_err(|source| SpoolError::Commit { step: "checkpoint", source })?;
+        let left = unsigned(pages.saturating_sub(moved));
+        metrics::gauge!("picket_agent_spool_log_pages").set(unsigned(pages) as f64);
+        Ok(left)
+    }
+
+    /// A clean end: the bound is what was really given out, so that no crash gap shows.
+    pub fn close(&mut self) -> Result<(), SpoolError> {
+        let ledger = Arc::clone(&self.shared.ledger);
+        let cameras = self.cameras.clone();
+        let now = self.now();
+        self.transact(now, false, |tx| {
+            for key in &cameras {
+                let given_out = ledger.given_out(&key.camera);
+                let account = tx.account(key);
+                account.reserved = given_out.max(account.last_committed);
+            }
+            Ok(())
+        })?;
+        self.checkpoint("TRUNCATE").map(|_| ())
+    }
+}
+
+/// Writes what came in, in its order; the positions follow all that they stand for.
+fn write_entries(
+    tx: &mut Transaction<'_>,
+    entries: &VecDeque<Entry>,
+) -> Result<Positions, SpoolError> {
+    let mut positions = Positions::new();
+    for entry in entries {
+        match entry {
+            Entry::Row(row) => {
+                tx.insert(row)?;
+                tx.account(&row.key).kept(row);
+            }
+            Entry::Dropped(dropped) => {
+                tx.account(&dropped.key).lost_in_memory(dropped);
+                tx.gap(dropped)?;
+            }
+            Entry::Position(key, position) => {
+                positions.insert((key.clone(), position.fingerprint.clone()), position.clone());
+            }
+        }
+    }
+    recordings::store(tx.connection, &positions)
+        .map_err(|source| SpoolError::Commit { step: "write the recordings' positions", source })?;
+    Ok(positions)
+}
+
+fn pages_needed(batch: &Batch) -> u64 {
+    let rows = batch.entries.iter().filter_map(|entry| match entry {
+        Entry::Row(row) => Some(row.bytes()),
+        Entry::Dropped(_) => Some(1024),
+        Entry::Position(..) => None,
+    });
+    quota::pages_for(rows)
+}

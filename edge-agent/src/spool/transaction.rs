@@ -1,0 +1,229 @@
+//! One transaction of the writer: rows, deletions, gaps and books change together or not at all.
+
+use std::collections::BTreeMap;
+
+use picket_wire::observation::{GapOf, Reason, Stamp};
+use picket_wire::{CameraKey, EpochId, Kind, Topic};
+use rusqlite::{Connection, OptionalExtension, Row as SqlRow, params};
+
+use super::batch::{Outcome, Settled};
+use super::books::{self, Account, parsed, signed, unsigned};
+use super::error::SpoolError;
+use super::lease::Held;
+use super::record::{Dropped, Row, RowId, frames};
+use super::totals::{Totals, table};
+
+/// The newest gap row of each line of each camera: it may grow as long as nobody has seen it.
+pub type OpenGaps = BTreeMap<Line, (RowId, Dropped)>;
+/// A camera, and whether it is about its pictures (`GapOf` has no order to be a key by).
+pub type Line = (CameraKey, bool);
+
+fn line(dropped: &Dropped) -> Line {
+    (dropped.key.clone(), dropped.of == GapOf::Frames)
+}
+
+/// A row's columns, without its value.
+#[derive(Debug)]
+pub struct Outline {
+    pub id: RowId,
+    pub key: CameraKey,
+    pub epoch: EpochId,
+    pub first: u64,
+    pub last: u64,
+    pub kind: String,
+    pub bytes: u64,
+    pub headers: String,
+}
+
+impl Outline {
+    /// The columns, in the order in which [`Outline::read`] wants them.
+    pub const COLUMNS: &str = "id, key, epoch, first, last, kind, bytes, headers";
+
+    pub fn read(row: &SqlRow<'_>) -> Result<Self, SpoolError> {
+        let failed = |source| SpoolError::Read { what: "a row", source };
+        let text = |column: usize| row.get::<_, String>(column).map_err(failed);
+        let number = |column: usize| row.get::<_, i64>(column).map_err(failed);
+        Ok(Self {
+            id: number(0)?,
+            key: parsed("key", &text(1)?)?,
+            epoch: parsed("epoch", &text(2)?)?,
+            first: unsigned(number(3)?),
+            last: unsigned(number(4)?),
+            kind: text(5)?,
+            bytes: unsigned(number(6)?),
+            headers: text(7)?,
+        })
+    }
+
+    /// Frames that it accounts for.
+    pub fn frames(&self) -> u64 {
+        let kinds = [Kind::Observation, Kind::Skip];
+        let kind = kinds.into_iter().find(|kind| kind.as_str() == self.kind);
+        kind.map_or(0, |kind| frames(kind, self.first, self.last))
+    }
+
+    pub fn is_picture(&self) -> bool {
+        [Kind::Frame, Kind::Crop].iter().any(|kind| kind.as_str() == self.kind)
+    }
+}
+
+/// The work on one transaction; what it changes in memory is taken over only after its commit.
+pub struct Transaction<'a> {
+    pub connection: &'a Connection,
+    pub accounts: &'a BTreeMap<CameraKey, Account>,
+    pub open_gaps: &'a OpenGaps,
+    /// The lease lock, held where rows may be dropped or gaps grow.
+    pub held: Option<&'a mut Held>,
+    pub epoch: EpochId,
+    pub now: Stamp,
+    pub changed: BTreeMap<CameraKey, Account>,
+    pub new_gaps: OpenGaps,
+    pub totals: Totals,
+    pub next_id: RowId,
+}
+
+impl Transaction<'_> {
+    /// The account of a camera, to be changed.
+    pub fn account(&mut self, key: &CameraKey) -> &mut Account {
+        let known = || self.accounts.get(key).cloned().unwrap_or(Account::new(self.epoch));
+        self.changed.entry(key.clone()).or_insert_with(known)
+    }
+
+    /// Writes a row.
+    pub fn insert(&mut self, row: &Row) -> Result<RowId, SpoolError> {
+        let id = self.next_id;
+        let sql = format!(
+            "INSERT INTO {} VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+            table(row.topic)
+        );
+        let values = params![
+            id,
+            row.key.to_string(),
+            row.epoch.to_string(),
+            signed(row.first),
+            signed(row.last),
+            row.kind.as_str(),
+            signed(row.bytes()),
+            self.now.captured_at.map(|at| at.as_millisecond()),
+            row.headers,
+            row.value,
+        ];
+        self.connection
+            .prepare_cached(&sql)
+            .and_then(|mut statement| statement.execute(values))
+            .map_err(|source| SpoolError::Commit { step: "write a row", source })?;
+        self.next_id += 1;
+        self.totals.add(row.topic, row.bytes());
+        Ok(id)
+    }
+
+    /// Deletes a row; `None` if it is not there.
+    pub fn delete(&mut self, topic: Topic, id: RowId) -> Result<Option<Outline>, SpoolError> {
+        let sql =
+            format!("DELETE FROM {} WHERE id = ?1 RETURNING {}", table(topic), Outline::COLUMNS);
+        let outline = self
+            .connection
+            .prepare_cached(&sql)
+            .and_then(|mut statement| {
+                statement.query_row([id], |row| Ok(Outline::read(row))).optional()
+            })
+            .map_err(|source| SpoolError::Commit { step: "delete a row", source })?
+            .transpose()?;
+        if let Some(outline) = &outline {
+            self.totals.subtract(topic, outline.bytes);
+        }
+        Ok(outline)
+    }
+
+    /// Writes the gap of what was dropped; the books are the caller's. It takes the place of the
+    /// gap before it where the two make one and nobody has seen that one.
+    pub fn gap(&mut self, dropped: &Dropped) -> Result<(), SpoolError> {
+        let line = line(dropped);
+        let mut gap = dropped.clone();
+        let before = self.new_gaps.get(&line).or_else(|| self.open_gaps.get(&line));
+        if let Some((id, mut run)) = before.cloned()
+            && run.absorb(dropped)
+            && self.held.as_mut().is_some_and(|held| held.take_gap(id))
+        {
+            self.delete(Topic::Observations, id)?;
+            gap = run;
+        }
+        let id = self.insert(&gap.gap_row()?)?;
+        if let Some(held) = self.held.as_mut() {
+            held.note_gap(id);
+        }
+        self.new_gaps.insert(line, (id, gap));
+        Ok(())
+    }
+
+    /// Deletes a row that the uplink is done with, and books how it ended.
+    pub fn settle(&mut self, settled: &Settled) -> Result<(), SpoolError> {
+        // Not there: it was settled before, and the uplink was told so too late.
+        let Some(row) = self.delete(settled.topic, settled.id)? else {
+            return Ok(());
+        };
+        match &settled.outcome {
+            Outcome::Acknowledged => self.account(&row.key).acknowledged(row.frames()),
+            Outcome::Refused(reason) => {
+                if let Some(dropped) = self.dropped(&row, reason.clone()) {
+                    self.account(&row.key).lost_on_disk(&dropped);
+                    self.gap(&dropped)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What is dropped with a row. A gap, an epoch or a clock record settles no frame: `None`.
+    pub fn dropped(&self, row: &Outline, reason: Reason) -> Option<Dropped> {
+        let (of, count) = match (row.is_picture(), row.frames()) {
+            (true, _) => (GapOf::Frames, 1),
+            (false, 0) => return None,
+            (false, frames) => (GapOf::Observations, frames),
+        };
+        // `mono_us` counts from the start of an epoch: a gap in an earlier one can only be stamped
+        // by that epoch's own records.
+        let own = (row.epoch != self.epoch).then(|| stamp_of(&row.headers)).flatten();
+        let stamp = own.unwrap_or(self.now);
+        let (key, epoch, first, last) = (row.key.clone(), row.epoch, row.first, row.last);
+        Some(Dropped { key, epoch, of, reason, first, last, count, stamp })
+    }
+
+    /// Writes the books and totals; the last step before the commit.
+    pub fn close(&mut self) -> Result<(), SpoolError> {
+        let step = "write the books";
+        for (key, account) in &self.changed {
+            books::store(self.connection, key, account)
+                .map_err(|source| SpoolError::Commit { step, source })?;
+        }
+        let t = self.totals;
+        let totals = [t.records, t.record_bytes, t.pictures, t.picture_bytes].map(signed);
+        self.connection
+            .prepare_cached(
+                "UPDATE spool SET epoch_number = ?1, records = ?2, record_bytes = ?3, \
+                 pictures = ?4, picture_bytes = ?5",
+            )
+            .and_then(|mut statement| {
+                let [records, record_bytes, pictures, picture_bytes] = totals;
+                let epoch = signed(self.epoch.number);
+                statement.execute(params![epoch, records, record_bytes, pictures, picture_bytes])
+            })
+            .map_err(|source| SpoolError::Commit { step, source })?;
+        Ok(())
+    }
+}
+
+/// A row's times, as its headers have them.
+fn stamp_of(headers: &str) -> Option<Stamp> {
+    use picket_wire::header;
+    use picket_wire::observation::ClockState::{Synchronised, Unset, Unsynchronised};
+    let pairs: Vec<(String, String)> = serde_json::from_str(headers).ok()?;
+    let get = |name: &str| pairs.iter().find(|(key, _)| key == name).map(|(_, v)| v.as_str());
+    let states = [Synchronised, Unsynchronised, Unset];
+    let clock = get(header::CLOCK)?;
+    Some(Stamp {
+        mono_us: get(header::MONO_US)?.parse().ok()?,
+        captured_at: get(header::CAPTURED_AT)?.parse().ok(),
+        clock: states.into_iter().find(|state| state.as_str() == clock)?,
+    })
+}

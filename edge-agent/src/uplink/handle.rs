@@ -1,0 +1,144 @@
+//! What wiring holds of the uplink.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Sender as ChannelSender, bounded, unbounded};
+use picket_wire::message::Outgoing;
+use picket_wire::status::LinkStatus;
+use picket_wire::{DeviceName, TopicNames};
+
+use super::link::Link;
+use super::queues::Queues;
+use super::sender::{Command, Sender};
+use super::settings::{Settings, SettingsError};
+use super::troubles::Troubles;
+use super::window::Window;
+use crate::spool::SpoolReader;
+
+/// The last reports of a producer that is given up, and the thread's own end.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Why the uplink does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum UplinkError {
+    /// The settings.
+    #[error("the uplink's settings are not valid")]
+    Settings(#[from] SettingsError),
+    /// The thread.
+    #[error("cannot start the uplink's thread")]
+    Thread(#[source] io::Error),
+    /// It has ended, or does not end.
+    #[error("the uplink does not answer")]
+    Gone,
+}
+
+/// What the uplink shows.
+pub(super) struct Shared {
+    pub status: Mutex<LinkStatus>,
+    pub turns: AtomicU64,
+}
+
+/// What a drain left in the spool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drained {
+    /// Records and pictures.
+    pub records: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// The uplink; see the module.
+pub struct Uplink;
+
+/// The running uplink.
+#[derive(Clone)]
+pub struct UplinkHandle {
+    commands: ChannelSender<Command>,
+    shared: Arc<Shared>,
+    thread: Arc<Mutex<Option<JoinHandle<()>>>>,
+}
+
+impl Uplink {
+    /// Starts sending what the spool holds. No broker has to be there.
+    pub fn spawn(
+        settings: &Settings,
+        device: &DeviceName,
+        reader: SpoolReader,
+    ) -> Result<UplinkHandle, UplinkError> {
+        settings.check()?;
+        let (commands_tx, commands) = bounded(16);
+        // Bounded by the window: each message in it is reported once, beside complaints about
+        // connections, which the reconnect back-off keeps rare.
+        let (reports_tx, reports) = unbounded();
+        let problem = Some("connecting".to_owned());
+        let status = LinkStatus { up: false, problem, certificate_days_left: None };
+        let shared = Arc::new(Shared { status: Mutex::new(status), turns: AtomicU64::new(0) });
+        let sender = Sender {
+            client_id: format!("picket-{device}"),
+            names: TopicNames::new(settings.topic_prefix.clone()),
+            commands,
+            reports,
+            reports_tx,
+            producers: None,
+            queues: Queues::new(settings.backlog_one_in, reader.first_id()),
+            window: Window::new(settings.max_in_flight_records, settings.max_in_flight_bytes),
+            link: Link::new(Duration::from_millis(settings.stall_ms), Instant::now()),
+            troubles: Troubles::default(),
+            suspects: VecDeque::new(),
+            alone: None,
+            status: None,
+            settled: Vec::new(),
+            drain: None,
+            certificate_looked_at: None,
+            shared: Arc::clone(&shared),
+            settings: settings.clone(),
+            reader,
+        };
+        let thread = thread::Builder::new()
+            .name("uplink".to_owned())
+            .spawn(move || sender.run())
+            .map_err(UplinkError::Thread)?;
+        let thread = Arc::new(Mutex::new(Some(thread)));
+        Ok(UplinkHandle { commands: commands_tx, shared, thread })
+    }
+}
+
+impl UplinkHandle {
+    /// Sends a heartbeat, when it can be; one that was not yet sent is replaced.
+    pub fn send_status(&self, status: Outgoing) {
+        // A full channel means that the uplink is behind; the next heartbeat is the better one.
+        let _ = self.commands.try_send(Command::Status(status));
+    }
+
+    /// Up or down, and why.
+    pub fn status(&self) -> LinkStatus {
+        self.shared.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A count that rises while the uplink works, also during an outage; standing still means stuck.
+    pub fn turns(&self) -> u64 {
+        self.shared.turns.load(Ordering::Relaxed)
+    }
+
+    /// Sends what the spool holds until it is empty or `limit` has passed, then ends the uplink.
+    /// What is left stays in the spool. To be called after [`flush`](crate::spool::SpoolHandle::flush)
+    /// and before [`finish`](crate::spool::SpoolHandle::finish).
+    pub fn drain(&self, limit: Duration) -> Result<Drained, UplinkError> {
+        let (reply, answer) = bounded(1);
+        let until = Instant::now() + limit;
+        self.commands
+            .send_timeout(Command::Drain { until, reply }, GRACE)
+            .map_err(|_| UplinkError::Gone)?;
+        let drained = answer.recv_timeout(limit + GRACE).map_err(|_| UplinkError::Gone)?;
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match thread.map(JoinHandle::join) {
+            Some(Err(_)) => Err(UplinkError::Gone),
+            Some(Ok(())) | None => Ok(drained),
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! # Uplink: from the spool to Kafka
+//!
+//! **In**: rows of the spool, by a [`SpoolReader`](crate::spool::SpoolReader); the newest heartbeat.
+//! **Out**: messages on the three topics that devices write; back to the spool, which rows the broker
+//! has or will never take; the link's state, to everyone.
+//!
+//! **Promises**
+//! - *Crash*: a row is settled only after the broker's acknowledgement (`acks=all`, idempotent), so
+//!   a crash at any moment leaves it in the spool or at the broker, or at both.
+//! - *Order*: per camera and topic, rows of one lane are sent in `seq` order. What is committed while
+//!   the link is up is live; what was spooled at the start or during an outage is backlog, behind
+//!   it. A message that fails alone and is sent again may come after its successors.
+//! - *Duplicates*: after a crash or a replaced producer a message may be sent twice, with the same
+//!   bytes; the centre knows it by its id.
+//! - *Loss*: only what the broker will never take, each tried alone before it is given up, counted,
+//!   and told as a gap.
+//!
+//! **Limits**: `max_in_flight_bytes` in memory at the producer, some 2 MiB read ahead. While the
+//! link is down nothing is handed over but one message at a time that tries the way. A heartbeat
+//! may be lost without a trace, and one old one may arrive after an outage.
+
+mod handle;
+mod lanes;
+mod link;
+mod news;
+mod probe;
+mod producer;
+mod queues;
+mod security;
+mod sender;
+mod settings;
+mod troubles;
+mod window;
+
+pub use handle::{Drained, Uplink, UplinkError, UplinkHandle};
+pub use probe::{ProbeError, ProbeReport, probe};
+pub use security::{SecurityError, days_left};
+pub use settings::{Settings, SettingsError};

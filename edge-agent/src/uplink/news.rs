@@ -1,0 +1,75 @@
+//! What the uplink tells of itself: log lines once per change, the status, the metrics.
+
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use super::link::Change;
+use super::security;
+use super::sender::Sender;
+
+const LOOK_AT_CERTIFICATE: Duration = Duration::from_secs(3600);
+/// From here on a certificate that nobody renews is said with every look at it.
+const RENEW_DAYS: i64 = 14;
+
+impl Sender {
+    /// One line for each change, and one a minute while it stays down.
+    pub(super) fn tell(&mut self, change: Option<Change>) {
+        let problem = self.link.problem().map(ToOwned::to_owned);
+        match change {
+            None => return,
+            Some(Change::Up { outage: None }) => {
+                tracing::info!(target: "uplink", brokers = ?self.settings.brokers, "the link is up");
+            }
+            Some(Change::Up { outage: Some(outage) }) => {
+                // All that came meanwhile is backlog: what comes from now on goes before it.
+                self.queues.restart(&self.reader);
+                tracing::warn!(target: "uplink", outage_ms = outage.as_millis() as u64,
+                    "the link is up again");
+            }
+            Some(Change::Down) => {
+                metrics::counter!("picket_agent_uplink_outages_total").increment(1);
+                tracing::warn!(target: "uplink", problem,
+                    "the link is down: what is captured waits in the spool");
+            }
+            Some(Change::StillDown) => {
+                tracing::warn!(target: "uplink", problem, "the link is still down");
+            }
+        }
+        self.show();
+    }
+
+    /// Brings the status up to date.
+    pub(super) fn show(&self) {
+        let problem = self.link.problem().or_else(|| self.troubles.problem());
+        let up = self.link.is_up() && problem.is_none();
+        metrics::gauge!("picket_agent_uplink_up").set(if up { 1.0 } else { 0.0 });
+        let mut status = self.shared.status.lock().unwrap_or_else(PoisonError::into_inner);
+        status.up = up;
+        status.problem = problem.map(ToOwned::to_owned);
+    }
+
+    /// What changes with time alone.
+    pub(super) fn measure(&mut self, now: Instant) {
+        let (records, bytes) = self.window.depth();
+        metrics::gauge!("picket_agent_uplink_in_flight_records").set(records as f64);
+        metrics::gauge!("picket_agent_uplink_in_flight_bytes").set(bytes as f64);
+        if self.certificate_looked_at.is_none_or(|at| now - at >= LOOK_AT_CERTIFICATE) {
+            self.certificate_looked_at = Some(now);
+            self.look_at_certificate();
+        }
+        self.show();
+    }
+
+    fn look_at_certificate(&self) {
+        let Some(days) = security::days_left(&self.settings) else {
+            return;
+        };
+        metrics::gauge!("picket_agent_uplink_certificate_days_left").set(days as f64);
+        if days < RENEW_DAYS {
+            tracing::warn!(target: "uplink", days_left = days,
+                "this device's certificate must be renewed");
+        }
+        let mut status = self.shared.status.lock().unwrap_or_else(PoisonError::into_inner);
+        status.certificate_days_left = Some(days);
+    }
+}

@@ -1,0 +1,221 @@
+//! The two librdkafka producers, and their settings.
+
+use std::time::Duration;
+
+use crossbeam_channel::Sender;
+use picket_wire::{Lane, Topic, TopicNames, header};
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
+use rdkafka::producer::{
+    BaseProducer, BaseRecord, NoCustomPartitioner, Producer, ProducerContext, PurgeConfig,
+    ThreadedProducer,
+};
+use rdkafka::types::RDKafkaErrorCode as Code;
+
+use super::settings::Settings;
+use super::window::Ticket;
+
+/// The record's own framing, over the longest value that the spool lets through.
+const FRAMING_BYTES: u32 = 4096;
+
+/// What the producers report.
+#[derive(Debug)]
+pub enum Report {
+    /// What became of a message.
+    Delivered {
+        /// Which.
+        ticket: Ticket,
+        /// The broker's word, or why it did not take it.
+        result: Result<(), Code>,
+    },
+    /// Something is wrong with the connection or the producer.
+    Trouble {
+        /// Of which producer: that of observations, or that of frames.
+        topic: Topic,
+        /// What kind.
+        code: Code,
+        /// In librdkafka's words.
+        said: String,
+    },
+}
+
+/// Passes everything on to the uplink's thread, and waits for nothing.
+pub struct Reporter {
+    topic: Topic,
+    reports: Sender<Report>,
+}
+
+impl Reporter {
+    /// Reports to `reports`, for the producer of `topic`.
+    pub fn new(topic: Topic, reports: Sender<Report>) -> Self {
+        Self { topic, reports }
+    }
+}
+
+impl ClientContext for Reporter {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        // What matters comes as a report too, and is logged once per change of the link. These
+        // lines repeat with every attempt to connect.
+        match level {
+            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
+                tracing::warn!(target: "uplink", facility, "{message}");
+            }
+            _ => tracing::debug!(target: "uplink", facility, "{message}"),
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
+        // The uplink has ended if nobody listens.
+        let _ =
+            self.reports.send(Report::Trouble { topic: self.topic, code, said: reason.to_owned() });
+    }
+}
+
+impl ProducerContext<NoCustomPartitioner> for Reporter {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, ticket: Ticket) {
+        let code =
+            |(error, _): &(KafkaError, _)| error.rdkafka_error_code().unwrap_or(Code::Unknown);
+        let result = result.as_ref().map(|_| ()).map_err(code);
+        let _ = self.reports.send(Report::Delivered { ticket, result });
+    }
+}
+
+/// One for records and heartbeats, compressed; one for pictures, which are compressed already, so
+/// that a large picture does not stand in front of an observation in one connection.
+pub struct Producers {
+    small: ThreadedProducer<Reporter>,
+    large: ThreadedProducer<Reporter>,
+    names: TopicNames,
+}
+
+impl Producers {
+    /// Makes both; they connect when there is something to send.
+    pub fn new(
+        settings: &Settings,
+        client_id: &str,
+        reports: &Sender<Report>,
+    ) -> Result<Self, KafkaError> {
+        let make = |topic| -> Result<ThreadedProducer<Reporter>, KafkaError> {
+            let mut config = config(settings, client_id);
+            let most = Topic::max_message_bytes(topic) + FRAMING_BYTES;
+            config.set("message.max.bytes", most.to_string());
+            let codec = if topic == Topic::Frames { "none" } else { "zstd" };
+            config.set("compression.type", codec);
+            config.create_with_context(Reporter::new(topic, reports.clone()))
+        };
+        let names = TopicNames::new(settings.topic_prefix.clone());
+        Ok(Self { small: make(Topic::Observations)?, large: make(Topic::Frames)?, names })
+    }
+
+    fn of(&self, topic: Topic) -> &ThreadedProducer<Reporter> {
+        match topic {
+            Topic::Frames => &self.large,
+            _ => &self.small,
+        }
+    }
+
+    /// Hands a message over; what becomes of it is reported under its ticket.
+    pub fn send(
+        &self,
+        topic: Topic,
+        key: &str,
+        headers: &[(impl AsRef<str>, String)],
+        lane: Option<Lane>,
+        value: &[u8],
+        ticket: Ticket,
+    ) -> Result<(), Code> {
+        let mut owned = OwnedHeaders::new_with_capacity(headers.len() + 1);
+        for (name, value) in headers {
+            owned = owned.insert(Header { key: name.as_ref(), value: Some(value.as_str()) });
+        }
+        if let Some(lane) = lane {
+            owned = owned.insert(Header { key: header::LANE, value: Some(lane.as_str()) });
+        }
+        let name = self.names.name(topic);
+        let record =
+            BaseRecord::with_opaque_to(&name, ticket).key(key).payload(value).headers(owned);
+        let sent = self.of(topic).send(record);
+        sent.map_err(|(error, _)| error.rdkafka_error_code().unwrap_or(Code::Unknown))
+    }
+
+    /// Why one of them can do nothing more, if so.
+    pub fn fatal(&self) -> Option<String> {
+        let fatal = [&self.small, &self.large].map(|producer| producer.client().fatal_error());
+        fatal.into_iter().flatten().next().map(|(_, said)| said)
+    }
+
+    /// Gives up what was not yet acknowledged; each is still reported.
+    pub fn purge(&self) {
+        for producer in [&self.small, &self.large] {
+            producer.purge(PurgeConfig::default().queue().inflight());
+            // The reports of what was purged; a broken connection cannot hold this up.
+            let _ = producer.flush(Duration::from_millis(500));
+        }
+    }
+}
+
+/// What both have in common, and `doctor` too.
+pub fn config(settings: &Settings, client_id: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", settings.brokers.join(","));
+    set_common(&mut config, settings, client_id);
+    set_tls(&mut config, settings);
+    config
+}
+
+fn set_common(config: &mut ClientConfig, settings: &Settings, client_id: &str) {
+    // Twice the window: the window is the bound, this one must never be met.
+    let queue_kbytes = settings.max_in_flight_bytes.max(16 << 20) * 2 / 1024;
+    config
+        .set("client.id", client_id)
+        .set("enable.idempotence", "true")
+        .set("acks", "all")
+        // As Java clients choose, so that any tool finds a camera's partition.
+        .set("partitioner", "murmur2_random")
+        // Never give up: a message that timed out here would only be read from the spool again.
+        .set("message.timeout.ms", "0")
+        .set("linger.ms", "5")
+        .set("batch.size", "524288")
+        .set("queue.buffering.max.kbytes", queue_kbytes.to_string())
+        .set("queue.buffering.max.messages", "200000")
+        // A half-open connection is noticed by the first of these that passes.
+        .set("request.timeout.ms", "10000")
+        .set("socket.timeout.ms", "15000")
+        .set("socket.keepalive.enable", "true")
+        .set("reconnect.backoff.ms", "250")
+        .set("reconnect.backoff.max.ms", "10000")
+        // How long a topic that is not there may still appear before that is said.
+        .set("topic.metadata.propagation.max.ms", "5000")
+        .set_log_level(RDKafkaLogLevel::Info);
+}
+
+fn set_tls(config: &mut ClientConfig, settings: &Settings) {
+    if !settings.uses_tls() {
+        return;
+    }
+    config.set("security.protocol", "ssl");
+    config.set("ssl.endpoint.identification.algorithm", "https");
+    for (field, path) in settings.files() {
+        let name = match field {
+            "ca_file" => "ssl.ca.location",
+            "certificate_file" => "ssl.certificate.location",
+            _ => "ssl.key.location",
+        };
+        config.set(name, path.to_string_lossy());
+    }
+}
+
+/// Makes a producer that connects to nothing, to let the TLS library look at the files.
+pub fn check_tls(settings: &Settings) -> Result<(), String> {
+    let mut config = ClientConfig::new();
+    set_tls(&mut config, settings);
+    let (reports, _) = crossbeam_channel::unbounded();
+    let made: Result<BaseProducer<Reporter, NoCustomPartitioner>, KafkaError> =
+        config.create_with_context(Reporter::new(Topic::Observations, reports));
+    made.map(|_| ()).map_err(|error| error.to_string())
+}

@@ -1,0 +1,359 @@
+//! The uplink's thread: from the spool into the window, from the reports back to the spool.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender as ChannelSender, select};
+use picket_wire::message::Outgoing;
+use picket_wire::observation::Reason;
+use picket_wire::{Lane, Topic, TopicNames};
+use rdkafka::types::RDKafkaErrorCode as Code;
+
+use super::handle::{Drained, Shared};
+use super::link::{self, Link, Verdict};
+use super::producer::{Producers, Report};
+use super::queues::Queues;
+use super::settings::Settings;
+use super::troubles::Troubles;
+use super::window::{Parcel, Sent, Ticket, Window};
+use crate::spool::{Outcome, RowId, Settled, SpoolReader, Spooled, chain};
+
+/// How often time is looked at when nothing happens.
+const TICK: Duration = Duration::from_millis(200);
+
+/// What the rest of the agent asks of the uplink.
+pub enum Command {
+    /// The newest heartbeat.
+    Status(Outgoing),
+    /// Send what is left, for so long at most; then end.
+    Drain {
+        /// When to give up.
+        until: Instant,
+        /// Where the answer goes.
+        reply: ChannelSender<Drained>,
+    },
+}
+
+/// The thread's state.
+pub struct Sender {
+    pub(super) settings: Settings,
+    pub(super) client_id: String,
+    pub(super) names: TopicNames,
+    pub(super) reader: SpoolReader,
+    pub(super) commands: Receiver<Command>,
+    pub(super) reports: Receiver<Report>,
+    pub(super) reports_tx: ChannelSender<Report>,
+    pub(super) producers: Option<Producers>,
+    pub(super) queues: Queues,
+    pub(super) window: Window,
+    pub(super) link: Link,
+    pub(super) troubles: Troubles,
+    /// Rows that the broker refused in company: each is tried alone before it is given up, since
+    /// the broker refuses a whole batch for one of it.
+    pub(super) suspects: VecDeque<(Topic, RowId)>,
+    pub(super) alone: Option<Ticket>,
+    pub(super) status: Option<Outgoing>,
+    pub(super) settled: Vec<Settled>,
+    pub(super) drain: Option<(Instant, ChannelSender<Drained>)>,
+    pub(super) certificate_looked_at: Option<Instant>,
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Sender {
+    /// Runs until it has drained, or until nobody is left to ask for it.
+    pub fn run(mut self) {
+        while self.turn() {
+            self.shared.turns.fetch_add(1, Ordering::Relaxed);
+            self.tick(Instant::now());
+            self.fill();
+            self.hand_back();
+            if self.is_drained() {
+                break;
+            }
+        }
+        self.end();
+    }
+
+    /// Waits for one thing, and takes all that is there; false when nobody is left.
+    fn turn(&mut self) -> bool {
+        select! {
+            recv(self.reports) -> report => report.into_iter().for_each(|report| self.heed(report)),
+            recv(self.reader.committed()) -> word => match word {
+                Ok(()) => self.queues.more_committed(),
+                // The spool has ended before the uplink: nothing can be settled any more.
+                Err(_) => return false,
+            },
+            recv(self.commands) -> command => match command {
+                Ok(command) => self.obey(command),
+                Err(_) => return false,
+            },
+            default(TICK) => {}
+        }
+        while let Ok(report) = self.reports.try_recv() {
+            self.heed(report);
+        }
+        true
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Status(status) => self.status = Some(status),
+            Command::Drain { until, reply } => self.drain = Some((until, reply)),
+        }
+    }
+
+    fn heed(&mut self, report: Report) {
+        let now = Instant::now();
+        match report {
+            Report::Delivered { ticket, result } => {
+                if let Some(sent) = self.window.settle(ticket) {
+                    match result {
+                        Ok(()) => self.delivered(sent, now),
+                        Err(code) => self.not_delivered(ticket, sent, code, now),
+                    }
+                }
+                if self.alone == Some(ticket) {
+                    self.alone = None;
+                }
+            }
+            // A broker closes connections that are idle: where nothing is on its way, that is all.
+            Report::Trouble { code: Code::AllBrokersDown, topic, .. } => {
+                if !self.window.has_any(|of| (of == Topic::Frames) == (topic == Topic::Frames)) {
+                    return;
+                }
+                let change = self.link.all_brokers_down(now);
+                self.tell(change);
+            }
+            Report::Trouble { said, .. } => {
+                tracing::debug!(target: "uplink", said, "the producer complains");
+                self.link.said(&said);
+            }
+        }
+    }
+
+    fn delivered(&mut self, sent: Sent, now: Instant) {
+        let topic = sent.parcel.topic();
+        if self.troubles.cleared(topic) {
+            tracing::warn!(target: "uplink", topic = self.names.name(topic),
+                "the topic can be written again");
+            self.queues.restart(&self.reader);
+        }
+        if let Parcel::Row { topic, id, lane } = sent.parcel {
+            self.settled.push(Settled { topic, id, outcome: Outcome::Acknowledged });
+            let labels = [("topic", topic.suffix()), ("lane", lane.as_str())];
+            metrics::counter!("picket_agent_uplink_acknowledged_total", &labels).increment(1);
+            metrics::counter!("picket_agent_uplink_acknowledged_bytes_total", &labels)
+                .increment(sent.bytes);
+            metrics::histogram!("picket_agent_uplink_acknowledge_seconds", &labels)
+                .record(now.saturating_duration_since(sent.at));
+        }
+        let change = self.link.acked(now);
+        self.tell(change);
+    }
+
+    fn not_delivered(&mut self, ticket: Ticket, sent: Sent, code: Code, now: Instant) {
+        metrics::counter!("picket_agent_uplink_delivery_errors_total",
+            "code" => format!("{code:?}"))
+        .increment(1);
+        let topic = sent.parcel.topic();
+        let verdict = link::judge(code, topic, &self.names);
+        if let (Verdict::Refused(reason), Parcel::Row { topic, id, .. }) = (&verdict, sent.parcel) {
+            return self.refused(ticket, topic, id, reason.clone());
+        }
+        if let Parcel::Row { topic, id, .. } = sent.parcel {
+            self.queues.again(&self.reader, topic, id);
+        }
+        match verdict {
+            Verdict::Problem(problem) => self.topic_in_trouble(topic, problem, now),
+            Verdict::Retry | Verdict::Refused(_) => self.link.hold(now),
+        }
+    }
+
+    /// The broker has answered, and its answer was no: the link works, the topic does not.
+    fn topic_in_trouble(&mut self, topic: Topic, problem: String, now: Instant) {
+        let change = self.link.acked(now);
+        self.tell(change);
+        if self.troubles.met(topic, problem.clone(), now) {
+            tracing::warn!(target: "uplink", problem, "a topic cannot be written");
+        }
+        self.show();
+    }
+
+    fn refused(&mut self, ticket: Ticket, topic: Topic, id: RowId, reason: Reason) {
+        if self.alone != Some(ticket) {
+            return self.suspects.push_back((topic, id));
+        }
+        tracing::error!(target: "uplink", topic = self.names.name(topic), row = id, %reason,
+            "the broker will never take this record: it is dropped and told as a gap");
+        metrics::counter!("picket_agent_uplink_refused_total",
+            "topic" => topic.suffix(), "reason" => reason.as_str().to_owned())
+        .increment(1);
+        self.settled.push(Settled { topic, id, outcome: Outcome::Refused(reason) });
+    }
+
+    fn tick(&mut self, now: Instant) {
+        let change = self.link.tick(self.window.oldest_age(now), now);
+        self.tell(change);
+        self.measure(now);
+        self.replace_producers_if_fatal(now);
+    }
+
+    /// A producer with a fatal error can do nothing more: its messages come back as not delivered,
+    /// and go through new ones.
+    fn replace_producers_if_fatal(&mut self, now: Instant) {
+        let fatal = self.producers.as_ref().and_then(Producers::fatal);
+        if let Some(said) = fatal {
+            tracing::warn!(target: "uplink", problem = said, "the producer is replaced");
+            metrics::counter!("picket_agent_uplink_producer_restarts_total").increment(1);
+            let change = self.link.broke(link::explain(&said), now);
+            self.tell(change);
+            if let Some(producers) = self.producers.take() {
+                producers.purge();
+            }
+            self.link.hold(now);
+        }
+        if self.producers.is_none() && self.link.may_send(true, now) {
+            match Producers::new(&self.settings, &self.client_id, &self.reports_tx) {
+                Ok(producers) => self.producers = Some(producers),
+                Err(error) => {
+                    let change = self.link.broke(error.to_string(), now);
+                    self.tell(change);
+                    self.link.hold(now);
+                }
+            }
+        }
+    }
+
+    /// Sends as long as the window has room and something waits.
+    fn fill(&mut self) {
+        if self.producers.is_none() {
+            return;
+        }
+        self.send_suspect();
+        while self.suspects.is_empty() && self.alone.is_none() {
+            let now = Instant::now();
+            if !self.link.may_send(self.window.is_empty(), now) || !self.send_next(now) {
+                break;
+            }
+        }
+        self.send_status();
+    }
+
+    /// False when nothing can be sent.
+    fn send_next(&mut self, now: Instant) -> bool {
+        let (window, troubles) = (&self.window, &self.troubles);
+        let open = |topic| window.has_room(topic) && !troubles.holds(topic, now);
+        let next = self.queues.next(&self.reader, open);
+        match next {
+            Ok(Some((lane, spooled))) => self.send(&spooled, lane, now).is_some(),
+            Ok(None) => false,
+            Err(error) => {
+                tracing::error!(target: "uplink", error = chain(&error),
+                    "the spool cannot be read");
+                self.link.hold(now);
+                false
+            }
+        }
+    }
+
+    fn send(&mut self, spooled: &Spooled, lane: Lane, now: Instant) -> Option<Ticket> {
+        let producers = self.producers.as_ref()?;
+        let (topic, id) = (spooled.topic, spooled.id);
+        let ticket = self.window.issue(Parcel::Row { topic, id, lane }, spooled.bytes(), now);
+        let sent = producers.send(
+            topic,
+            &spooled.key,
+            &spooled.headers,
+            Some(lane),
+            &spooled.value,
+            ticket,
+        );
+        match sent {
+            Ok(()) => Some(ticket),
+            Err(code) => {
+                tracing::warn!(target: "uplink", id = spooled.id_text(), ?code,
+                    "the producer does not take a record");
+                let sent = self.window.settle(ticket)?;
+                self.not_delivered(ticket, sent, code, now);
+                None
+            }
+        }
+    }
+
+    /// Sends one suspect when nothing else is on its way.
+    fn send_suspect(&mut self) {
+        let now = Instant::now();
+        if !self.window.is_empty() || !self.link.may_send(true, now) {
+            return;
+        }
+        let Some((topic, id)) = self.suspects.pop_front() else {
+            return;
+        };
+        self.reader.give_back([id]);
+        let limits = crate::spool::Limits { rows: 1, bytes: 1 };
+        let read = self.reader.next_batch(topic, id..id + 1, limits);
+        if let Ok([spooled]) = read.as_deref() {
+            // The next ticket is the one that this sending gets.
+            self.alone = Some(self.window.next_ticket());
+            let lane = self.queues.lane_of(id);
+            if self.send(spooled, lane, now).is_none() {
+                self.alone = None;
+            }
+        }
+    }
+
+    /// At most one heartbeat is on its way, so that a broken link never holds more than one old.
+    fn send_status(&mut self) {
+        let now = Instant::now();
+        let idle = self.window.is_empty();
+        let held = self.troubles.holds(Topic::Status, now);
+        if held
+            || self.window.has_any(|topic| topic == Topic::Status)
+            || !self.link.may_send(idle, now)
+        {
+            return;
+        }
+        let (Some(producers), Some(status)) = (&self.producers, self.status.take()) else {
+            return;
+        };
+        let bytes = status.value.len() as u64;
+        let ticket = self.window.issue(Parcel::Status, bytes, now);
+        let Outgoing { topic, key, headers, value } = &status;
+        if let Err(code) = producers.send(*topic, key, headers, None, value, ticket)
+            && let Some(sent) = self.window.settle(ticket)
+        {
+            self.not_delivered(ticket, sent, code, now);
+        }
+    }
+
+    fn hand_back(&mut self) {
+        if let Err(error) = self.reader.settle(std::mem::take(&mut self.settled)) {
+            tracing::error!(target: "uplink", error = chain(&error),
+                "what was acknowledged cannot be deleted; it will be sent again");
+        }
+    }
+
+    fn is_drained(&self) -> bool {
+        let Some((until, _)) = &self.drain else {
+            return false;
+        };
+        let empty = self.window.is_empty() && self.reader.is_empty().unwrap_or(false);
+        empty || Instant::now() >= *until
+    }
+
+    fn end(&mut self) {
+        if let Some(producers) = self.producers.take() {
+            producers.purge();
+        }
+        while let Ok(report) = self.reports.try_recv() {
+            self.heed(report);
+        }
+        self.hand_back();
+        if let Some((_, reply)) = self.drain.take() {
+            let left = self.reader.status(None).unwrap_or_default();
+            let _ = reply.send(Drained { records: left.records, bytes: left.bytes });
+        }
+    }
+}

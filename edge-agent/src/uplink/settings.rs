@@ -1,0 +1,238 @@
+//! The uplink's section of the config.
+
+use std::path::{Path, PathBuf};
+
+use picket_wire::topic::DEFAULT_PREFIX;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::security::{self, SecurityError};
+
+/// The way to Kafka.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Brokers to begin with, each as `host:port`; the others are learned from them.
+    pub brokers: Vec<String>,
+    /// What the names of the topics begin with: `<prefix>.observations` and so on.
+    pub topic_prefix: String,
+    /// File with the certificates (PEM) of the CA that signed the brokers' certificates.
+    pub ca_file: Option<PathBuf>,
+    /// File with this device's certificate chain (PEM), its own first. Needed where the broker
+    /// demands client certificates, as Picket's do.
+    pub certificate_file: Option<PathBuf>,
+    /// File with the private key (PEM, not encrypted) of the certificate.
+    pub key_file: Option<PathBuf>,
+    /// Whether records may be sent without TLS when no `ca_file` is given. Only for a broker on
+    /// the same machine or a network that nobody else is on: pictures of persons go over it.
+    pub allow_plaintext: bool,
+    /// Most bytes handed to the producer and not yet acknowledged; they are held in memory.
+    pub max_in_flight_bytes: u64,
+    /// Most records handed to the producer and not yet acknowledged.
+    pub max_in_flight_records: u32,
+    /// While both live records and a backlog wait, one byte in this many is of the backlog.
+    pub backlog_one_in: u32,
+    /// The link counts as down when nothing was acknowledged for this many milliseconds though
+    /// something was sent.
+    pub stall_ms: u64,
+    /// On shutdown, how long in milliseconds to go on sending what is spooled. What is left then
+    /// stays in the spool for the next start.
+    pub drain_timeout_ms: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            brokers: Vec::new(),
+            topic_prefix: DEFAULT_PREFIX.to_owned(),
+            ca_file: None,
+            certificate_file: None,
+            key_file: None,
+            allow_plaintext: false,
+            max_in_flight_bytes: 16 * 1024 * 1024,
+            max_in_flight_records: 1000,
+            backlog_one_in: 4,
+            stall_ms: 10_000,
+            drain_timeout_ms: 10_000,
+        }
+    }
+}
+
+/// Why the settings cannot be worked with. No value of a key or of a URL is ever quoted.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// Nothing to connect to.
+    #[error("uplink.brokers is empty: name at least one broker as host:port")]
+    NoBrokers,
+    /// Not `host:port`. The text is not quoted: it may hold a password.
+    #[error(
+        "uplink.brokers[{index}] is not valid: it must read host:port, without a scheme, a \
+             user or a password"
+    )]
+    Broker {
+        /// Which of the list.
+        index: usize,
+    },
+    /// Not part of a topic's name.
+    #[error(
+        "uplink.topic_prefix = {prefix:?} is not valid: 1 to 200 of a-z, A-Z, 0-9, '.', '_' and '-'"
+    )]
+    Prefix {
+        /// What it is.
+        prefix: String,
+    },
+    /// Out of range.
+    #[error("uplink.{field} = {value} is not valid: it must be {rule}")]
+    Range {
+        /// Which.
+        field: &'static str,
+        /// What it is.
+        value: u64,
+        /// What it may be.
+        rule: &'static str,
+    },
+    /// Neither TLS nor leave to go without.
+    #[error(
+        "uplink.ca_file is missing: records are sent over TLS only. Name the CA's file, or set \
+             uplink.allow_plaintext = true for a broker on a network that nobody else is on"
+    )]
+    Plaintext,
+    /// A file that goes with another.
+    #[error("uplink.{given} is set, but uplink.{missing} is not: {why}")]
+    Incomplete {
+        /// What is there.
+        given: &'static str,
+        /// What is not.
+        missing: &'static str,
+        /// Why it is needed.
+        why: &'static str,
+    },
+    /// The files.
+    #[error("the uplink's TLS files are not valid")]
+    Security(#[from] SecurityError),
+}
+
+impl Settings {
+    /// Refuses settings that cannot work, and files that are missing, expired, or of two minds.
+    pub fn check(&self) -> Result<(), SettingsError> {
+        self.check_values()?;
+        self.check_presence()?;
+        Ok(security::check(self)?)
+    }
+
+    /// Whether TLS is used.
+    pub fn uses_tls(&self) -> bool {
+        self.ca_file.is_some()
+    }
+
+    /// The certificate's file and its field, where there is one.
+    pub(super) fn files(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        let files = [
+            ("ca_file", &self.ca_file),
+            ("certificate_file", &self.certificate_file),
+            ("key_file", &self.key_file),
+        ];
+        files.into_iter().filter_map(|(field, path)| Some((field, path.as_deref()?)))
+    }
+
+    fn check_values(&self) -> Result<(), SettingsError> {
+        if self.brokers.is_empty() {
+            return Err(SettingsError::NoBrokers);
+        }
+        if let Some(index) = self.brokers.iter().position(|broker| !is_host_and_port(broker)) {
+            return Err(SettingsError::Broker { index });
+        }
+        let part = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+        let prefix = &self.topic_prefix;
+        if !(1..=200).contains(&prefix.len()) || !prefix.bytes().all(part) {
+            return Err(SettingsError::Prefix { prefix: prefix.chars().take(80).collect() });
+        }
+        let ranges = [
+            (
+                "max_in_flight_bytes",
+                self.max_in_flight_bytes,
+                8 << 20,
+                1 << 30,
+                "8388608 (8 MiB, two of the largest pictures) to 1073741824",
+            ),
+            ("max_in_flight_records", self.max_in_flight_records.into(), 1, 100_000, "1 to 100000"),
+            ("backlog_one_in", self.backlog_one_in.into(), 2, 1000, "2 to 1000"),
+            ("stall_ms", self.stall_ms, 1000, 600_000, "1000 to 600000"),
+            ("drain_timeout_ms", self.drain_timeout_ms, 0, 3_600_000, "0 to 3600000"),
+        ];
+        for (field, value, least, most, rule) in ranges {
+            if !(least..=most).contains(&value) {
+                return Err(SettingsError::Range { field, value, rule });
+            }
+        }
+        Ok(())
+    }
+
+    fn check_presence(&self) -> Result<(), SettingsError> {
+        let incomplete =
+            |given, missing, why| Err(SettingsError::Incomplete { given, missing, why });
+        match (&self.ca_file, &self.certificate_file, &self.key_file) {
+            (_, Some(_), None) => {
+                incomplete("certificate_file", "key_file", "a certificate is used with its key")
+            }
+            (_, None, Some(_)) => {
+                incomplete("key_file", "certificate_file", "a key is used with its certificate")
+            }
+            (None, Some(_), Some(_)) => incomplete(
+                "certificate_file",
+                "ca_file",
+                "without it the device could not tell the broker from an impostor",
+            ),
+            (None, None, None) if !self.allow_plaintext => Err(SettingsError::Plaintext),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn is_host_and_port(broker: &str) -> bool {
+    let Some((host, port)) = broker.rsplit_once(':') else {
+        return false;
+    };
+    let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+    let part = |b: u8| b.is_ascii_alphanumeric() || b"._-:".contains(&b);
+    !host.is_empty() && host.bytes().all(part) && port.parse::<u16>().is_ok_and(|port| port > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plain() -> Settings {
+        let brokers = vec!["broker-1.example:9093".to_owned(), "[::1]:9092".to_owned()];
+        Settings { brokers, allow_plaintext: true, ..Settings::default() }
+    }
+
+    #[test]
+    fn plaintext_is_refused_unless_allowed() {
+        plain().check().unwrap();
+        let refused = Settings { allow_plaintext: false, ..plain() };
+        assert!(matches!(refused.check(), Err(SettingsError::Plaintext)));
+    }
+
+    #[test]
+    fn a_broker_with_a_password_is_refused_and_not_quoted() {
+        let brokers = vec!["ssl://user:secret@host:9092".to_owned()];
+        let error = Settings { brokers, ..plain() }.check().unwrap_err().to_string();
+        assert!(error.contains("brokers[0]") && !error.contains("secret"), "{error}");
+    }
+
+    #[test]
+    fn a_certificate_without_its_key_is_refused_by_name() {
+        let certificate_file = Some(PathBuf::from("device.pem"));
+        let error = Settings { certificate_file, ..plain() }.check().unwrap_err().to_string();
+        assert!(error.contains("uplink.key_file is not"), "{error}");
+    }
+
+    #[test]
+    fn a_missing_file_is_named_with_its_field() {
+        let ca_file = Some(PathBuf::from("/nowhere/ca.pem"));
+        let error = Settings { ca_file, ..plain() }.check().unwrap_err();
+        let text = crate::spool::chain(&error);
+        assert!(text.contains("uplink.ca_file") && text.contains("/nowhere/ca.pem"), "{text}");
+    }
+}

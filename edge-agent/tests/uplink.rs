@@ -1,0 +1,368 @@
+//! The uplink's promises, from a real spool to librdkafka's mock brokers. The real Kafka, TLS and
+//! rights are the end-to-end tests' part.
+
+// Helpers of tests may unwrap as tests do: a panic is a failed test.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Sender, unbounded};
+use picket_edge_agent::detect::Observed;
+use picket_edge_agent::spool::{Clock, Settings as SpoolSettings, Spool, SpoolHandle};
+use picket_edge_agent::uplink::{ProbeError, Settings, Uplink, UplinkHandle, probe};
+use picket_wire::observation::{
+    ClockState, Detector, FrameFate, GapOf, Observation, Reason, Skip, Stamp,
+};
+use picket_wire::status::{Books, SpoolStatus, Status};
+use picket_wire::{
+    CameraName, CameraRecord, DeviceName, EpochId, Lane, Message, ObservationId, Picture, Topic,
+    TopicNames, decode,
+};
+use rdkafka::Message as _;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::Headers;
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+
+const LIMIT: Duration = Duration::from_secs(40);
+const BROKER: i32 = 1;
+
+type Mock = MockCluster<'static, DefaultProducerContext>;
+
+struct TestClock(AtomicU64);
+
+impl Clock for TestClock {
+    fn now(&self) -> Stamp {
+        stamp(self.0.fetch_add(1, Ordering::SeqCst))
+    }
+    fn stamps(&self, _: &CameraName) -> bool {
+        true
+    }
+}
+
+fn stamp(mono_us: u64) -> Stamp {
+    Stamp { mono_us, captured_at: None, clock: ClockState::Unset }
+}
+
+fn north() -> CameraName {
+    "north".parse().unwrap()
+}
+
+fn gate() -> DeviceName {
+    "gate".parse().unwrap()
+}
+
+fn cluster() -> Mock {
+    let mock = MockCluster::new(1).unwrap();
+    for topic in Topic::OF_DEVICES {
+        mock.create_topic(&TopicNames::default().name(topic), 3, 1).unwrap();
+    }
+    mock
+}
+
+fn settings(brokers: String) -> Settings {
+    Settings {
+        brokers: brokers.split(',').map(ToOwned::to_owned).collect(),
+        allow_plaintext: true,
+        stall_ms: 2000,
+        ..Settings::default()
+    }
+}
+
+struct Agent {
+    spool: SpoolHandle,
+    epoch: EpochId,
+    input: Sender<Observed>,
+    uplink: UplinkHandle,
+}
+
+fn start(dir: &Path, settings: &Settings) -> Agent {
+    let clock = Arc::new(TestClock(AtomicU64::new(1)));
+    let (spool, epoch) =
+        Spool::open(&SpoolSettings::default(), dir, &gate(), &[north()], clock).unwrap();
+    let (input, rx) = unbounded();
+    let spool = spool.spawn_writer(rx).unwrap();
+    let uplink = Uplink::spawn(settings, &gate(), spool.reader().unwrap()).unwrap();
+    Agent { spool, epoch, input, uplink }
+}
+
+impl Agent {
+    /// Skips are the smallest records that settle a `seq`.
+    fn capture(&self, seqs: std::ops::RangeInclusive<u64>) {
+        for seq in seqs {
+            self.spool.ledger().captured(&north(), 1);
+            let id: ObservationId = format!("gate/north/{}/{seq}", self.epoch).parse().unwrap();
+            let reason = Reason::try_from("still".to_owned()).unwrap();
+            let skip = Skip { id, stamp: stamp(seq), first: seq, last: seq, reason };
+            self.input.send(Observed::Skipped(skip)).unwrap();
+        }
+        self.spool.flush(LIMIT).unwrap();
+    }
+
+    fn capture_with_picture(&self, seq: u64) {
+        self.spool.ledger().captured(&north(), 1);
+        let id: ObservationId = format!("gate/north/{}/{seq}", self.epoch).parse().unwrap();
+        let observation = Observation {
+            id: id.clone(),
+            stamp: stamp(seq),
+            frame_width: 640,
+            frame_height: 480,
+            detector: Detector { name: "yunet".to_owned(), model_sha256: "00".repeat(32) },
+            motion_score: None,
+            frame: FrameFate::Published,
+            detections: Vec::new(),
+        };
+        let (redacted, jpeg) = ("none".to_owned(), vec![0xff, 0xd8, 0xff, 0xd9]);
+        let stamp = stamp(seq);
+        let picture =
+            Some(Picture { id, crop: None, stamp, width: 64, height: 48, redacted, jpeg });
+        let (picture_lost, position) = (None, None);
+        let observed = Observed::Observation { observation, picture, picture_lost, position };
+        self.input.send(observed).unwrap();
+        self.spool.flush(LIMIT).unwrap();
+    }
+
+    fn books(&self) -> Books {
+        let books = self.spool.ledger().books(&north()).unwrap();
+        assert!(books.balanced(), "{books:?}");
+        books
+    }
+
+    fn wait(&self, what: &str, condition: impl Fn(&Self) -> bool) {
+        let until = Instant::now() + LIMIT;
+        while !condition(self) {
+            let (status, books) = (self.uplink.status(), self.books());
+            assert!(Instant::now() < until, "{what}: {status:?} {books:?}");
+            self.spool.flush(LIMIT).unwrap();
+        }
+    }
+
+    fn end(self) {
+        self.spool.flush(LIMIT).unwrap();
+        self.uplink.drain(LIMIT).unwrap();
+        self.spool.finish(LIMIT).unwrap();
+    }
+}
+
+/// Reads a topic of the cluster from its beginning, until `count` messages were seen.
+fn consume(mock: &Mock, topic: Topic, count: usize) -> Vec<(Message, String)> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", mock.bootstrap_servers())
+        .set("group.id", "test")
+        .set("auto.offset.reset", "earliest")
+        .create()
+        .unwrap();
+    let name = TopicNames::default().name(topic);
+    let mut partitions = rdkafka::TopicPartitionList::new();
+    for partition in 0..3 {
+        partitions.add_partition_offset(&name, partition, rdkafka::Offset::Beginning).unwrap();
+    }
+    consumer.assign(&partitions).unwrap();
+    let (mut messages, until) = (Vec::new(), Instant::now() + LIMIT);
+    while messages.len() < count {
+        assert!(
+            Instant::now() < until,
+            "only {} of {count} messages: {messages:?}",
+            messages.len()
+        );
+        let Some(Ok(message)) = consumer.poll(Duration::from_millis(200)) else {
+            continue;
+        };
+        let headers: Vec<(String, Vec<u8>)> = message
+            .headers()
+            .map(|h| h.iter().map(|h| (h.key.to_owned(), h.value.unwrap().to_vec())).collect())
+            .unwrap_or_default();
+        let id = headers.iter().find(|(name, _)| name == picket_wire::header::ID).unwrap();
+        let id = String::from_utf8(id.1.clone()).unwrap();
+        let key = message.key().unwrap();
+        messages.push((decode(topic, key, &headers, message.payload().unwrap()).unwrap(), id));
+    }
+    messages
+}
+
+/// Lane and `seq` of the skips among them, in their order.
+fn skips(messages: &[(Message, String)]) -> Vec<(Lane, u64)> {
+    let skip = |(message, _): &(Message, String)| match message {
+        Message::Record { lane, record: CameraRecord::Skip(skip) } => Some((*lane, skip.first)),
+        _ => None,
+    };
+    messages.iter().filter_map(skip).collect()
+}
+
+#[test]
+fn records_arrive_in_order_and_leave_the_spool_once_acknowledged() {
+    let (mock, dir) = (cluster(), tempfile::tempdir().unwrap());
+    let agent = start(dir.path(), &settings(mock.bootstrap_servers()));
+    agent.capture(1..=200);
+    agent.wait("all acknowledged", |agent| agent.books().acknowledged == 200);
+    assert!(agent.uplink.status().up);
+    agent.end();
+    let messages = consume(&mock, Topic::Observations, 201);
+    assert!(matches!(&messages[0].0, Message::Record { record: CameraRecord::Epoch(_), .. }));
+    let expected: Vec<_> = (1..=200).map(|seq| (Lane::Live, seq)).collect();
+    assert_eq!(skips(&messages), expected);
+    let connection = rusqlite::Connection::open(dir.path().join("spool.sqlite")).unwrap();
+    let left: i64 = connection.query_row("SELECT count(*) FROM records", [], |r| r.get(0)).unwrap();
+    assert_eq!(left, 0);
+}
+
+#[test]
+fn outage_turns_what_it_delayed_into_backlog_and_loses_nothing() {
+    let (mock, dir) = (cluster(), tempfile::tempdir().unwrap());
+    let agent = start(dir.path(), &settings(mock.bootstrap_servers()));
+    agent.capture(1..=10);
+    agent.wait("the link is up", |agent| agent.books().acknowledged == 10);
+    mock.broker_down(BROKER).unwrap();
+    agent.capture(11..=11);
+    agent.wait("the outage is noticed", |agent| !agent.uplink.status().up);
+    assert!(agent.uplink.status().problem.is_some());
+    agent.capture(12..=60);
+    assert_eq!(agent.books().acknowledged, 10);
+    assert_eq!(agent.books().spooled, 50);
+    mock.broker_up(BROKER).unwrap();
+    agent.wait("the backlog is drained", |agent| agent.books().acknowledged == 60);
+    agent.capture(61..=70);
+    agent.end();
+    let seen = skips(&consume(&mock, Topic::Observations, 71));
+    assert_eq!(seen.iter().map(|(_, seq)| *seq).collect::<Vec<_>>(), (1..=70).collect::<Vec<_>>());
+    let backlog: Vec<u64> =
+        seen.iter().filter(|(lane, _)| *lane == Lane::Backlog).map(|(_, seq)| *seq).collect();
+    assert!(backlog.contains(&30) && backlog.contains(&60), "{backlog:?}");
+    assert!(!backlog.contains(&5) && !backlog.contains(&61), "{backlog:?}");
+}
+
+#[test]
+fn what_was_spooled_without_a_broker_goes_as_backlog_at_the_next_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let nowhere = Settings { drain_timeout_ms: 0, ..settings("127.0.0.1:9".to_owned()) };
+    let agent = start(dir.path(), &nowhere);
+    agent.capture(1..=5);
+    agent.wait("the refusal is told", |agent| {
+        agent.uplink.status().problem.is_some_and(|why| why.contains("refuses the connection"))
+    });
+    let left = agent.uplink.drain(Duration::ZERO).unwrap();
+    assert_eq!(left.records, 6, "the epoch record and five skips");
+    agent.spool.finish(LIMIT).unwrap();
+
+    let mock = cluster();
+    let agent = start(dir.path(), &settings(mock.bootstrap_servers()));
+    agent.capture(1..=5);
+    agent.wait("all acknowledged", |agent| agent.books().acknowledged == 10);
+    agent.end();
+    let seen = skips(&consume(&mock, Topic::Observations, 12));
+    let of = |lane| -> Vec<u64> {
+        seen.iter().filter(|(of, _)| *of == lane).map(|(_, seq)| *seq).collect()
+    };
+    assert_eq!(of(Lane::Backlog), [1, 2, 3, 4, 5]);
+    assert_eq!(of(Lane::Live), [1, 2, 3, 4, 5]);
+}
+
+#[test]
+fn record_that_is_refused_for_good_becomes_a_gap_and_blocks_nothing() {
+    let (mock, dir) = (cluster(), tempfile::tempdir().unwrap());
+    let agent = start(dir.path(), &settings(mock.bootstrap_servers()));
+    agent.wait("the link is up", |agent| agent.uplink.status().up);
+    // Once in company, and once more alone: that one is given up, its company is not.
+    let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_RECORD;
+    mock.request_errors(RDKafkaApiKey::Produce, &[refusal, refusal]);
+    agent.capture(1..=20);
+    agent.wait("all settled", |agent| {
+        let books = agent.books();
+        books.acknowledged + books.dropped.values().sum::<u64>() == 20
+    });
+    let books = agent.books();
+    assert_eq!(books.dropped.get(&Reason::REFUSED_BY_BROKER.into()), Some(&1));
+    agent.end();
+    let messages = consume(&mock, Topic::Observations, 21);
+    let gap = messages.iter().find_map(|(message, _)| match message {
+        Message::Record { record: CameraRecord::Gap(gap), .. } => Some(gap.clone()),
+        _ => None,
+    });
+    let gap = gap.expect("a gap record");
+    assert_eq!((gap.count, gap.of), (1, GapOf::Observations));
+    let mut seen: Vec<u64> = skips(&messages).into_iter().map(|(_, seq)| seq).collect();
+    seen.push(gap.first);
+    seen.sort_unstable();
+    assert_eq!(seen, (1..=20).collect::<Vec<_>>());
+}
+
+#[test]
+fn missing_topic_is_told_by_name_and_what_waits_is_sent_once_it_is_there() {
+    let (mock, dir) = (cluster(), tempfile::tempdir().unwrap());
+    let name = TopicNames::default().name(Topic::Observations);
+    mock.topic_error(&name, RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART).unwrap();
+    let agent = start(dir.path(), &settings(mock.bootstrap_servers()));
+    agent.capture(1..=5);
+    agent.wait("the topic is named", |agent| {
+        agent.uplink.status().problem.is_some_and(|why| why.contains(&name))
+    });
+    mock.topic_error(&name, RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR).unwrap();
+    agent.wait("all acknowledged", |agent| agent.books().acknowledged == 5);
+    agent.end();
+}
+
+#[test]
+fn missing_right_on_pictures_does_not_hold_up_observations() {
+    let (mock, dir) = (cluster(), tempfile::tempdir().unwrap());
+    let frames = TopicNames::default().name(Topic::Frames);
+    let denied = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
+    mock.topic_error(&frames, denied).unwrap();
+    let agent = start(dir.path(), &settings(mock.bootstrap_servers()));
+    agent.capture_with_picture(1);
+    agent.wait("the topic is named", |agent| {
+        agent.uplink.status().problem.is_some_and(|why| why.contains(&frames))
+    });
+    agent.capture(2..=50);
+    agent.wait("observations go", |agent| agent.books().acknowledged == 50);
+    assert!(!agent.uplink.status().up, "the picture is still not acknowledged");
+    mock.topic_error(&frames, RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR).unwrap();
+    agent.wait("the picture goes", |agent| agent.uplink.status().up);
+    agent.end();
+    let seen = skips(&consume(&mock, Topic::Observations, 51));
+    assert!(seen.iter().all(|(lane, _)| *lane == Lane::Live), "{seen:?}");
+    assert_eq!(consume(&mock, Topic::Frames, 1).len(), 1);
+}
+
+#[test]
+fn heartbeat_arrives_without_passing_the_spool() {
+    let (mock, dir) = (cluster(), tempfile::tempdir().unwrap());
+    let agent = start(dir.path(), &settings(mock.bootstrap_servers()));
+    let status = Status {
+        device: gate(),
+        epoch: agent.epoch,
+        stamp: stamp(1),
+        agent_version: "0".to_owned(),
+        config_sha256: String::new(),
+        model: None,
+        uptime_s: 1,
+        link: agent.uplink.status(),
+        spool: SpoolStatus::default(),
+        cameras: Default::default(),
+        temperature_c: None,
+        disk_free_bytes: None,
+    };
+    agent.uplink.send_status(status.encode().unwrap());
+    let messages = consume(&mock, Topic::Status, 1);
+    assert_eq!(messages[0].0, Message::Status(Box::new(status)));
+    agent.end();
+}
+
+#[test]
+fn probe_tells_a_refused_connection_from_a_missing_topic() {
+    let error = probe(&settings("127.0.0.1:9".to_owned()), &gate(), Duration::from_secs(3));
+    let Err(ProbeError::Unreachable { why, .. }) = error else { panic!("{error:?}") };
+    assert!(why.contains("refuses the connection"), "{why}");
+    let mock = cluster();
+    let names = TopicNames::default();
+    let frames = names.name(Topic::Frames);
+    mock.topic_error(&frames, RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART).unwrap();
+    let report = probe(&settings(mock.bootstrap_servers()), &gate(), LIMIT).unwrap();
+    assert_eq!(report.topics[0], (names.name(Topic::Observations), Ok(3)));
+    let wrong = report.topics[1].1.as_ref().unwrap_err();
+    assert!(wrong.contains(&frames) && wrong.contains("topics create"), "{wrong}");
+}
