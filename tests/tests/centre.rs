@@ -675,3 +675,41 @@ async fn of_a_device_the_newest_heartbeat_stands() {
     assert_eq!(camera.get_str("decoder").unwrap(), "$decoder");
     centre.stop().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_centre_ends_in_time_while_mongodb_is_away_and_loses_nothing() {
+    let mut bench = bench().await;
+    let store = bench.store().await;
+    let images = Images::in_directory(&bench.dir.join("images")).unwrap();
+    let spawn = |settings: consume::Settings| {
+        let tracker = TrackSettings::default();
+        Centre::spawn(settings, tracker, RETENTION, store.clone(), images.clone()).unwrap()
+    };
+    let hasty = consume::Settings { release_s: 2, ..bench.settings() };
+    let working = bench.centre(&store).await;
+    working.stop().await.unwrap();
+    let working = spawn(hasty.clone());
+    let mut membership = working.membership();
+    let all = PARTITIONS as usize * 3;
+    membership.wait_for(|m| m.partitions.len() == all).await.unwrap();
+    let epoch = "ends/front/1-0a1b2c3d";
+    bench.send(seen(epoch, 1).encode().unwrap()).await;
+    complete(&store, "ends/front", 1).await;
+    bench.stack.kill_mongodb().unwrap();
+    for seq in 2..=10 {
+        bench.send(seen(epoch, seq).encode().unwrap()).await;
+    }
+    // Once with a batch in hand that cannot be written ...
+    tokio::time::timeout(Duration::from_secs(20), working.stop()).await.unwrap().unwrap();
+    // ... and once with partitions in hand that cannot be taken over.
+    let opening = spawn(hasty.clone());
+    let mut membership = opening.membership();
+    membership.wait_for(|m| m.joined).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(20), opening.stop()).await.unwrap().unwrap();
+    bench.stack.start_mongodb().await.unwrap();
+    let centre = bench.centre(&store).await;
+    let camera = complete(&store, "ends/front", 10).await;
+    assert_eq!(camera.get_document("accounts").unwrap().get_i64("stored").unwrap(), 10);
+    assert_eq!(count(&store, "observations", doc! { "device": "ends" }).await, 10);
+    centre.stop().await.unwrap();
+}

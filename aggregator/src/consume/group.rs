@@ -33,6 +33,8 @@ use crate::metrics as names;
 
 /// How often lag is measured and offsets are mirrored.
 const TICK: Duration = Duration::from_secs(1);
+/// How long the broker may take to let this instance go.
+const LEAVE: Duration = Duration::from_secs(10);
 /// How long after it stopped a partition is taken over again: another owner, if there is one, has
 /// been announced by then.
 const REOPEN_AFTER: Duration = Duration::from_secs(5);
@@ -399,14 +401,27 @@ impl Group {
         }
         self.mirror();
         self.closing.store(true, Ordering::Release);
+        self.answer_last(&ids);
         let (consumer, opener) = (self.consumer, self.opener);
         // Leaving waits for the broker, which is why it has a thread of its own.
         let left = tokio::task::spawn_blocking(move || {
             drop(opener);
             drop(consumer);
         });
-        if left.await.is_err() {
-            tracing::warn!("leaving the group did not end well");
+        if tokio::time::timeout(LEAVE, left).await.is_err() {
+            tracing::warn!("the group was not left in time; it will miss this instance by itself");
+        }
+    }
+
+    /// Answers a change that the group may still wait for: it lets nobody go who owes it an answer.
+    /// Both answers are harmless where none is owed.
+    fn answer_last(&self, ids: &[PartitionId]) {
+        let read = |id: &&PartitionId| self.held.0.get(*id).is_some_and(|held| held.assigned);
+        let read: Vec<_> = ids.iter().filter(read).copied().collect();
+        let nothing = self.consumer.incremental_assign(&TopicPartitionList::new());
+        let all = nothing.and_then(|()| self.consumer.incremental_unassign(&self.list(&read)));
+        if let Err(e) = all {
+            tracing::debug!(error = %e, "a last change of partitions was not answered");
         }
     }
 }

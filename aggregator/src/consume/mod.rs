@@ -81,7 +81,7 @@ pub struct Centre {
     membership: watch::Receiver<Membership>,
     progress: Arc<Progress>,
     shutdown: Shutdown,
-    task: JoinHandle<Result<(), GroupError>>,
+    task: Option<JoinHandle<Result<(), GroupError>>>,
 }
 
 impl Centre {
@@ -104,7 +104,7 @@ impl Centre {
         let works = |reports| Works { shared: shared.clone(), tracker, retention, reports };
         let group = Group::join(shared.clone(), works, instance, sender, progress.clone())?;
         let shutdown = Shutdown::default();
-        let task = tokio::spawn(group.run(shutdown.clone()));
+        let task = Some(tokio::spawn(group.run(shutdown.clone())));
         Ok(Self { membership, progress, shutdown, task })
     }
 
@@ -120,7 +120,10 @@ impl Centre {
 
     /// Returns when the stage ends by itself, which it does only when it cannot go on.
     pub async fn ended(&mut self) -> Result<(), CentreError> {
-        Ok((&mut self.task).await.map_err(CentreError::Task)??)
+        let Some(task) = &mut self.task else { return Ok(()) };
+        let ended = task.await;
+        self.task = None;
+        Ok(ended.map_err(CentreError::Task)??)
     }
 
     /// Brings the batches in hand to their end, leaves the group, and returns.
