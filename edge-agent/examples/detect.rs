@@ -17,9 +17,6 @@ fn main() -> anyhow::Result<()> {
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let frames = command::run(&arguments, None, &mut out).context("detect")?;
     let ms = began.elapsed().as_secs_f64() * 1e3;
-    eprintln!(
-        "{frames} frames, {:.1} ms each, decoding included",
-        ms / frames.max(1) as f64
-    );
+    eprintln!("{frames} frames, {:.1} ms each, decoding included", ms / frames.max(1) as f64);
     Ok(())
 }

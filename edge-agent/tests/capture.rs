@@ -1,5 +1,7 @@
 //! Capture on real GStreamer: a real clip, made ones, and sources that fail.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod common;
 
 use std::collections::HashMap;
@@ -44,11 +46,7 @@ struct Log(Option<(u64, bool)>);
 impl RecordingLog for Log {
     fn position(&self, _: &CameraName, fingerprint: &str) -> Option<SourcePosition> {
         let (media_time_ns, at_end) = self.0?;
-        Some(SourcePosition {
-            fingerprint: fingerprint.to_owned(),
-            media_time_ns,
-            at_end,
-        })
+        Some(SourcePosition { fingerprint: fingerprint.to_owned(), media_time_ns, at_end })
     }
 }
 
@@ -71,21 +69,14 @@ fn start_at(settings: CameraSettings, place: Option<(u64, bool)>) -> Camera {
     let (out, frames) = bounded(3);
     let context = CaptureContext {
         device: "box".parse().unwrap(),
-        epoch: EpochId {
-            number: 1,
-            instance: 7,
-        },
+        epoch: EpochId { number: 1, instance: 7 },
         clock: Arc::new(SystemClock::start()),
         reserve: Arc::new(Numbers::default()),
         recordings: Arc::new(Log(place)),
         stop: stopped,
     };
     let handle = capture::spawn(settings, context, out).unwrap();
-    Camera {
-        handle,
-        frames,
-        stop,
-    }
+    Camera { handle, frames, stop }
 }
 
 fn start(description: Value) -> Camera {
@@ -95,10 +86,7 @@ fn start(description: Value) -> Camera {
 impl Camera {
     fn next(&self) -> Captured {
         self.frames.recv_timeout(LIMIT).unwrap_or_else(|error| {
-            panic!(
-                "nothing came ({error}); the camera: {:?}",
-                self.handle.account.view()
-            )
+            panic!("nothing came ({error}); the camera: {:?}", self.handle.account.view())
         })
     }
 
@@ -125,10 +113,7 @@ impl Camera {
         let began = Instant::now();
         while !there(&self.handle.account.view()) {
             let view = self.handle.account.view();
-            assert!(
-                began.elapsed() < LIMIT,
-                "not {what} after {LIMIT:?}: {view:?}"
-            );
+            assert!(began.elapsed() < LIMIT, "not {what} after {LIMIT:?}: {view:?}");
             let _ = never::<()>().recv_timeout(Duration::from_millis(5));
         }
     }
@@ -142,16 +127,9 @@ fn make_video(path: &Path, line: &str) {
     pipeline.set_state(gstreamer::State::Playing).unwrap();
     let kinds = [gstreamer::MessageType::Eos, gstreamer::MessageType::Error];
     let limit = gstreamer::ClockTime::from_seconds(20);
-    let message = pipeline
-        .bus()
-        .unwrap()
-        .timed_pop_filtered(limit, &kinds)
-        .unwrap();
+    let message = pipeline.bus().unwrap().timed_pop_filtered(limit, &kinds).unwrap();
     pipeline.set_state(gstreamer::State::Null).unwrap();
-    assert!(
-        matches!(message.view(), gstreamer::MessageView::Eos(_)),
-        "{message:?}"
-    );
+    assert!(matches!(message.view(), gstreamer::MessageView::Eos(_)), "{message:?}");
 }
 
 const TEST_VIDEO: &str =
@@ -163,33 +141,17 @@ fn a_recording_gives_each_of_its_frames_once_in_order() {
     let (frames, end) = camera.all_frames();
     let seqs: Vec<u64> = frames.iter().map(|frame| frame.id.seq).collect();
     assert_eq!(seqs, (1..=120).collect::<Vec<_>>());
-    assert!(
-        frames
-            .windows(2)
-            .all(|pair| pair[0].stamp.mono_us < pair[1].stamp.mono_us)
-    );
+    assert!(frames.windows(2).all(|pair| pair[0].stamp.mono_us < pair[1].stamp.mono_us));
     let first = &frames[0];
     assert_eq!(first.id.to_string(), "box/cam/1-00000007/1");
     assert_eq!((first.planes.width(), first.planes.height()), (176, 144));
-    assert_eq!(
-        (first.stamp.captured_at, first.stamp.clock),
-        (None, ClockState::Unset)
-    );
+    assert_eq!((first.stamp.captured_at, first.stamp.clock), (None, ClockState::Unset));
     let (last, end) = (frames[119].position.clone().unwrap(), end.unwrap());
     assert_eq!((end.media_time_ns, end.at_end), (last.media_time_ns, true));
-    assert_eq!(
-        (end.fingerprint.len(), &end.fingerprint),
-        (64, &last.fingerprint)
-    );
+    assert_eq!((end.fingerprint.len(), &end.fingerprint), (64, &last.fingerprint));
     let view = camera.handle.account.view();
-    assert_eq!(
-        (view.state, view.captured, view.last_seq),
-        (CameraState::Ended, 120, 120)
-    );
-    assert_eq!(
-        (view.skipped, view.size_px, view.problem),
-        (0, Some((176, 144)), None)
-    );
+    assert_eq!((view.state, view.captured, view.last_seq), (CameraState::Ended, 120, 120));
+    assert_eq!((view.skipped, view.size_px, view.problem), (0, Some((176, 144)), None));
     assert!(view.decoder.unwrap().contains("264"));
     camera.handle.join.join().unwrap();
 }
@@ -200,10 +162,7 @@ fn an_interrupted_recording_goes_on_with_the_frames_of_an_unbroken_one() {
         let mut description = recording(&common::clip());
         description["sampling"] = json!({ "every": every });
         let times = |frames: &[Frame]| -> Vec<u64> {
-            frames
-                .iter()
-                .map(|f| f.position.as_ref().unwrap().media_time_ns)
-                .collect()
+            frames.iter().map(|f| f.position.as_ref().unwrap().media_time_ns).collect()
         };
         let (whole, _) = start(description.clone()).all_frames();
         let kept = times(&whole)[25];
@@ -215,10 +174,7 @@ fn an_interrupted_recording_goes_on_with_the_frames_of_an_unbroken_one() {
 
 #[test]
 fn a_recording_that_was_read_to_its_end_gives_nothing_more() {
-    let camera = start_at(
-        settings(recording(&common::clip())),
-        Some((4_000_000_000, true)),
-    );
+    let camera = start_at(settings(recording(&common::clip())), Some((4_000_000_000, true)));
     let (frames, end) = camera.all_frames();
     assert!(frames.is_empty());
     assert_eq!(end.unwrap().media_time_ns, 4_000_000_000);
@@ -231,10 +187,7 @@ fn a_start_time_gives_each_frame_its_time_of_capture() {
     let (frames, _) = start(description).all_frames();
     let stamp = frames[30].stamp;
     assert_eq!(stamp.clock, ClockState::Synchronised);
-    assert_eq!(
-        stamp.captured_at.unwrap().to_string(),
-        "2026-01-01T00:00:01.001Z"
-    );
+    assert_eq!(stamp.captured_at.unwrap().to_string(), "2026-01-01T00:00:01.001Z");
     assert_eq!(stamp.mono_us, 1_001_000);
 }
 
@@ -264,10 +217,7 @@ fn a_file_at_its_own_pace_takes_as_long_as_it_lasts() {
         camera.frame();
     }
     let elapsed = began.elapsed();
-    assert!(
-        (0.9..3.0).contains(&elapsed.as_secs_f64()),
-        "{elapsed:?} for a second of video"
-    );
+    assert!((0.9..3.0).contains(&elapsed.as_secs_f64()), "{elapsed:?} for a second of video");
 }
 
 #[test]
@@ -276,11 +226,7 @@ fn a_repeated_file_begins_again_and_its_time_goes_on() {
     let camera = start(json!({ "name": "cam", "source": source }));
     let frames: Vec<Frame> = (0..300).map(|_| camera.frame()).collect();
     assert_eq!(frames[299].id.seq, 300);
-    assert!(
-        frames
-            .windows(2)
-            .all(|pair| pair[0].stamp.mono_us < pair[1].stamp.mono_us)
-    );
+    assert!(frames.windows(2).all(|pair| pair[0].stamp.mono_us < pair[1].stamp.mono_us));
     assert!(frames.iter().all(|frame| frame.position.is_none()));
 }
 
@@ -288,16 +234,10 @@ fn a_repeated_file_begins_again_and_its_time_goes_on() {
 fn a_missing_file_is_an_error_that_names_field_and_file() {
     let described = settings(recording(Path::new("/nowhere/a.mp4")));
     let error = described.check().unwrap_err().to_string();
-    assert!(
-        error.contains("source.file.path") && error.contains("/nowhere/a.mp4"),
-        "{error}"
-    );
+    assert!(error.contains("source.file.path") && error.contains("/nowhere/a.mp4"), "{error}");
 
     let camera = start_at(described, None);
-    assert!(matches!(
-        camera.next(),
-        Captured::Ended { position: None, .. }
-    ));
+    assert!(matches!(camera.next(), Captured::Ended { position: None, .. }));
     let view = camera.handle.account.view();
     let problem = view.problem.unwrap();
     assert_eq!(view.state, CameraState::Failed);
@@ -316,10 +256,7 @@ fn a_file_that_is_no_video_is_an_error_that_names_it() {
     let no_videos = [
         ("text.mp4", b"this is no video".to_vec()),
         ("empty.mp4", Vec::new()),
-        (
-            "noise.mp4",
-            (0..40_000u32).map(|n| (n * 7919 >> 5) as u8).collect(),
-        ),
+        ("noise.mp4", (0..40_000u32).map(|n| ((n * 7919) >> 5) as u8).collect()),
         ("head.mp4", clip[..2000].to_vec()),
         ("sound.wav", std::fs::read(of_sound).unwrap()),
     ];
@@ -327,17 +264,11 @@ fn a_file_that_is_no_video_is_an_error_that_names_it() {
         let path = folder.path().join(name);
         std::fs::write(&path, content).unwrap();
         let camera = start(recording(&path));
-        assert!(
-            matches!(camera.next(), Captured::Ended { position: None, .. }),
-            "{name}"
-        );
+        assert!(matches!(camera.next(), Captured::Ended { position: None, .. }), "{name}");
         let view = camera.handle.account.view();
         assert_eq!(view.state, CameraState::Failed, "{name}");
         let problem = view.problem.unwrap();
-        assert!(
-            problem.contains(name) && problem.contains("not a video"),
-            "{name}: {problem}"
-        );
+        assert!(problem.contains(name) && problem.contains("not a video"), "{name}: {problem}");
     }
 }
 
@@ -352,17 +283,9 @@ fn a_truncated_video_gives_the_frames_it_has() {
         std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
         let camera = start(recording(&path));
         let (frames, end) = camera.all_frames();
-        assert!(
-            (5..60).contains(&frames.len()),
-            "{name}: {} frames",
-            frames.len()
-        );
+        assert!((5..60).contains(&frames.len()), "{name}: {} frames", frames.len());
         assert!(end.unwrap().at_end, "{name}");
-        assert_eq!(
-            camera.handle.account.view().state,
-            CameraState::Ended,
-            "{name}"
-        );
+        assert_eq!(camera.handle.account.view().state, CameraState::Ended, "{name}");
     }
 }
 
@@ -370,16 +293,10 @@ fn a_truncated_video_gives_the_frames_it_has() {
 fn a_still_is_a_recording_of_one_frame() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("still.png");
-    make_video(
-        &path,
-        "videotestsrc num-buffers=1 ! video/x-raw,width=99,height=51 ! pngenc",
-    );
+    make_video(&path, "videotestsrc num-buffers=1 ! video/x-raw,width=99,height=51 ! pngenc");
     let (frames, _) = start(recording(&path)).all_frames();
     assert_eq!(frames.len(), 1);
-    assert_eq!(
-        (frames[0].planes.width(), frames[0].planes.height()),
-        (99, 51)
-    );
+    assert_eq!((frames[0].planes.width(), frames[0].planes.height()), (99, 51));
 }
 
 #[test]
@@ -389,10 +306,7 @@ fn the_decoder_asked_for_is_the_one_that_decodes() {
         description["decoder"] = json!(decoder);
         let camera = start(description);
         camera.frame();
-        assert_eq!(
-            camera.handle.account.view().decoder.as_deref(),
-            Some(decoder)
-        );
+        assert_eq!(camera.handle.account.view().decoder.as_deref(), Some(decoder));
     }
 }
 
@@ -409,18 +323,14 @@ fn a_live_camera_has_the_time_of_both_clocks() {
         assert!(pair[0].stamp.mono_us < pair[1].stamp.mono_us);
     }
     let (first, last) = (frames[0].stamp, frames[9].stamp);
-    assert!(
-        (200_000..900_000).contains(&(last.mono_us - first.mono_us)),
-        "{first:?} {last:?}"
-    );
+    assert!((200_000..900_000).contains(&(last.mono_us - first.mono_us)), "{first:?} {last:?}");
     assert!(first.captured_at.is_some());
 }
 
 #[test]
 fn what_a_busy_detector_cannot_take_is_skipped_and_each_number_comes_out_once() {
-    let camera = start(pattern(
-        json!({ "fps": 60, "frames": 90, "width_px": 64, "height_px": 64 }),
-    ));
+    let camera =
+        start(pattern(json!({ "fps": 60, "frames": 90, "width_px": 64, "height_px": 64 })));
     camera.wait_until("half over", |view| view.captured >= 45);
     let (mut seqs, mut skipped) = (Vec::new(), 0);
     loop {
@@ -437,10 +347,7 @@ fn what_a_busy_detector_cannot_take_is_skipped_and_each_number_comes_out_once() 
     }
     assert_eq!(seqs, (1..=90).collect::<Vec<_>>());
     let view = camera.handle.account.view();
-    assert_eq!(
-        (view.captured, view.skipped, view.last_seq),
-        (90, skipped, 90)
-    );
+    assert_eq!((view.captured, view.skipped, view.last_seq), (90, skipped, 90));
     assert!(skipped >= 40, "{skipped}");
 }
 
@@ -480,11 +387,7 @@ fn every_source_stops_within_a_second() {
         let began = Instant::now();
         drop(camera.stop);
         camera.handle.join.join().unwrap();
-        assert!(
-            began.elapsed() < Duration::from_secs(1),
-            "{:?}",
-            began.elapsed()
-        );
+        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
     }
 }
 
@@ -494,30 +397,15 @@ fn settings_that_cannot_work_are_refused_by_name() {
         (json!({ "sampling": { "every": 0 } }), "sampling.every"),
         (json!({ "sampling": { "fps": -1.0 } }), "sampling.fps"),
         (json!({ "publish": { "quality": 0 } }), "publish.quality"),
-        (
-            json!({ "start_time": "2026-01-01T00:00:00Z" }),
-            "start_time",
-        ),
-        (
-            json!({ "source": { "rtsp": { "url": "http://u:secret@h/" } } }),
-            "source.rtsp.url",
-        ),
-        (
-            json!({ "source": { "test-pattern": { "fps": 0 } } }),
-            "source.test-pattern.fps",
-        ),
+        (json!({ "start_time": "2026-01-01T00:00:00Z" }), "start_time"),
+        (json!({ "source": { "rtsp": { "url": "http://u:secret@h/" } } }), "source.rtsp.url"),
+        (json!({ "source": { "test-pattern": { "fps": 0 } } }), "source.test-pattern.fps"),
     ];
     for (change, field) in refused {
         let mut description = pattern(json!({}));
-        description
-            .as_object_mut()
-            .unwrap()
-            .extend(change.as_object().unwrap().clone());
+        description.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
         let error = settings(description).check().unwrap_err().to_string();
-        assert!(
-            error.contains(field) && !error.contains("secret"),
-            "{error}"
-        );
+        assert!(error.contains(field) && !error.contains("secret"), "{error}");
     }
     for unknown in [
         json!({ "name": "cam", "source": { "file": { "path": "a", "loop": true } } }),

@@ -1,5 +1,7 @@
 //! Detection with the real model on the real runtime.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod common;
 
 use std::path::{Path, PathBuf};
@@ -17,10 +19,7 @@ use picket_wire::ObservationId;
 use picket_wire::observation::{ClockState, FrameFate, Reason, Skip, Stamp};
 
 fn runtime() -> PathBuf {
-    common::fetched(&format!(
-        "runtime/{}/libonnxruntime.so",
-        std::env::consts::ARCH
-    ))
+    common::fetched(&format!("runtime/{}/libonnxruntime.so", std::env::consts::ARCH))
 }
 
 fn settings() -> DetectSettings {
@@ -43,15 +42,10 @@ fn the_face_in_the_clip_is_found_in_every_frame() {
     let mut file = FileDetections::open(detector, &common::clip()).unwrap();
     let mut frames = 0;
     while let Some(report) = file.next_frame().unwrap() {
-        let [face] = report.detections.as_slice() else {
-            panic!("{report:?}")
-        };
+        let [face] = report.detections.as_slice() else { panic!("{report:?}") };
         assert!(face.score > 0.7, "{report:?}");
         let [x, y, width, height] = face.box_px;
-        assert!(
-            x > 0.0 && y > 0.0 && x + width < 176.0 && y + height < 144.0,
-            "{report:?}"
-        );
+        assert!(x > 0.0 && y > 0.0 && x + width < 176.0 && y + height < 144.0, "{report:?}");
         assert!(
             face.landmarks
                 .iter()
@@ -78,21 +72,13 @@ fn a_box_is_that_of_the_independent_detector() {
 #[test]
 fn a_smaller_input_gives_boxes_in_pixels_of_the_frame() {
     let find = |input_width_px| {
-        let detector = Detector::load(&DetectSettings {
-            input_width_px,
-            ..settings()
-        })
-        .unwrap();
+        let detector = Detector::load(&DetectSettings { input_width_px, ..settings() }).unwrap();
         let mut file = FileDetections::open(detector, &common::clip()).unwrap();
         file.next_frame().unwrap().unwrap()
     };
     let (whole, small) = (find(320), find(96));
     assert_eq!((small.input_width, small.input_height), (96, 79));
-    for (a, b) in whole.detections[0]
-        .box_px
-        .into_iter()
-        .zip(small.detections[0].box_px)
-    {
+    for (a, b) in whole.detections[0].box_px.into_iter().zip(small.detections[0].box_px) {
         assert!((a - b).abs() < 8.0, "{whole:?} {small:?}");
     }
 }
@@ -108,29 +94,18 @@ fn a_model_or_runtime_that_cannot_be_used_is_an_error_that_names_it() {
             DetectSettings::new(Path::new("/nowhere/m.onnx"), &runtime()),
             &["detect.model", "/nowhere/m.onnx"],
         ),
+        (DetectSettings::new(&no_model, &runtime()), &["detect.model", "no-model.onnx"]),
         (
-            DetectSettings::new(&no_model, &runtime()),
-            &["detect.model", "no-model.onnx"],
-        ),
-        (
-            DetectSettings {
-                model_sha256: Some(wrong.clone()),
-                ..settings()
-            },
+            DetectSettings { model_sha256: Some(wrong.clone()), ..settings() },
             &["detect.model_sha256", "yunet.onnx", &wrong],
         ),
         (
-            DetectSettings {
-                runtime_library: "/nowhere/libonnxruntime.so".into(),
-                ..settings()
-            },
+            DetectSettings { runtime_library: "/nowhere/libonnxruntime.so".into(), ..settings() },
             &["detect.runtime_library", "/nowhere/libonnxruntime.so"],
         ),
     ];
     for (settings, words) in failing {
-        let Err(error) = Detector::load(&settings) else {
-            panic!("{settings:?} loads")
-        };
+        let Err(error) = Detector::load(&settings) else { panic!("{settings:?} loads") };
         let error = chain(error);
         assert!(words.iter().all(|word| error.contains(word)), "{error}");
     }
@@ -139,34 +114,10 @@ fn a_model_or_runtime_that_cannot_be_used_is_an_error_that_names_it() {
 #[test]
 fn settings_that_cannot_work_are_refused_by_name() {
     for (change, field) in [
-        (
-            DetectSettings {
-                score_threshold: 0.0,
-                ..settings()
-            },
-            "detect.score_threshold",
-        ),
-        (
-            DetectSettings {
-                nms_iou: f32::NAN,
-                ..settings()
-            },
-            "detect.nms_iou",
-        ),
-        (
-            DetectSettings {
-                input_width_px: 0,
-                ..settings()
-            },
-            "detect.input_width_px",
-        ),
-        (
-            DetectSettings {
-                model_sha256: Some("12".into()),
-                ..settings()
-            },
-            "detect.model_sha256",
-        ),
+        (DetectSettings { score_threshold: 0.0, ..settings() }, "detect.score_threshold"),
+        (DetectSettings { nms_iou: f32::NAN, ..settings() }, "detect.nms_iou"),
+        (DetectSettings { input_width_px: 0, ..settings() }, "detect.input_width_px"),
+        (DetectSettings { model_sha256: Some("12".into()), ..settings() }, "detect.model_sha256"),
     ] {
         let error = change.check().unwrap_err().to_string();
         assert!(error.contains(field), "{error}");
@@ -178,19 +129,11 @@ fn id(camera: &str, seq: u64) -> ObservationId {
 }
 
 fn stamp() -> Stamp {
-    Stamp {
-        mono_us: 5,
-        captured_at: None,
-        clock: ClockState::Unset,
-    }
+    Stamp { mono_us: 5, captured_at: None, clock: ClockState::Unset }
 }
 
 fn frame(camera: &str, seq: u64, planes: &Planes) -> Captured {
-    let position = SourcePosition {
-        fingerprint: "f".into(),
-        media_time_ns: seq,
-        at_end: false,
-    };
+    let position = SourcePosition { fingerprint: "f".into(), media_time_ns: seq, at_end: false };
     Captured::Frame(Frame {
         id: id(camera, seq),
         stamp: stamp(),
@@ -201,23 +144,13 @@ fn frame(camera: &str, seq: u64, planes: &Planes) -> Captured {
 
 fn skip(camera: &str, first: u64, last: u64) -> Skip {
     let reason = Reason::from(Reason::DETECTOR_BUSY);
-    Skip {
-        id: id(camera, first),
-        stamp: stamp(),
-        first,
-        last,
-        reason,
-    }
+    Skip { id: id(camera, first), stamp: stamp(), first, last, reason }
 }
 
 fn uniform(width: u32, height: u32, [y, u, v]: [u8; 3], matrix: Matrix, range: Range) -> Planes {
     let (w, h) = (width as usize, height as usize);
     let (cw, ch) = (w.div_ceil(2), h.div_ceil(2));
-    let planes = [
-        (vec![y; w * h], w),
-        (vec![u; cw * ch], cw),
-        (vec![v; cw * ch], cw),
-    ];
+    let planes = [(vec![y; w * h], w), (vec![u; cw * ch], cw), (vec![v; cw * ch], cw)];
     Planes::from_vecs(width, height, planes, matrix, range).unwrap()
 }
 
@@ -225,11 +158,7 @@ fn uniform(width: u32, height: u32, [y, u, v]: [u8; 3], matrix: Matrix, range: R
 fn face() -> Planes {
     use picket_edge_agent::capture::pipeline::{Next, Pipeline};
     use picket_edge_agent::capture::settings::{FileSource, Pace, Source};
-    let file = FileSource {
-        path: common::clip(),
-        repeat: false,
-        pace: Pace::None,
-    };
+    let file = FileSource { path: common::clip(), repeat: false, pace: Pace::None };
     let mut pipeline = Pipeline::open(&Source::File(file), None, None).unwrap();
     loop {
         match pipeline.next(Duration::from_secs(5)).unwrap() {
@@ -242,11 +171,7 @@ fn face() -> Planes {
 
 #[test]
 fn each_number_goes_out_once_in_order_with_the_pictures_the_policy_asks_for() {
-    let publish = |policy| PublishSettings {
-        policy,
-        width_px: Some(88),
-        quality: 70,
-    };
+    let publish = |policy| PublishSettings { policy, width_px: Some(88), quality: 70 };
     let cameras = [
         ("all", PublishPolicy::All, [true, true]),
         ("some", PublishPolicy::WithDetections, [true, false]),
@@ -259,10 +184,7 @@ fn each_number_goes_out_once_in_order_with_the_pictures_the_policy_asks_for() {
         sender.send(frame(camera, 1, &face)).unwrap();
         sender.send(Captured::Skipped(skip(camera, 2, 9))).unwrap();
         sender.send(frame(camera, 10, &grey)).unwrap();
-        let ended = Captured::Ended {
-            camera: camera.parse().unwrap(),
-            position: None,
-        };
+        let ended = Captured::Ended { camera: camera.parse().unwrap(), position: None };
         sender.send(ended).unwrap();
         inputs.push((camera.parse().unwrap(), publish(policy), receiver));
     }
@@ -283,37 +205,20 @@ fn each_number_goes_out_once_in_order_with_the_pictures_the_policy_asks_for() {
                 Observed::Ended { camera, .. } => *camera == name,
             })
             .collect();
-        let [
-            first,
-            Observed::Skipped(skipped),
-            second,
-            Observed::Ended { .. },
-        ] = mine[..]
-        else {
+        let [first, Observed::Skipped(skipped), second, Observed::Ended { .. }] = mine[..] else {
             panic!("{mine:?}")
         };
         assert_eq!((skipped.first, skipped.last), (2, 9));
         for (observed, seq, faces, published) in
             [(first, 1, 1, published[0]), (second, 10, 0, published[1])]
         {
-            let Observed::Observation {
-                observation,
-                picture,
-                picture_lost,
-                position,
-            } = observed
+            let Observed::Observation { observation, picture, picture_lost, position } = observed
             else {
                 panic!("{observed:?}")
             };
             observation.check().unwrap();
-            assert_eq!(
-                (observation.id.seq, observation.detections.len()),
-                (seq, faces)
-            );
-            assert_eq!(
-                observation.detector.model_sha256,
-                handle.identity.model_sha256
-            );
+            assert_eq!((observation.id.seq, observation.detections.len()), (seq, faces));
+            assert_eq!(observation.detector.model_sha256, handle.identity.model_sha256);
             assert_eq!(position.as_ref().unwrap().media_time_ns, seq);
             assert_eq!(observation.frame == FrameFate::Published, published);
             assert_eq!((picture.is_some(), picture_lost), (published, &None));
@@ -348,31 +253,17 @@ fn a_jpeg_shows_the_colours_of_the_frame() {
     let mut encoder = Encoder::new().unwrap();
     for (matrix, range, yuv) in red {
         for width_px in [None, Some(50), Some(1000)] {
-            let publish = PublishSettings {
-                width_px,
-                quality: 95,
-                ..Default::default()
-            };
+            let publish = PublishSettings { width_px, quality: 95, ..Default::default() };
             let planes = uniform(101, 67, yuv, matrix, range);
             let jpeg = encoder.encode(&planes, &publish).unwrap();
-            let expected = if width_px == Some(50) {
-                (50, 33)
-            } else {
-                (101, 67)
-            };
+            let expected = if width_px == Some(50) { (50, 33) } else { (101, 67) };
             assert_eq!((jpeg.width, jpeg.height), expected);
             let image = turbojpeg::decompress(&jpeg.bytes, turbojpeg::PixelFormat::RGB).unwrap();
-            assert_eq!(
-                (image.width, image.height),
-                (expected.0 as usize, expected.1 as usize)
-            );
+            assert_eq!((image.width, image.height), (expected.0 as usize, expected.1 as usize));
             for (row, pixels) in image.pixels.chunks(image.pitch).enumerate() {
                 for rgb in pixels[..image.width * 3].chunks(3) {
                     let close = rgb[0] >= 250 && rgb[1] <= 6 && rgb[2] <= 6;
-                    assert!(
-                        close,
-                        "{matrix:?} {range:?} {width_px:?} row {row}: {rgb:?}"
-                    );
+                    assert!(close, "{matrix:?} {range:?} {width_px:?} row {row}: {rgb:?}");
                 }
             }
         }
@@ -402,11 +293,7 @@ fn the_command_writes_a_line_per_frame_and_the_pictures_the_model_saw() {
         .collect();
     assert_eq!(lines.len(), 120);
     assert_eq!(
-        (
-            &lines[7]["frame"],
-            &lines[7]["width"],
-            &lines[7]["input_width"]
-        ),
+        (&lines[7]["frame"], &lines[7]["width"], &lines[7]["input_width"]),
         (&7.into(), &176.into(), &100.into())
     );
     let picture = std::fs::read(folder.path().join("frame-000007.ppm")).unwrap();

@@ -34,10 +34,7 @@ impl Address {
 
     /// Whether the scheme is one of these.
     pub fn has_scheme(&self, schemes: &[&str]) -> bool {
-        let scheme = self
-            .0
-            .split_once("://")
-            .map(|(scheme, _)| scheme.to_ascii_lowercase());
+        let scheme = self.0.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
         scheme.is_some_and(|scheme| schemes.contains(&scheme.as_str()))
     }
 
@@ -83,18 +80,11 @@ impl Address {
         if let Some((_, user_info, rest)) = self.parts() {
             let query = rest.split_once('?').map_or("", |(_, query)| query);
             let query = query.split(['&', '#']);
-            for secret in user_info
-                .into_iter()
-                .chain(query)
-                .filter(|secret| !secret.is_empty())
-            {
+            for secret in user_info.into_iter().chain(query).filter(|secret| !secret.is_empty()) {
                 clean = clean.replace(secret, "***");
             }
         }
-        let password = self
-            .credentials()
-            .map(|c| c.password)
-            .filter(|p| !p.is_empty());
+        let password = self.credentials().map(|c| c.password).filter(|p| !p.is_empty());
         password.map_or(clean.clone(), |password| clean.replace(&password, "***"))
     }
 }
@@ -108,9 +98,7 @@ fn decode_percent(text: &str) -> Cow<'_, str> {
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while at < bytes.len() {
-        let code = bytes
-            .get(at + 1..at + 3)
-            .and_then(|hex| std::str::from_utf8(hex).ok());
+        let code = bytes.get(at + 1..at + 3).and_then(|hex| std::str::from_utf8(hex).ok());
         match code.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
             Some(byte) if bytes[at] == b'%' => {
                 out.push(byte);
@@ -187,14 +175,8 @@ mod tests {
     #[test]
     fn credentials_are_taken_out_of_the_address_and_decoded() {
         let credentials = address().credentials().unwrap();
-        assert_eq!(
-            (&*credentials.user, &*credentials.password),
-            ("ad@min", "s3cr:t")
-        );
-        assert_eq!(
-            address().without_credentials(),
-            "rtsp://10.0.0.5:554/live?token=abc#x"
-        );
+        assert_eq!((&*credentials.user, &*credentials.password), ("ad@min", "s3cr:t"));
+        assert_eq!(address().without_credentials(), "rtsp://10.0.0.5:554/live?token=abc#x");
         assert!(Address::new("rtsp://host/a@b").credentials().is_none());
     }
 

@@ -53,11 +53,7 @@ impl Place {
     fn at_end(&self) -> Option<SourcePosition> {
         let fingerprint = self.fingerprint.clone()?;
         let media_time_ns = self.seen_ns.or(self.done_ns).unwrap_or_default();
-        Some(SourcePosition {
-            fingerprint,
-            media_time_ns,
-            at_end: true,
-        })
+        Some(SourcePosition { fingerprint, media_time_ns, at_end: true })
     }
 }
 
@@ -74,9 +70,7 @@ impl Camera {
     /// Until the source ends for good or the agent stops.
     pub fn run(mut self) {
         let timing = match self.settings.is_recording() {
-            true => Timing::Recording {
-                start: self.settings.start_time,
-            },
+            true => Timing::Recording { start: self.settings.start_time },
             false => Timing::Live,
         };
         let mut stamper = Stamper::new(timing);
@@ -118,12 +112,8 @@ impl Camera {
         let Some((field, path)) = self.recorded_file() else {
             return Ok(Some(Place::default()));
         };
-        let identity =
-            fingerprint(&path, || self.stopping()).map_err(|source| CaptureError::File {
-                field,
-                path: path.clone(),
-                source,
-            })?;
+        let identity = fingerprint(&path, || self.stopping())
+            .map_err(|source| CaptureError::File { field, path: path.clone(), source })?;
         let Some(identity) = identity else {
             return Ok(None);
         };
@@ -137,11 +127,7 @@ impl Camera {
             return Ok(None);
         }
         let done_ns = known.map(|known| known.media_time_ns);
-        Ok(Some(Place {
-            fingerprint: Some(identity),
-            done_ns,
-            ..Place::default()
-        }))
+        Ok(Some(Place { fingerprint: Some(identity), done_ns, ..Place::default() }))
     }
 
     fn recorded_file(&self) -> Option<(&'static str, PathBuf)> {
@@ -160,9 +146,7 @@ impl Camera {
         stamper: &mut Stamper,
     ) -> Result<Finish, CaptureError> {
         let mut pipeline = {
-            let CameraSettings {
-                source, decoder, ..
-            } = &self.settings;
+            let CameraSettings { source, decoder, .. } = &self.settings;
             Pipeline::open(source, decoder.as_deref(), place.done_ns)?
         };
         let mut sampler = match place.done_ns {
@@ -205,15 +189,8 @@ impl Camera {
         stamper: &mut Stamper,
         pipeline: &Pipeline,
     ) -> Handed {
-        let Picture {
-            planes,
-            media_time_ns,
-            age,
-        } = picture;
-        if place
-            .done_ns
-            .is_some_and(|done_ns| media_time_ns <= done_ns)
-        {
+        let Picture { planes, media_time_ns, age } = picture;
+        if place.done_ns.is_some_and(|done_ns| media_time_ns <= done_ns) {
             return Handed::On;
         }
         place.frames += 1;
@@ -228,11 +205,7 @@ impl Camera {
             media_time_ns,
             at_end: false,
         });
-        let sampled = Sampled {
-            stamp,
-            planes,
-            position,
-        };
+        let sampled = Sampled { stamp, planes, position };
         let decoder = pipeline.decoder();
         match (self.number(), self.settings.waits_for_detector()) {
             (Ok(seq), true) => self.outlet.hand_on(seq, sampled, decoder),
@@ -281,9 +254,7 @@ impl Camera {
     }
 
     fn live_ended(&self) -> CaptureError {
-        CaptureError::LiveEnded {
-            source_name: super::source::name(&self.settings.source),
-        }
+        CaptureError::LiveEnded { source_name: super::source::name(&self.settings.source) }
     }
 
     fn is_live(&self) -> bool {
@@ -316,10 +287,7 @@ impl Camera {
     }
 
     fn running(&self, decoder: Option<String>) {
-        let (camera, decoder) = (
-            &self.settings.name,
-            decoder.unwrap_or_else(|| "none".to_owned()),
-        );
+        let (camera, decoder) = (&self.settings.name, decoder.unwrap_or_else(|| "none".to_owned()));
         tracing::info!(
             target: "capture", %camera, decoder,
             "camera {camera}: frames flow from {} (decoder {decoder})",
@@ -335,8 +303,7 @@ impl Camera {
             wait_ms = wait.as_millis() as u64,
             "camera {camera} failed and will be opened again"
         );
-        self.account
-            .set_state(CameraState::Failed, Some(error.chain()));
+        self.account.set_state(CameraState::Failed, Some(error.chain()));
         self.account.reopened();
         self.outlet.flush();
     }
@@ -352,8 +319,7 @@ impl Camera {
                 tracing::info!(target: "capture", %camera, "camera {camera}: the recording ended")
             }
         }
-        self.account
-            .set_state(CameraState::Ended, broke_off.map(CaptureError::chain));
+        self.account.set_state(CameraState::Ended, broke_off.map(CaptureError::chain));
         self.outlet.end(position);
     }
 
@@ -364,8 +330,7 @@ impl Camera {
             target: "capture", %camera, error = error as &dyn std::error::Error,
             "camera {camera} gives nothing"
         );
-        self.account
-            .set_state(CameraState::Failed, Some(error.chain()));
+        self.account.set_state(CameraState::Failed, Some(error.chain()));
         self.outlet.end(None);
     }
 }

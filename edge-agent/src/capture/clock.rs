@@ -26,9 +26,7 @@ pub struct SystemClock {
 impl SystemClock {
     /// An epoch that starts now.
     pub fn start() -> Self {
-        Self {
-            epoch_start_us: boottime_us(),
-        }
+        Self { epoch_start_us: boottime_us() }
     }
 }
 
@@ -57,10 +55,7 @@ fn judge(now: Timestamp, synchronised: bool) -> (Option<Timestamp>, ClockState) 
 }
 
 fn boottime_us() -> u64 {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is a valid place for the call to write to, and the call keeps no pointer to it.
     let result = unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut time) };
     // It fails only where the kernel lacks this clock; Linux has had it since 2.6.39.
@@ -95,18 +90,9 @@ mod tests {
     #[test]
     fn a_clock_that_was_never_set_gives_no_wall_time() {
         let boot_without_battery: Timestamp = "1970-01-01T00:00:30Z".parse().unwrap();
-        assert_eq!(
-            judge(boot_without_battery, false),
-            (None, ClockState::Unset)
-        );
+        assert_eq!(judge(boot_without_battery, false), (None, ClockState::Unset));
         let free_running: Timestamp = "2026-05-01T00:00:00Z".parse().unwrap();
-        assert_eq!(
-            judge(free_running, false),
-            (Some(free_running), ClockState::Unsynchronised)
-        );
-        assert_eq!(
-            judge(free_running, true),
-            (Some(free_running), ClockState::Synchronised)
-        );
+        assert_eq!(judge(free_running, false), (Some(free_running), ClockState::Unsynchronised));
+        assert_eq!(judge(free_running, true), (Some(free_running), ClockState::Synchronised));
     }
 }

@@ -57,19 +57,12 @@ pub fn probe(element: &str) -> Probe {
     let ready = instance.set_state(gst::State::Ready).is_ok();
     // Back to NULL whatever came: an element must not be let go in any other state.
     let closed = instance.set_state(gst::State::Null).is_ok();
-    if ready && closed {
-        Probe::Usable
-    } else {
-        Probe::DoesNotOpen
-    }
+    if ready && closed { Probe::Usable } else { Probe::DoesNotOpen }
 }
 
 /// The first usable element of an order.
 pub fn choose<'a>(order: &[&'a str], probe: impl Fn(&str) -> Probe) -> Option<&'a str> {
-    order
-        .iter()
-        .copied()
-        .find(|element| probe(element) == Probe::Usable)
+    order.iter().copied().find(|element| probe(element) == Probe::Usable)
 }
 
 /// The chosen decoder of each codec that has more than one; other codecs go by GStreamer's ranks.
@@ -97,10 +90,7 @@ impl Choice {
             h265: choose(H265, probe).map(str::to_owned),
             wanted: wanted.map(str::to_owned),
         };
-        for element in [&choice.h264, &choice.h265, &choice.wanted]
-            .into_iter()
-            .flatten()
-        {
+        for element in [&choice.h264, &choice.h265, &choice.wanted].into_iter().flatten() {
             make_eligible(element);
         }
         Ok(choice)
@@ -137,10 +127,7 @@ impl Choice {
             "video/x-h265" => self.h265.as_deref(),
             _ => None,
         };
-        self.wanted
-            .as_deref()
-            .filter(|element| decodes(element, codec))
-            .or(by_codec)
+        self.wanted.as_deref().filter(|element| decodes(element, codec)).or(by_codec)
     }
 }
 
@@ -150,9 +137,7 @@ fn decodes(element: &str, codec: &str) -> bool {
         return false;
     };
     let templates = factory.static_pad_templates();
-    let mut inlets = templates
-        .iter()
-        .filter(|pad| pad.direction() == gst::PadDirection::Sink);
+    let mut inlets = templates.iter().filter(|pad| pad.direction() == gst::PadDirection::Sink);
     inlets.any(|pad| pad.caps().iter().any(|structure| structure.name() == codec))
 }
 
@@ -189,12 +174,7 @@ pub fn decoders() -> Result<Vec<DecoderReport>, CaptureError> {
             let probe = probe(element);
             let chosen = probe == Probe::Usable && !chosen_before;
             chosen_before |= chosen;
-            reports.push(DecoderReport {
-                codec,
-                element,
-                probe,
-                chosen,
-            });
+            reports.push(DecoderReport { codec, element, probe, chosen });
         }
     }
     Ok(reports)
@@ -219,9 +199,6 @@ mod tests {
     fn a_decoder_asked_for_by_a_name_that_gstreamer_lacks_is_an_error_naming_it() {
         gst::init().unwrap();
         let error = Choice::probe(Some("nosuchdec")).unwrap_err().to_string();
-        assert!(
-            error.contains("nosuchdec") && error.contains("not installed"),
-            "{error}"
-        );
+        assert!(error.contains("nosuchdec") && error.contains("not installed"), "{error}");
     }
 }

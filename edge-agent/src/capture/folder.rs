@@ -14,9 +14,8 @@ use super::settings::{CameraSettings, FileSource, Pace, Sampling, Source};
 use crate::detect::PublishSettings;
 
 /// What counts as a video, by the ending of its name.
-const ENDINGS: &[&str] = &[
-    "mp4", "m4v", "mov", "mkv", "webm", "avi", "ts", "mts", "m2ts", "mpg", "mpeg", "flv", "h264",
-];
+const ENDINGS: &[&str] =
+    &["mp4", "m4v", "mov", "mkv", "webm", "avi", "ts", "mts", "m2ts", "mpg", "mpeg", "flv", "h264"];
 
 /// A folder whose videos are read once each.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -111,43 +110,25 @@ impl FolderSettings {
         for path in videos(&self.path)? {
             let camera = camera_name(&path)?;
             if let Some(first) = by_name.insert(camera.clone(), path.clone()) {
-                return Err(FolderError::SameName {
-                    camera,
-                    first,
-                    second: path,
-                });
+                return Err(FolderError::SameName { camera, first, second: path });
             }
         }
         if by_name.is_empty() {
-            return Err(FolderError::Empty {
-                path: self.path.clone(),
-            });
+            return Err(FolderError::Empty { path: self.path.clone() });
         }
-        by_name
-            .into_iter()
-            .map(|(name, path)| self.camera(name, path))
-            .collect()
+        by_name.into_iter().map(|(name, path)| self.camera(name, path)).collect()
     }
 
     fn camera(&self, name: CameraName, path: PathBuf) -> Result<CameraSettings, FolderError> {
         let start_time = match &self.file_name_time {
-            Some(pattern) => {
-                Some(
-                    time_in_name(&path, pattern).ok_or_else(|| FolderError::NoTime {
-                        path: path.clone(),
-                        pattern: pattern.clone(),
-                    })?,
-                )
-            }
+            Some(pattern) => Some(time_in_name(&path, pattern).ok_or_else(|| {
+                FolderError::NoTime { path: path.clone(), pattern: pattern.clone() }
+            })?),
             None => self.start_time,
         };
         Ok(CameraSettings {
             name,
-            source: Source::File(FileSource {
-                path,
-                repeat: false,
-                pace: self.pace,
-            }),
+            source: Source::File(FileSource { path, repeat: false, pace: self.pace }),
             sampling: self.sampling,
             start_time,
             decoder: self.decoder.clone(),
@@ -157,16 +138,11 @@ impl FolderSettings {
 }
 
 fn videos(folder: &Path) -> Result<Vec<PathBuf>, FolderError> {
-    let failed = |source| FolderError::List {
-        path: folder.to_owned(),
-        source,
-    };
+    let failed = |source| FolderError::List { path: folder.to_owned(), source };
     let mut paths = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
-        let ending = path
-            .extension()
-            .map(|e| e.to_string_lossy().to_ascii_lowercase());
+        let ending = path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase());
         if path.is_file() && ending.is_some_and(|e| ENDINGS.contains(&e.as_str())) {
             paths.push(path);
         }
@@ -177,30 +153,19 @@ fn videos(folder: &Path) -> Result<Vec<PathBuf>, FolderError> {
 
 /// The file's name without its ending, in lower case, with '-' for what a name may not hold.
 fn camera_name(path: &Path) -> Result<CameraName, FolderError> {
-    let stem = path
-        .file_stem()
-        .map(|stem| stem.to_string_lossy().to_lowercase());
+    let stem = path.file_stem().map(|stem| stem.to_string_lossy().to_lowercase());
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-".contains(c);
-    let name: String = stem
-        .unwrap_or_default()
-        .chars()
-        .map(|c| if allowed(c) { c } else { '-' })
-        .collect();
+    let name: String =
+        stem.unwrap_or_default().chars().map(|c| if allowed(c) { c } else { '-' }).collect();
     let name = name.trim_start_matches(['.', '_', '-']);
-    name.parse().map_err(|source| FolderError::Name {
-        path: path.to_owned(),
-        source,
-    })
+    name.parse().map_err(|source| FolderError::Name { path: path.to_owned(), source })
 }
 
 /// The time as the pattern has it, found at any place of the name.
 fn time_in_name(path: &Path, pattern: &str) -> Option<Timestamp> {
     let name = path.file_stem()?.to_string_lossy().into_owned();
     // A sign is left to the text around: `%Y` would take that of "gate-2026" for the year's.
-    let starts = name
-        .char_indices()
-        .filter(|(_, c)| !"+-".contains(*c))
-        .map(|(at, _)| at);
+    let starts = name.char_indices().filter(|(_, c)| !"+-".contains(*c)).map(|(at, _)| at);
     starts.filter_map(|at| time_at(pattern, &name[at..])).next()
 }
 
@@ -208,10 +173,7 @@ fn time_at(pattern: &str, text: &str) -> Option<Timestamp> {
     let (parsed, _) = jiff::fmt::strtime::BrokenDownTime::parse_prefix(pattern, text).ok()?;
     parsed.to_timestamp().ok().or_else(|| {
         let civil: DateTime = parsed.to_datetime().ok()?;
-        civil
-            .to_zoned(TimeZone::UTC)
-            .ok()
-            .map(|zoned| zoned.timestamp())
+        civil.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp())
     })
 }
 
@@ -235,21 +197,14 @@ mod tests {
         let cameras = settings.expand().unwrap();
         let names: Vec<_> = cameras.iter().map(|camera| camera.name.as_str()).collect();
         assert_eq!(names, ["gate-north", "yard_2"]);
-        assert!(
-            cameras
-                .iter()
-                .all(|camera| camera.is_recording() && camera.waits_for_detector())
-        );
+        assert!(cameras.iter().all(|camera| camera.is_recording() && camera.waits_for_detector()));
     }
 
     #[test]
     fn two_files_of_one_name_are_an_error_that_names_both() {
         let (_folder, settings) = folder(&["a b.mp4", "A_B.mp4", "a-b.mkv"]);
         let error = settings.expand().unwrap_err().to_string();
-        assert!(
-            error.contains("a b.mp4") && error.contains("a-b.mkv"),
-            "{error}"
-        );
+        assert!(error.contains("a b.mp4") && error.contains("a-b.mkv"), "{error}");
     }
 
     #[test]
@@ -258,13 +213,7 @@ mod tests {
         let error = settings.expand().unwrap_err().to_string();
         assert!(error.contains(folder.path().to_str().unwrap()), "{error}");
         settings.path = "/nowhere".into();
-        assert!(
-            settings
-                .expand()
-                .unwrap_err()
-                .to_string()
-                .contains("/nowhere")
-        );
+        assert!(settings.expand().unwrap_err().to_string().contains("/nowhere"));
     }
 
     #[test]

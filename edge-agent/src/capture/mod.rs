@@ -89,10 +89,7 @@ pub fn spawn(
     out: Sender<Captured>,
 ) -> Result<CameraHandle, CaptureError> {
     let name = settings.name.clone();
-    let key = CameraKey {
-        device: context.device,
-        camera: name.clone(),
-    };
+    let key = CameraKey { device: context.device, camera: name.clone() };
     let account = Arc::new(CameraAccount::new(name.clone()));
     let outlet = Outlet::new(
         key,
@@ -114,9 +111,6 @@ pub fn spawn(
     let join = std::thread::Builder::new()
         .name(format!("cam-{name}"))
         .spawn(move || camera.run())
-        .map_err(|source| CaptureError::Thread {
-            camera: name.to_string(),
-            source,
-        })?;
+        .map_err(|source| CaptureError::Thread { camera: name.to_string(), source })?;
     Ok(CameraHandle { account, join })
 }

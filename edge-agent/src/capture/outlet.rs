@@ -68,16 +68,7 @@ impl Outlet {
         stop: Receiver<()>,
         account: Arc<CameraAccount>,
     ) -> Self {
-        Self {
-            key,
-            epoch,
-            seq: SeqBlocks::default(),
-            reserve,
-            out,
-            stop,
-            account,
-            run: None,
-        }
+        Self { key, epoch, seq: SeqBlocks::default(), reserve, out, stop, account, run: None }
     }
 
     /// The next frame's number, which must be used at once by `offer` or `hand_on`.
@@ -88,15 +79,11 @@ impl Outlet {
     /// Hands a frame on without waiting; if there is no room it joins the run of skipped frames.
     pub fn offer(&mut self, seq: u64, sampled: Sampled, decoder: Option<String>) -> Handed {
         let frame = self.frame(seq, sampled);
-        self.account
-            .captured((frame.planes.width(), frame.planes.height()), decoder);
+        self.account.captured((frame.planes.width(), frame.planes.height()), decoder);
         // Closing the run takes one place and the frame another. With a single free place the run
         // would close, the frame open the next one, and the detector get runs instead of frames.
         let places_needed = self.out.capacity().unwrap_or(2).min(2);
-        let places = self
-            .out
-            .capacity()
-            .map_or(2, |all| all.saturating_sub(self.out.len()));
+        let places = self.out.capacity().map_or(2, |all| all.saturating_sub(self.out.len()));
         if self.run.is_some() && places >= places_needed {
             self.close_run();
         }
@@ -133,11 +120,7 @@ impl Outlet {
 
     /// Closes a run that is old enough; to be called from time to time.
     pub fn close_old_run(&mut self) {
-        if self
-            .run
-            .as_ref()
-            .is_some_and(|(_, since)| since.elapsed() >= LONGEST_RUN)
-        {
+        if self.run.as_ref().is_some_and(|(_, since)| since.elapsed() >= LONGEST_RUN) {
             self.close_run();
         }
     }
@@ -173,10 +156,7 @@ impl Outlet {
     /// Says that nothing follows. False if nobody listens any more.
     pub fn end(&mut self, position: Option<SourcePosition>) -> bool {
         self.flush();
-        let ended = Captured::Ended {
-            camera: self.key.camera.clone(),
-            position,
-        };
+        let ended = Captured::Ended { camera: self.key.camera.clone(), position };
         select! {
             send(self.out, ended) -> sent => sent.is_ok(),
             recv(self.stop) -> _ => false,
@@ -184,22 +164,9 @@ impl Outlet {
     }
 
     fn frame(&self, seq: u64, sampled: Sampled) -> Frame {
-        let id = ObservationId {
-            key: self.key.clone(),
-            epoch: self.epoch,
-            seq,
-        };
-        let Sampled {
-            stamp,
-            planes,
-            position,
-        } = sampled;
-        Frame {
-            id,
-            stamp,
-            planes,
-            position,
-        }
+        let id = ObservationId { key: self.key.clone(), epoch: self.epoch, seq };
+        let Sampled { stamp, planes, position } = sampled;
+        Frame { id, stamp, planes, position }
     }
 
     fn skip(&mut self, frame: Frame) {
@@ -208,16 +175,7 @@ impl Outlet {
         let seq = id.seq;
         let fresh = || {
             let reason = Reason::from(Reason::DETECTOR_BUSY);
-            (
-                Skip {
-                    id,
-                    stamp,
-                    first: seq,
-                    last: seq,
-                    reason,
-                },
-                Instant::now(),
-            )
+            (Skip { id, stamp, first: seq, last: seq, reason }, Instant::now())
         };
         self.run.get_or_insert_with(fresh).0.last = seq;
     }
@@ -260,19 +218,9 @@ mod tests {
         let (out, taken) = bounded(capacity);
         let key: CameraKey = "box/cam".parse().unwrap();
         let account = Arc::new(CameraAccount::new(key.camera.clone()));
-        let epoch = EpochId {
-            number: 1,
-            instance: 1,
-        };
+        let epoch = EpochId { number: 1, instance: 1 };
         (
-            Outlet::new(
-                key,
-                epoch,
-                Arc::new(Numbers(AtomicU64::new(0))),
-                out,
-                never(),
-                account,
-            ),
+            Outlet::new(key, epoch, Arc::new(Numbers(AtomicU64::new(0))), out, never(), account),
             taken,
         )
     }
@@ -280,11 +228,7 @@ mod tests {
     fn sampled() -> Sampled {
         let planes = [(vec![0; 4], 2), (vec![0], 1), (vec![0], 1)];
         Sampled {
-            stamp: Stamp {
-                mono_us: 1,
-                captured_at: None,
-                clock: ClockState::Unset,
-            },
+            stamp: Stamp { mono_us: 1, captured_at: None, clock: ClockState::Unset },
             planes: Planes::from_vecs(2, 2, planes, Matrix::Bt601, Range::Full).unwrap(),
             position: None,
         }
@@ -332,9 +276,7 @@ mod tests {
             if n % 5 == 4 {
                 // It passes over runs at once, and works on a frame for five of the camera's.
                 frames += usize::from(
-                    taken
-                        .try_iter()
-                        .any(|captured| matches!(captured, Captured::Frame(_))),
+                    taken.try_iter().any(|captured| matches!(captured, Captured::Frame(_))),
                 );
             }
         }

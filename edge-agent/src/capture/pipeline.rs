@@ -74,10 +74,7 @@ impl Pipeline {
             Some(place_ns) => {
                 opened.set_state(gst::State::Paused)?;
                 opened.wait_for_first_frame()?;
-                opened.wind(
-                    place_ns,
-                    gst::SeekFlags::KEY_UNIT | gst::SeekFlags::SNAP_BEFORE,
-                )?;
+                opened.wind(place_ns, gst::SeekFlags::KEY_UNIT | gst::SeekFlags::SNAP_BEFORE)?;
                 opened.set_state(gst::State::Playing)?;
             }
             None => opened.set_state(gst::State::Playing)?,
@@ -93,19 +90,12 @@ impl Pipeline {
         let convert = source::finish(source::element("videoconvert")?)?;
         let sink = sink(in_real_time(source));
         let pipeline = gst::Pipeline::new();
-        let failed = |step| CaptureError::Build {
-            source_name: source_name.clone(),
-            step,
-        };
+        let failed = |step| CaptureError::Build { source_name: source_name.clone(), step };
 
         for element in head.elements.iter().chain([&convert, sink.upcast_ref()]) {
-            pipeline
-                .add(element)
-                .map_err(|_| failed("adding an element"))?;
+            pipeline.add(element).map_err(|_| failed("adding an element"))?;
         }
-        convert
-            .link(&sink)
-            .map_err(|_| failed("linking the sink"))?;
+        convert.link(&sink).map_err(|_| failed("linking the sink"))?;
         let decoder = Arc::new(Mutex::new(None));
         let last = head.elements.last().ok_or_else(|| failed("no element"))?;
         if head.decodes {
@@ -113,16 +103,13 @@ impl Pipeline {
             keep_to(last, choice);
             link_when_known(last, &convert);
         } else {
-            last.link(&convert)
-                .map_err(|_| failed("linking the source"))?;
+            last.link(&convert).map_err(|_| failed("linking the source"))?;
         }
         for pair in head.elements.windows(2) {
             if head.linked_later {
                 link_when_known(&pair[0], &pair[1]);
             } else {
-                pair[0]
-                    .link(&pair[1])
-                    .map_err(|_| failed("linking the source's parts"))?;
+                pair[0].link(&pair[1]).map_err(|_| failed("linking the source's parts"))?;
             }
         }
         let bus = pipeline.bus().ok_or_else(|| failed("no bus"))?;
@@ -141,10 +128,7 @@ impl Pipeline {
 
     /// The element that decodes, once it is known.
     pub fn decoder(&self) -> Option<String> {
-        self.decoder
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.decoder.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Frames it gave since it was opened.
@@ -189,34 +173,25 @@ impl Pipeline {
 
     fn wind(&self, to_ns: u64, flags: gst::SeekFlags) -> Result<(), CaptureError> {
         let to = gst::ClockTime::from_nseconds(to_ns);
-        self.pipeline
-            .seek_simple(gst::SeekFlags::FLUSH | flags, to)
-            .map_err(|_| CaptureError::Wind {
-                source_name: self.source_name.clone(),
-                to_ms: to_ns / 1_000_000,
-            })
+        self.pipeline.seek_simple(gst::SeekFlags::FLUSH | flags, to).map_err(|_| {
+            CaptureError::Wind { source_name: self.source_name.clone(), to_ms: to_ns / 1_000_000 }
+        })
     }
 
     fn set_state(&self, state: gst::State) -> Result<(), CaptureError> {
         match self.pipeline.set_state(state) {
             Ok(_) => Ok(()),
-            Err(_) => Err(self
-                .error_on_bus()
-                .unwrap_or_else(|| CaptureError::Unreachable {
-                    source_name: self.source_name.clone(),
-                    why: "it does not start".to_owned(),
-                })),
+            Err(_) => Err(self.error_on_bus().unwrap_or_else(|| CaptureError::Unreachable {
+                source_name: self.source_name.clone(),
+                why: "it does not start".to_owned(),
+            })),
         }
     }
 
     /// A pipeline can be wound only once its first frame was decoded.
     fn wait_for_first_frame(&self) -> Result<(), CaptureError> {
         let limit = gst::ClockTime::from_seconds(10);
-        let kinds = [
-            gst::MessageType::AsyncDone,
-            gst::MessageType::Error,
-            gst::MessageType::Eos,
-        ];
+        let kinds = [gst::MessageType::AsyncDone, gst::MessageType::Error, gst::MessageType::Eos];
         match self.bus.timed_pop_filtered(limit, &kinds) {
             Some(message) => match message.view() {
                 gst::MessageView::Error(error) => Err(self.error(error)),
@@ -250,34 +225,23 @@ impl Pipeline {
     }
 
     fn picture(&mut self, sample: &gst::Sample) -> Result<Picture, CaptureError> {
-        let failed = |source| CaptureError::Frame {
-            source_name: self.source_name.clone(),
-            source,
-        };
-        let info = sample
-            .caps()
-            .and_then(|caps| gst_video::VideoInfo::from_caps(caps).ok());
+        let failed = |source| CaptureError::Frame { source_name: self.source_name.clone(), source };
+        let info = sample.caps().and_then(|caps| gst_video::VideoInfo::from_caps(caps).ok());
         let (Some(info), Some(buffer)) = (info, sample.buffer_owned()) else {
-            return Err(failed(super::planes::PlanesError::Map(
-                gst::glib::bool_error!("a sample without caps or buffer"),
-            )));
+            return Err(failed(super::planes::PlanesError::Map(gst::glib::bool_error!(
+                "a sample without caps or buffer"
+            ))));
         };
         let pts = buffer.pts();
         let planes = Planes::map(buffer, &info).map_err(failed)?;
         let (media_time_ns, age) = self.times(sample, pts);
         self.pictures += 1;
         self.last_media_time_ns = Some(media_time_ns);
-        Ok(Picture {
-            planes,
-            media_time_ns,
-            age,
-        })
+        Ok(Picture { planes, media_time_ns, age })
     }
 
     fn times(&self, sample: &gst::Sample, pts: Option<gst::ClockTime>) -> (u64, Duration) {
-        let segment = sample
-            .segment()
-            .and_then(|s| s.downcast_ref::<gst::ClockTime>());
+        let segment = sample.segment().and_then(|s| s.downcast_ref::<gst::ClockTime>());
         let stream_time = segment.and_then(|s| s.to_stream_time(pts));
         // A still has no time, and a bare H.264 stream may lack it: each frame then stands just
         // behind the one before.
@@ -305,10 +269,7 @@ impl Drop for Pipeline {
 }
 
 fn is_live(source: &Source) -> bool {
-    matches!(
-        source,
-        Source::V4l2(_) | Source::Rtsp(_) | Source::TestPattern(_)
-    )
+    matches!(source, Source::V4l2(_) | Source::Rtsp(_) | Source::TestPattern(_))
 }
 
 /// Whether the sink has to keep the stream's pace: a live source keeps its own.
@@ -321,9 +282,7 @@ fn in_real_time(source: &Source) -> bool {
 }
 
 fn sink(sync: bool) -> gst_app::AppSink {
-    let caps = gst::Caps::builder("video/x-raw")
-        .field("format", "I420")
-        .build();
+    let caps = gst::Caps::builder("video/x-raw").field("format", "I420").build();
     gst_app::AppSink::builder()
         .caps(&caps)
         .max_buffers(DECODED_WAITING)
@@ -352,12 +311,8 @@ fn link_when_known(from: &gst::Element, to: &gst::Element) {
 /// Makes a decoding bin use the decoders that were chosen.
 fn keep_to(decodebin: &gst::Element, choice: Choice) {
     decodebin.connect("autoplug-factories", false, move |values| {
-        let caps = values
-            .get(2)
-            .and_then(|value| value.get::<gst::Caps>().ok());
-        let candidates = caps
-            .map(|caps| choice.candidates(&caps))
-            .unwrap_or_default();
+        let caps = values.get(2).and_then(|value| value.get::<gst::Caps>().ok());
+        let candidates = caps.map(|caps| choice.candidates(&caps)).unwrap_or_default();
         let candidates = candidates.iter().map(|factory| factory.to_value());
         Some(gst::glib::ValueArray::new(candidates).to_value())
     });
@@ -368,10 +323,7 @@ fn watch_decoders(pipeline: &gst::Pipeline, decoder: &Arc<Mutex<Option<String>>>
     let decoder = Arc::clone(decoder);
     pipeline.connect_deep_element_added(move |_, _, element| {
         let decodes = gst::ElementFactoryType::DECODER | gst::ElementFactoryType::MEDIA_VIDEO;
-        if let Some(factory) = element
-            .factory()
-            .filter(|factory| factory.has_type(decodes))
-        {
+        if let Some(factory) = element.factory().filter(|factory| factory.has_type(decodes)) {
             let mut decoder = decoder.lock().unwrap_or_else(PoisonError::into_inner);
             *decoder = Some(factory.name().to_string());
         }

@@ -50,6 +50,10 @@ pub struct Planes {
     range: Range,
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "lives in an Arc; a box would be one more allocation"
+)]
 enum Memory {
     Mapped(gst_video::VideoFrame<gst_video::video_frame::Readable>),
     Owned([(Vec<u8>, usize); 3]),
@@ -114,14 +118,7 @@ impl Planes {
         matrix: Matrix,
         range: Range,
     ) -> Result<Self, PlanesError> {
-        Self {
-            memory: Arc::new(Memory::Owned(planes)),
-            width,
-            height,
-            matrix,
-            range,
-        }
-        .checked()
+        Self { memory: Arc::new(Memory::Owned(planes)), width, height, matrix, range }.checked()
     }
 
     fn checked(self) -> Result<Self, PlanesError> {
@@ -130,12 +127,7 @@ impl Planes {
                 && plane.data.len() >= plane.stride * plane.height as usize;
             if !fits || self.width == 0 || self.height == 0 {
                 let (width, height, bytes) = (self.width, self.height, plane.data.len());
-                return Err(PlanesError::TooSmall {
-                    index,
-                    width,
-                    height,
-                    bytes,
-                });
+                return Err(PlanesError::TooSmall { index, width, height, bytes });
             }
         }
         Ok(self)
@@ -153,12 +145,7 @@ impl Planes {
             ),
             Memory::Owned(planes) => (planes[index].0.as_slice(), planes[index].1),
         };
-        Plane {
-            data,
-            stride,
-            width,
-            height,
-        }
+        Plane { data, stride, width, height }
     }
 
     /// Luma.
@@ -199,13 +186,7 @@ impl Planes {
 
 impl fmt::Debug for Planes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            width,
-            height,
-            matrix,
-            range,
-            ..
-        } = self;
+        let Self { width, height, matrix, range, .. } = self;
         write!(f, "Planes({width}x{height}, {matrix:?}, {range:?})")
     }
 }

@@ -15,11 +15,7 @@ pub struct Sampler {
 impl Sampler {
     /// Takes the first frame it sees.
     pub fn new(sampling: Sampling) -> Self {
-        Self {
-            sampling,
-            to_pass: 0,
-            last_slot: None,
-        }
+        Self { sampling, to_pass: 0, last_slot: None }
     }
 
     /// Goes on behind a frame that was taken, so that an interrupted recording gives the same frames
@@ -62,41 +58,24 @@ mod tests {
     use super::*;
 
     fn taken(mut sampler: Sampler, frames: impl Iterator<Item = u64>, fps: u64) -> Vec<u64> {
-        frames
-            .filter(|frame| sampler.takes(frame * 1_000_000_000 / fps))
-            .collect()
+        frames.filter(|frame| sampler.takes(frame * 1_000_000_000 / fps)).collect()
     }
 
     #[test]
     fn every_third_frame_begins_with_the_first() {
-        assert_eq!(
-            taken(Sampler::new(Sampling::Every(3)), 0..10, 30),
-            [0, 3, 6, 9]
-        );
+        assert_eq!(taken(Sampler::new(Sampling::Every(3)), 0..10, 30), [0, 3, 6, 9]);
     }
 
     #[test]
     fn a_rate_is_kept_on_a_source_that_is_no_multiple_of_it() {
-        assert_eq!(
-            taken(Sampler::new(Sampling::Fps(10.0)), 0..250, 25).len(),
-            100
-        );
-        assert_eq!(
-            taken(Sampler::new(Sampling::Fps(12.0)), 0..300, 30).len(),
-            120
-        );
+        assert_eq!(taken(Sampler::new(Sampling::Fps(10.0)), 0..250, 25).len(), 100);
+        assert_eq!(taken(Sampler::new(Sampling::Fps(12.0)), 0..300, 30).len(), 120);
     }
 
     #[test]
     fn a_rate_above_the_source_takes_each_frame_once() {
-        assert_eq!(
-            taken(Sampler::new(Sampling::Fps(100.0)), 0..30, 30).len(),
-            30
-        );
-        assert_eq!(
-            taken(Sampler::new(Sampling::Fps(30.0)), 0..30, 30).len(),
-            30
-        );
+        assert_eq!(taken(Sampler::new(Sampling::Fps(100.0)), 0..30, 30).len(), 30);
+        assert_eq!(taken(Sampler::new(Sampling::Fps(30.0)), 0..30, 30).len(), 30);
     }
 
     #[test]

@@ -270,13 +270,8 @@ impl CameraSettings {
     pub fn waits_for_detector(&self) -> bool {
         matches!(
             &self.source,
-            Source::File(FileSource {
-                pace: Pace::None,
-                ..
-            }) | Source::Uri(UriSource {
-                pace: Pace::None,
-                ..
-            })
+            Source::File(FileSource { pace: Pace::None, .. })
+                | Source::Uri(UriSource { pace: Pace::None, .. })
         )
     }
 
@@ -308,31 +303,17 @@ impl CameraSettings {
         value: impl ToString,
         range: &'static str,
     ) -> SettingsError {
-        SettingsError::Range {
-            camera: self.name.clone(),
-            field,
-            value: value.to_string(),
-            range,
-        }
+        SettingsError::Range { camera: self.name.clone(), field, value: value.to_string(), range }
     }
 
     fn contradiction(&self, what: &'static str) -> SettingsError {
-        SettingsError::Contradiction {
-            camera: self.name.clone(),
-            what,
-        }
+        SettingsError::Contradiction { camera: self.name.clone(), what }
     }
 
     fn check_readable(&self, field: &'static str, path: &PathBuf) -> Result<(), SettingsError> {
-        let opened = std::fs::File::open(path)
-            .and_then(|file| file.metadata())
-            .and_then(|meta| {
-                if meta.is_dir() {
-                    Err(std::io::ErrorKind::IsADirectory.into())
-                } else {
-                    Ok(())
-                }
-            });
+        let opened = std::fs::File::open(path).and_then(|file| file.metadata()).and_then(|meta| {
+            if meta.is_dir() { Err(std::io::ErrorKind::IsADirectory.into()) } else { Ok(()) }
+        });
         opened.map_err(|source| SettingsError::File {
             camera: self.name.clone(),
             field,
@@ -353,11 +334,7 @@ impl CameraSettings {
 
     fn check_rtsp(&self, rtsp: &RtspSource) -> Result<(), SettingsError> {
         if !rtsp.url.has_scheme(&["rtsp", "rtsps", "rtspt", "rtspu"]) {
-            return Err(self.range(
-                "source.rtsp.url",
-                &rtsp.url,
-                "an rtsp:// or rtsps:// address",
-            ));
+            return Err(self.range("source.rtsp.url", &rtsp.url, "an rtsp:// or rtsps:// address"));
         }
         if let Some(path) = &rtsp.password_file {
             self.check_readable("source.rtsp.password_file", path)?;
@@ -393,10 +370,7 @@ impl CameraSettings {
         if !(1..=240).contains(&pattern.fps) {
             return Err(self.range("source.test-pattern.fps", pattern.fps, "1 to 240"));
         }
-        if pattern
-            .frames
-            .is_some_and(|frames| frames == 0 || frames > i32::MAX as u32)
-        {
+        if pattern.frames.is_some_and(|frames| frames == 0 || frames > i32::MAX as u32) {
             return Err(self.range("source.test-pattern.frames", 0, "1 or more, or left out"));
         }
         self.check_live()
@@ -415,11 +389,7 @@ impl CameraSettings {
         if !(1..=100).contains(&self.publish.quality) {
             return Err(self.range("publish.quality", self.publish.quality, "1 to 100"));
         }
-        if let Some(px) = self
-            .publish
-            .width_px
-            .filter(|px| !(16..=16384).contains(px))
-        {
+        if let Some(px) = self.publish.width_px.filter(|px| !(16..=16384).contains(px)) {
             return Err(self.range("publish.width_px", px, "16 to 16384"));
         }
         Ok(())

@@ -63,26 +63,19 @@ pub(super) fn scrub(source: &Source, text: &str) -> String {
 
 pub(super) fn element(factory: &str) -> Result<ElementBuilder<'_>, CaptureError> {
     if gst::ElementFactory::find(factory).is_none() {
-        return Err(CaptureError::ElementMissing {
-            element: factory.to_owned(),
-        });
+        return Err(CaptureError::ElementMissing { element: factory.to_owned() });
     }
     Ok(gst::ElementFactory::make(factory))
 }
 
 pub(super) fn finish(builder: ElementBuilder<'_>) -> Result<gst::Element, CaptureError> {
-    builder
-        .build()
-        .map_err(|error| CaptureError::ElementMissing {
-            element: error.to_string(),
-        })
+    builder.build().map_err(|error| CaptureError::ElementMissing { element: error.to_string() })
 }
 
 fn decodebin() -> Result<gst::Element, CaptureError> {
     // Without `expose-all-streams` the sound of a video is neither decoded nor waited for.
-    let builder = element("decodebin")?
-        .property("caps", video_caps())
-        .property("expose-all-streams", false);
+    let builder =
+        element("decodebin")?.property("caps", video_caps()).property("expose-all-streams", false);
     finish(builder)
 }
 
@@ -97,9 +90,7 @@ fn head_v4l2(v4l2: &V4l2Source) -> Result<Head, CaptureError> {
     for media in ["video/x-raw", "image/jpeg", "video/x-h264"] {
         let mut structure = gst::Structure::builder(media);
         if let (Some(width), Some(height)) = (v4l2.width_px, v4l2.height_px) {
-            structure = structure
-                .field("width", width as i32)
-                .field("height", height as i32);
+            structure = structure.field("width", width as i32).field("height", height as i32);
         }
         if let Some(fps) = v4l2.fps {
             structure = structure.field("framerate", gst::Fraction::new(fps as i32, 1));
@@ -108,11 +99,7 @@ fn head_v4l2(v4l2: &V4l2Source) -> Result<Head, CaptureError> {
     }
     let filter = finish(element("capsfilter")?.property("caps", caps))?;
     let elements = vec![camera, filter, decodebin()?];
-    Ok(Head {
-        elements,
-        linked_later: false,
-        decodes: true,
-    })
+    Ok(Head { elements, linked_later: false, decodes: true })
 }
 
 fn head_rtsp(rtsp: &RtspSource) -> Result<Head, CaptureError> {
@@ -125,26 +112,16 @@ fn head_rtsp(rtsp: &RtspSource) -> Result<Head, CaptureError> {
         .property("latency", rtsp.latency_ms)
         .property_from_str("protocols", protocols);
     if let Some(Credentials { user, password }) = credentials(rtsp)? {
-        builder = builder
-            .property("user-id", user)
-            .property("user-pw", password);
+        builder = builder.property("user-id", user).property("user-pw", password);
     }
     let receiver = finish(builder)?;
     // Sound is not asked for: it would cost bandwidth and be thrown away.
     receiver.connect("select-stream", false, |values| {
-        let caps = values
-            .get(2)
-            .and_then(|value| value.get::<gst::Caps>().ok());
-        let media = caps
-            .as_ref()
-            .and_then(|caps| caps.structure(0)?.get::<String>("media").ok());
+        let caps = values.get(2).and_then(|value| value.get::<gst::Caps>().ok());
+        let media = caps.as_ref().and_then(|caps| caps.structure(0)?.get::<String>("media").ok());
         Some((media.as_deref() == Some("video")).to_value())
     });
-    Ok(Head {
-        elements: vec![receiver, decodebin()?],
-        linked_later: true,
-        decodes: true,
-    })
+    Ok(Head { elements: vec![receiver, decodebin()?], linked_later: true, decodes: true })
 }
 
 fn credentials(rtsp: &RtspSource) -> Result<Option<Credentials>, CaptureError> {
@@ -153,15 +130,10 @@ fn credentials(rtsp: &RtspSource) -> Result<Option<Credentials>, CaptureError> {
         Some(path) => Some(read_password(path)?),
         None => None,
     };
-    let user = rtsp
-        .user
-        .clone()
-        .or_else(|| from_url.as_ref().map(|c| c.user.clone()));
+    let user = rtsp.user.clone().or_else(|| from_url.as_ref().map(|c| c.user.clone()));
     Ok(user.map(|user| Credentials {
         user,
-        password: password
-            .or_else(|| from_url.map(|c| c.password))
-            .unwrap_or_default(),
+        password: password.or_else(|| from_url.map(|c| c.password)).unwrap_or_default(),
     }))
 }
 
@@ -183,11 +155,7 @@ fn head_file(file: &FileSource) -> Result<Head, CaptureError> {
         source,
     })?;
     let reader = finish(element("filesrc")?.property("location", &file.path))?;
-    Ok(Head {
-        elements: vec![reader, decodebin()?],
-        linked_later: false,
-        decodes: true,
-    })
+    Ok(Head { elements: vec![reader, decodebin()?], linked_later: false, decodes: true })
 }
 
 fn head_uri(uri: &UriSource) -> Result<Head, CaptureError> {
@@ -195,18 +163,11 @@ fn head_uri(uri: &UriSource) -> Result<Head, CaptureError> {
         .property("uri", uri.uri.expose())
         .property("caps", video_caps())
         .property("expose-all-streams", false);
-    Ok(Head {
-        elements: vec![finish(builder)?],
-        linked_later: false,
-        decodes: true,
-    })
+    Ok(Head { elements: vec![finish(builder)?], linked_later: false, decodes: true })
 }
 
 fn head_pattern(pattern: &TestPatternSource) -> Result<Head, CaptureError> {
-    let frames = pattern
-        .frames
-        .and_then(|frames| i32::try_from(frames).ok())
-        .unwrap_or(-1);
+    let frames = pattern.frames.and_then(|frames| i32::try_from(frames).ok()).unwrap_or(-1);
     let maker = element("videotestsrc")?
         .property("is-live", true)
         .property("num-buffers", frames)
@@ -218,9 +179,5 @@ fn head_pattern(pattern: &TestPatternSource) -> Result<Head, CaptureError> {
         .field("framerate", gst::Fraction::new(pattern.fps as i32, 1))
         .build();
     let filter = finish(element("capsfilter")?.property("caps", caps))?;
-    Ok(Head {
-        elements: vec![finish(maker)?, filter],
-        linked_later: false,
-        decodes: false,
-    })
+    Ok(Head { elements: vec![finish(maker)?, filter], linked_later: false, decodes: false })
 }

@@ -32,10 +32,7 @@ pub struct Stamper {
 impl Stamper {
     /// Stamps by this time.
     pub fn new(timing: Timing) -> Self {
-        Self {
-            timing,
-            last_us: None,
-        }
+        Self { timing, last_us: None }
     }
 
     /// The next frame's. `mono_us` rises from frame to frame: a tracker divides by the difference.
@@ -57,11 +54,7 @@ fn live(clock: &dyn Clock, age: Duration) -> Stamp {
     let mono_us = clock.boottime_us().saturating_sub(age_us);
     let (now, clock) = clock.wall();
     let captured_at = now.and_then(|now| now.checked_sub(age).ok());
-    Stamp {
-        mono_us,
-        captured_at,
-        clock,
-    }
+    Stamp { mono_us, captured_at, clock }
 }
 
 fn recorded(start: Option<Timestamp>, media_time_ns: u64) -> Stamp {
@@ -72,11 +65,7 @@ fn recorded(start: Option<Timestamp>, media_time_ns: u64) -> Stamp {
         Some(_) => ClockState::Synchronised,
         None => ClockState::Unset,
     };
-    Stamp {
-        mono_us: media_time_ns / 1_000,
-        captured_at,
-        clock,
-    }
+    Stamp { mono_us: media_time_ns / 1_000, captured_at, clock }
 }
 
 #[cfg(test)]
@@ -99,10 +88,7 @@ mod tests {
     fn a_live_frame_is_stamped_with_the_moment_it_was_made_by_both_clocks() {
         let stamp = Stamper::new(Timing::Live).stamp(&Fixed, 77, Duration::from_millis(200));
         assert_eq!(stamp.mono_us, 4_800_000);
-        assert_eq!(
-            stamp.captured_at.unwrap().to_string(),
-            "2026-05-01T11:59:59.8Z"
-        );
+        assert_eq!(stamp.captured_at.unwrap().to_string(), "2026-05-01T11:59:59.8Z");
         assert_eq!(stamp.clock, ClockState::Unsynchronised);
     }
 
@@ -112,10 +98,7 @@ mod tests {
         let mut stamper = Stamper::new(Timing::Recording { start: Some(start) });
         let stamp = stamper.stamp(&Fixed, 1_500_000_000, Duration::ZERO);
         assert_eq!(stamp.mono_us, 1_500_000);
-        assert_eq!(
-            stamp.captured_at.unwrap().to_string(),
-            "2026-01-01T00:00:01.5Z"
-        );
+        assert_eq!(stamp.captured_at.unwrap().to_string(), "2026-01-01T00:00:01.5Z");
         assert_eq!(stamp.clock, ClockState::Synchronised);
     }
 

@@ -62,15 +62,8 @@ impl CameraAccount {
             size_px: None,
             reopened: 0,
         };
-        let inner = Inner {
-            view,
-            last_frame: None,
-            rate: Rate::new(Instant::now()),
-        };
-        Self {
-            camera,
-            inner: Mutex::new(inner),
-        }
+        let inner = Inner { view, last_frame: None, rate: Rate::new(Instant::now()) };
+        Self { camera, inner: Mutex::new(inner) }
     }
 
     /// Which camera.
@@ -99,11 +92,7 @@ impl CameraAccount {
         let mut inner = self.lock();
         inner.view.state = state;
         inner.view.problem = problem;
-        let up = if state == CameraState::Running {
-            1.0
-        } else {
-            0.0
-        };
+        let up = if state == CameraState::Running { 1.0 } else { 0.0 };
         metrics::gauge!("picket_agent_capture_running", "camera" => self.camera.to_string())
             .set(up);
     }
@@ -161,11 +150,7 @@ struct Rate {
 
 impl Rate {
     fn new(start: Instant) -> Self {
-        Self {
-            start,
-            second: 0,
-            counts: [0; RATE_SECONDS as usize + 1],
-        }
+        Self { start, second: 0, counts: [0; RATE_SECONDS as usize + 1] }
     }
 
     fn slot(second: u64) -> usize {

@@ -65,34 +65,20 @@ pub fn list() -> Vec<Result<V4l2Device, V4l2Error>> {
     let mut numbered: Vec<(u32, PathBuf)> = entries
         .flatten()
         .filter_map(|entry| {
-            let number = entry
-                .file_name()
-                .to_str()?
-                .strip_prefix("video")?
-                .parse()
-                .ok()?;
+            let number = entry.file_name().to_str()?.strip_prefix("video")?.parse().ok()?;
             Some((number, entry.path()))
         })
         .collect();
     numbered.sort();
-    numbered
-        .iter()
-        .filter_map(|(_, path)| describe(path).transpose())
-        .collect()
+    numbered.iter().filter_map(|(_, path)| describe(path).transpose()).collect()
 }
 
 /// `None` for a device file that is no camera: each camera has others, for metadata.
 fn describe(path: &Path) -> Result<Option<V4l2Device>, V4l2Error> {
-    let failed = |source| V4l2Error {
-        path: path.to_owned(),
-        source,
-    };
+    let failed = |source| V4l2Error { path: path.to_owned(), source };
     let device = v4l::Device::with_path(path).map_err(failed)?;
     let abilities = device.query_caps().map_err(failed)?;
-    if !abilities
-        .capabilities
-        .intersects(Flags::VIDEO_CAPTURE | Flags::VIDEO_CAPTURE_MPLANE)
-    {
+    if !abilities.capabilities.intersects(Flags::VIDEO_CAPTURE | Flags::VIDEO_CAPTURE_MPLANE) {
         return Ok(None);
     }
     let described = device.enum_formats().map_err(failed)?;
@@ -124,16 +110,11 @@ fn sizes(device: &v4l::Device, fourcc: FourCC) -> Vec<V4l2Size> {
         .map(|known| {
             let (size_px, from_px) = match known.size {
                 FrameSizeEnum::Discrete(size) => ((size.width, size.height), None),
-                FrameSizeEnum::Stepwise(range) => (
-                    (range.max_width, range.max_height),
-                    Some((range.min_width, range.min_height)),
-                ),
+                FrameSizeEnum::Stepwise(range) => {
+                    ((range.max_width, range.max_height), Some((range.min_width, range.min_height)))
+                }
             };
-            V4l2Size {
-                size_px,
-                from_px,
-                rates_fps: rates_fps(device, fourcc, size_px),
-            }
+            V4l2Size { size_px, from_px, rates_fps: rates_fps(device, fourcc, size_px) }
         })
         .collect()
 }
@@ -142,9 +123,7 @@ fn rates_fps(device: &v4l::Device, fourcc: FourCC, (width, height): (u32, u32)) 
     let per_second = |interval: &v4l::Fraction| {
         f64::from(interval.denominator) / f64::from(interval.numerator.max(1))
     };
-    let known = device
-        .enum_frameintervals(fourcc, width, height)
-        .unwrap_or_default();
+    let known = device.enum_frameintervals(fourcc, width, height).unwrap_or_default();
     known
         .iter()
         .map(|known| match &known.interval {

@@ -92,20 +92,14 @@ impl ToJpeg {
             };
         }
         let cross = (matrix == Matrix::Bt709).then(Cross::from_bt709);
-        Some(Self {
-            luma,
-            chroma,
-            cross,
-        })
+        Some(Self { luma, chroma, cross })
     }
 
     /// Rewrites planes without gaps between their rows, in place.
     pub fn rewrite(&self, width: usize, y: &mut [u8], u: &mut [u8], v: &mut [u8]) {
         let chroma_width = width.div_ceil(2);
         match &self.cross {
-            None => y
-                .iter_mut()
-                .for_each(|sample| *sample = byte(self.luma[usize::from(*sample)])),
+            None => y.iter_mut().for_each(|sample| *sample = byte(self.luma[usize::from(*sample)])),
             Some(cross) => {
                 for (row, samples) in y.chunks_mut(width).enumerate() {
                     let from = row / 2 * chroma_width;
@@ -119,10 +113,7 @@ impl ToJpeg {
         }
         for (u, v) in u.iter_mut().zip(v) {
             let (cu, cv) = (self.chroma[usize::from(*u)], self.chroma[usize::from(*v)]);
-            let (new_u, new_v) = self
-                .cross
-                .as_ref()
-                .map_or((cu, cv), |cross| cross.chroma(cu, cv));
+            let (new_u, new_v) = self.cross.as_ref().map_or((cu, cv), |cross| cross.chroma(cu, cv));
             (*u, *v) = (byte(new_u + (128 << 16)), byte(new_v + (128 << 16)));
         }
     }
@@ -155,10 +146,7 @@ impl Cross {
     }
 
     fn luma(&self, u: u8, v: u8, tables: &ToJpeg) -> i32 {
-        let (u, v) = (
-            tables.chroma[usize::from(u)] >> 10,
-            tables.chroma[usize::from(v)] >> 10,
-        );
+        let (u, v) = (tables.chroma[usize::from(u)] >> 10, tables.chroma[usize::from(v)] >> 10);
         u * self.y_u + v * self.y_v
     }
 
@@ -208,10 +196,7 @@ mod tests {
                 let [y, u, v] = yuv(colour, matrix, range);
                 let back = ToRgb::new(matrix, range).rgb(y, u, v);
                 for (back, colour) in back.into_iter().zip(colour) {
-                    assert!(
-                        (f32::from(back) - colour).abs() <= 2.5,
-                        "{matrix:?} {range:?}"
-                    );
+                    assert!((f32::from(back) - colour).abs() <= 2.5, "{matrix:?} {range:?}");
                 }
             }
         }

@@ -164,22 +164,10 @@ pub struct FileDetections {
 impl FileDetections {
     /// Opens a video or a still.
     pub fn open(detector: Detector, path: &Path) -> Result<Self, CommandError> {
-        let failed = |source| CommandError::Capture {
-            path: path.to_owned(),
-            source,
-        };
-        let source = FileSource {
-            path: path.to_owned(),
-            repeat: false,
-            pace: Pace::None,
-        };
+        let failed = |source| CommandError::Capture { path: path.to_owned(), source };
+        let source = FileSource { path: path.to_owned(), repeat: false, pace: Pace::None };
         let pipeline = Pipeline::open(&Source::File(source), None, None).map_err(failed)?;
-        Ok(Self {
-            path: path.to_owned(),
-            pipeline,
-            detector,
-            frames: 0,
-        })
+        Ok(Self { path: path.to_owned(), pipeline, detector, frames: 0 })
     }
 
     /// The next frame's; `None` at the end.
@@ -191,23 +179,16 @@ impl FileDetections {
                 Ok(Next::Nothing) => {}
                 Ok(Next::End) => return Ok(None),
                 Err(source) => {
-                    return Err(CommandError::Capture {
-                        path: path(),
-                        source,
-                    });
+                    return Err(CommandError::Capture { path: path(), source });
                 }
             }
         };
         let frame = self.frames;
         self.frames += 1;
-        let detections =
-            self.detector
-                .detect(&picture.planes)
-                .map_err(|source| CommandError::Detect {
-                    path: path(),
-                    frame,
-                    source,
-                })?;
+        let detections = self
+            .detector
+            .detect(&picture.planes)
+            .map_err(|source| CommandError::Detect { path: path(), frame, source })?;
         let (input_width, input_height) = self.detector.seen().picture_px;
         Ok(Some(FrameReport {
             frame,
@@ -223,18 +204,9 @@ impl FileDetections {
 
 fn in_words(report: &FrameReport) -> String {
     let seconds = report.media_time_ns as f64 / 1e9;
-    let mut line = format!(
-        "frame {} at {seconds:.3} s: {} found",
-        report.frame,
-        report.detections.len()
-    );
-    for Detection {
-        box_px: [x, y, width, height],
-        score,
-        class,
-        ..
-    } in &report.detections
-    {
+    let mut line =
+        format!("frame {} at {seconds:.3} s: {} found", report.frame, report.detections.len());
+    for Detection { box_px: [x, y, width, height], score, class, .. } in &report.detections {
         line += &format!("; {class} {score:.2} at {x:.0},{y:.0} {width:.0}x{height:.0}");
     }
     line

@@ -106,23 +106,15 @@ impl Detector {
 
     /// The faces in a frame, the surest first, in pixels of the frame.
     pub fn detect(&mut self, planes: &Planes) -> Result<Vec<Detection>, DetectError> {
-        self.tensor
-            .fill(planes, self.input_width_px)
-            .map_err(DetectError::Resize)?;
+        self.tensor.fill(planes, self.input_width_px).map_err(DetectError::Resize)?;
         let faces = self.compute()?;
         let boxes: Vec<[f32; 4]> = faces.iter().map(|face| face.box_px).collect();
         let scores: Vec<f32> = faces.iter().map(|face| face.score).collect();
         let mut kept = suppression::keep(&boxes, &scores, self.nms_iou);
         kept.truncate(MAX_DETECTIONS);
         let (width, height) = self.tensor.picture_px;
-        let scale = [
-            planes.width() as f32 / width as f32,
-            planes.height() as f32 / height as f32,
-        ];
-        Ok(kept
-            .into_iter()
-            .map(|index| detection(&faces[index], scale))
-            .collect())
+        let scale = [planes.width() as f32 / width as f32, planes.height() as f32 / height as f32];
+        Ok(kept.into_iter().map(|index| detection(&faces[index], scale)).collect())
     }
 
     /// Every face that reaches the threshold, in pixels of the model's picture.
@@ -135,15 +127,10 @@ impl Detector {
         let inputs = ort::inputs![self.model.input.as_str() => input];
         let outputs = self.model.session.run(inputs).map_err(failed)?;
         let values = |name: &'static str| {
-            let value = outputs
-                .get(name)
-                .ok_or(DetectError::Output { name, source: None })?;
+            let value = outputs.get(name).ok_or(DetectError::Output { name, source: None })?;
             let read = value.try_extract_tensor::<f32>();
             read.map(|(_, values)| values)
-                .map_err(|source| DetectError::Output {
-                    name,
-                    source: Some(source),
-                })
+                .map_err(|source| DetectError::Output { name, source: Some(source) })
         };
         let mut faces = Vec::new();
         for (stride, [class, object, boxes, landmarks]) in STRIDES.into_iter().zip(OUTPUTS) {
@@ -167,11 +154,7 @@ fn detection(face: &Face, [scale_x, scale_y]: [f32; 2]) -> Detection {
         box_px: [x * scale_x, y * scale_y, width * scale_x, height * scale_y],
         score: face.score,
         class: CLASS.to_owned(),
-        landmarks: face
-            .landmarks
-            .iter()
-            .map(|[x, y]| [x * scale_x, y * scale_y])
-            .collect(),
+        landmarks: face.landmarks.iter().map(|[x, y]| [x * scale_x, y * scale_y]).collect(),
         quality: None,
     }
 }

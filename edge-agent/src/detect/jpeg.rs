@@ -69,43 +69,21 @@ impl Encoder {
         planes: &Planes,
         publish: &PublishSettings,
     ) -> Result<Jpeg, JpegError> {
-        let width = publish
-            .width_px
-            .unwrap_or(planes.width())
-            .min(planes.width());
+        let width = publish.width_px.unwrap_or(planes.width()).min(planes.width());
         let height = height_at(width, (planes.width(), planes.height()));
         let to_jpeg = ToJpeg::new(planes.matrix(), planes.range());
-        let even = width % 2 == 0 && height % 2 == 0;
+        let even = width.is_multiple_of(2) && height.is_multiple_of(2);
         let encoded = if width == planes.width() && even && to_jpeg.is_none() {
             let (y, u, v) = (planes.y(), planes.u(), planes.v());
-            compress(
-                &mut self.compressor,
-                (width, height),
-                [y, u, v],
-                publish.quality,
-            )
+            compress(&mut self.compressor, (width, height), [y, u, v], publish.quality)
         } else {
-            self.rewrite(planes, (width, height), to_jpeg)
-                .map_err(JpegError::Resize)?;
+            self.rewrite(planes, (width, height), to_jpeg).map_err(JpegError::Resize)?;
             make_even((width as usize, height as usize), &mut self.y);
             let planes = without_gaps((width, height), [&self.y, &self.u, &self.v]);
-            compress(
-                &mut self.compressor,
-                (width, height),
-                planes,
-                publish.quality,
-            )
+            compress(&mut self.compressor, (width, height), planes, publish.quality)
         };
-        let bytes = encoded.map_err(|source| JpegError::Encode {
-            width,
-            height,
-            source,
-        })?;
-        Ok(Jpeg {
-            width,
-            height,
-            bytes,
-        })
+        let bytes = encoded.map_err(|source| JpegError::Encode { width, height, source })?;
+        Ok(Jpeg { width, height, bytes })
     }
 
     fn rewrite(
@@ -115,8 +93,7 @@ impl Encoder {
         to_jpeg: Option<ToJpeg>,
     ) -> Result<(), ResizeError> {
         let chroma = (width.div_ceil(2), height.div_ceil(2));
-        self.resizer
-            .resize(planes.y(), (width, height), &mut self.y)?;
+        self.resizer.resize(planes.y(), (width, height), &mut self.y)?;
         self.resizer.resize(planes.u(), chroma, &mut self.u)?;
         self.resizer.resize(planes.v(), chroma, &mut self.v)?;
         if let Some(to_jpeg) = to_jpeg {
@@ -142,12 +119,8 @@ fn make_even((width, height): (usize, usize), y: &mut Vec<u8>) {
 /// Planes without gaps between their rows, the luma filled up to an even size.
 fn without_gaps<'a>((width, height): (u32, u32), [y, u, v]: [&'a [u8]; 3]) -> [Plane<'a>; 3] {
     let (chroma_width, chroma_height) = (width.div_ceil(2), height.div_ceil(2));
-    let plane = |data: &'a [u8], width: u32, height| Plane {
-        data,
-        stride: width as usize,
-        width,
-        height,
-    };
+    let plane =
+        |data: &'a [u8], width: u32, height| Plane { data, stride: width as usize, width, height };
     [
         plane(y, 2 * chroma_width, 2 * chroma_height),
         plane(u, chroma_width, chroma_height),

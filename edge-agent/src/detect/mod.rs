@@ -45,6 +45,10 @@ use worker::{Input, Worker};
 
 /// What detection hands on. Every captured `seq` is in exactly one of these.
 #[derive(Debug, Clone)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are observations; a box for each costs more"
+)]
 pub enum Observed {
     /// A frame that was looked at.
     Observation {
@@ -101,18 +105,9 @@ pub fn spawn(
     let identity = detector.identity().clone();
     let inputs = inputs
         .into_iter()
-        .map(|(camera, publish, frames)| Input {
-            camera,
-            publish,
-            frames,
-        })
+        .map(|(camera, publish, frames)| Input { camera, publish, frames })
         .collect();
-    let worker = Worker {
-        detector,
-        encoder,
-        inputs,
-        out,
-    };
+    let worker = Worker { detector, encoder, inputs, out };
     let join = std::thread::Builder::new()
         .name("detect".to_owned())
         .spawn(move || worker.run())

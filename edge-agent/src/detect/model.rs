@@ -68,32 +68,19 @@ impl Model {
     pub fn load(settings: &DetectSettings, runtime: &Runtime) -> Result<Self, ModelError> {
         let path = &settings.model;
         // Read once and loaded from memory, so that what was checked is what is used.
-        let bytes = std::fs::read(path).map_err(|source| ModelError::Read {
-            path: path.clone(),
-            source,
-        })?;
+        let bytes = std::fs::read(path)
+            .map_err(|source| ModelError::Read { path: path.clone(), source })?;
         let sha256 = hex(&Sha256::digest(&bytes));
         if let Some(expected) = &settings.model_sha256
             && !expected.eq_ignore_ascii_case(&sha256)
         {
             let (path, expected) = (path.clone(), expected.clone());
-            return Err(ModelError::WrongHash {
-                path,
-                found: sha256,
-                expected,
-            });
+            return Err(ModelError::WrongHash { path, found: sha256, expected });
         }
-        let session =
-            open(&bytes, settings.threads, runtime).map_err(|source| ModelError::Load {
-                path: path.clone(),
-                source,
-            })?;
+        let session = open(&bytes, settings.threads, runtime)
+            .map_err(|source| ModelError::Load { path: path.clone(), source })?;
         let input = check(path, &session)?;
-        Ok(Self {
-            session,
-            sha256,
-            input,
-        })
+        Ok(Self { session, sha256, input })
     }
 }
 
@@ -110,37 +97,20 @@ fn open(bytes: &[u8], threads: usize, runtime: &Runtime) -> Result<Session, ort:
 }
 
 fn check(path: &Path, session: &Session) -> Result<String, ModelError> {
-    let refuse = |what: String| ModelError::NotYunet {
-        path: path.to_owned(),
-        what,
-    };
+    let refuse = |what: String| ModelError::NotYunet { path: path.to_owned(), what };
     for name in yunet::OUTPUTS.iter().flatten() {
-        if !session
-            .outputs()
-            .iter()
-            .any(|output| output.name() == *name)
-        {
+        if !session.outputs().iter().any(|output| output.name() == *name) {
             return Err(refuse(format!("it has no output {name}")));
         }
     }
     let [input] = session.inputs() else {
-        return Err(refuse(format!(
-            "it has {} inputs, not one",
-            session.inputs().len()
-        )));
+        return Err(refuse(format!("it has {} inputs, not one", session.inputs().len())));
     };
-    match input
-        .dtype()
-        .tensor_shape()
-        .map(|shape| shape.to_vec())
-        .as_deref()
-    {
+    match input.dtype().tensor_shape().map(|shape| shape.to_vec()).as_deref() {
         Some([_, 3, height, width]) if *height < 0 && *width < 0 => Ok(input.name().to_owned()),
         Some([_, 3, height, width]) => Err(refuse(format!(
             "its input is fixed to {width}x{height}; models/fetch.py makes one of any size"
         ))),
-        shape => Err(refuse(format!(
-            "its input has the shape {shape:?}, not N x 3 x H x W"
-        ))),
+        shape => Err(refuse(format!("its input has the shape {shape:?}, not N x 3 x H x W"))),
     }
 }

@@ -33,10 +33,7 @@ impl PlaneResizer {
         into: &mut Vec<u8>,
     ) -> Result<(), ResizeError> {
         into.resize(width as usize * height as usize, 0);
-        let failed = || ResizeError {
-            from: (plane.width, plane.height),
-            to: (width, height),
-        };
+        let failed = || ResizeError { from: (plane.width, plane.height), to: (width, height) };
         let stride = u32::try_from(plane.stride).map_err(|_| failed())?;
         let with_gaps = TypedImageRef::<U8>::from_buffer(stride, plane.height, plane.data)
             .map_err(|_| failed())?;
@@ -45,9 +42,7 @@ impl PlaneResizer {
         let mut to = TypedImage::<U8>::from_buffer(width, height, into).map_err(|_| failed())?;
         let options = fir::ResizeOptions::new()
             .resize_alg(fir::ResizeAlg::Convolution(fir::FilterType::Bilinear));
-        self.resizer
-            .resize_typed(&from, &mut to, &options)
-            .map_err(|_| failed())
+        self.resizer.resize_typed(&from, &mut to, &options).map_err(|_| failed())
     }
 }
 
@@ -65,17 +60,10 @@ mod tests {
     fn what_lies_between_the_rows_is_not_part_of_the_picture() {
         // Rows of 4 samples with 4 bytes of rubbish behind each.
         let data: Vec<u8> = [[100u8, 100, 100, 100, 255, 0, 255, 0]; 4].concat();
-        let plane = Plane {
-            data: &data,
-            stride: 8,
-            width: 4,
-            height: 4,
-        };
+        let plane = Plane { data: &data, stride: 8, width: 4, height: 4 };
         for size in [(2, 2), (4, 4), (7, 9)] {
             let mut resized = Vec::new();
-            PlaneResizer::default()
-                .resize(plane, size, &mut resized)
-                .unwrap();
+            PlaneResizer::default().resize(plane, size, &mut resized).unwrap();
             assert_eq!(resized, vec![100; (size.0 * size.1) as usize], "{size:?}");
         }
     }

@@ -62,35 +62,23 @@ impl Runtime {
     pub fn load(path: &Path) -> Result<Self, RuntimeError> {
         let library = path
             .canonicalize()
-            .map_err(|source| RuntimeError::Missing {
-                path: path.to_owned(),
-                source,
-            })?;
+            .map_err(|source| RuntimeError::Missing { path: path.to_owned(), source })?;
         let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
         match &*loaded {
             Some(runtime) if runtime.library == library => return Ok(runtime.clone()),
             Some(runtime) => {
                 let loaded = runtime.library.clone();
-                return Err(RuntimeError::OtherLoaded {
-                    path: path.to_owned(),
-                    loaded,
-                });
+                return Err(RuntimeError::OtherLoaded { path: path.to_owned(), loaded });
             }
             None => {}
         }
         let environment = ort::init_from(&library)
-            .map_err(|source| RuntimeError::Load {
-                path: path.to_owned(),
-                source,
-            })?
+            .map_err(|source| RuntimeError::Load { path: path.to_owned(), source })?
             .with_name("picket")
             // A camera box tells nobody what it computes.
             .with_telemetry(false)
             .build()
-            .map_err(|source| RuntimeError::Start {
-                path: path.to_owned(),
-                source,
-            })?;
+            .map_err(|source| RuntimeError::Start { path: path.to_owned(), source })?;
         let runtime = Self {
             environment,
             version: version(&library).unwrap_or_else(|| "unknown".to_owned()),

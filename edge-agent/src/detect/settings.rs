@@ -80,27 +80,16 @@ impl DetectSettings {
 
     /// Refuses what cannot work. The model and the runtime are tried when they are loaded.
     pub fn check(&self) -> Result<(), SettingsError> {
-        let refuse = |field, value: String, range| {
-            Err::<(), _>(SettingsError {
-                field,
-                value,
-                range,
-            })
-        };
-        for (field, value) in [
-            ("score_threshold", self.score_threshold),
-            ("nms_iou", self.nms_iou),
-        ] {
+        let refuse =
+            |field, value: String, range| Err::<(), _>(SettingsError { field, value, range });
+        for (field, value) in [("score_threshold", self.score_threshold), ("nms_iou", self.nms_iou)]
+        {
             if !(value > 0.0 && value <= 1.0) {
                 refuse(field, value.to_string(), "above 0 and at most 1")?;
             }
         }
         if !(32..=4096).contains(&self.input_width_px) {
-            refuse(
-                "input_width_px",
-                self.input_width_px.to_string(),
-                "32 to 4096",
-            )?;
+            refuse("input_width_px", self.input_width_px.to_string(), "32 to 4096")?;
         }
         if !(1..=64).contains(&self.threads) {
             refuse("threads", self.threads.to_string(), "1 to 64")?;
@@ -135,11 +124,7 @@ fn default_quality() -> u8 {
 
 impl Default for PublishSettings {
     fn default() -> Self {
-        Self {
-            policy: PublishPolicy::default(),
-            width_px: None,
-            quality: default_quality(),
-        }
+        Self { policy: PublishPolicy::default(), width_px: None, quality: default_quality() }
     }
 }
 

@@ -14,10 +14,7 @@ pub fn keep(boxes: &[[f32; 4]], scores: &[f32], largest_iou: f32) -> Vec<usize> 
     let mut kept: Vec<usize> = Vec::new();
     for candidate in order {
         let whole = whole_pixels(boxes[candidate]);
-        if kept
-            .iter()
-            .all(|other| iou(whole, whole_pixels(boxes[*other])) <= largest_iou)
-        {
+        if kept.iter().all(|other| iou(whole, whole_pixels(boxes[*other])) <= largest_iou) {
             kept.push(candidate);
         }
     }
@@ -37,11 +34,7 @@ fn iou(a: [i64; 4], b: [i64; 4]) -> f32 {
     };
     let both = (side(0) * side(1)) as f64;
     let either = area(a) + area(b) - both;
-    if area(a) + area(b) <= 0.0 {
-        1.0
-    } else {
-        (both / either) as f32
-    }
+    if area(a) + area(b) <= 0.0 { 1.0 } else { (both / either) as f32 }
 }
 
 #[cfg(test)]
@@ -50,11 +43,7 @@ mod tests {
 
     #[test]
     fn of_two_boxes_on_one_face_the_surer_is_kept() {
-        let boxes = [
-            [10.0, 10.0, 40.0, 40.0],
-            [12.0, 11.0, 40.0, 40.0],
-            [200.0, 10.0, 40.0, 40.0],
-        ];
+        let boxes = [[10.0, 10.0, 40.0, 40.0], [12.0, 11.0, 40.0, 40.0], [200.0, 10.0, 40.0, 40.0]];
         assert_eq!(keep(&boxes, &[0.7, 0.9, 0.8], 0.3), [1, 2]);
     }
 
@@ -68,21 +57,13 @@ mod tests {
 
     #[test]
     fn a_suppressed_box_suppresses_no_other() {
-        let boxes = [
-            [0.0, 0.0, 10.0, 10.0],
-            [4.0, 0.0, 10.0, 10.0],
-            [8.0, 0.0, 10.0, 10.0],
-        ];
+        let boxes = [[0.0, 0.0, 10.0, 10.0], [4.0, 0.0, 10.0, 10.0], [8.0, 0.0, 10.0, 10.0]];
         assert_eq!(keep(&boxes, &[0.9, 0.8, 0.7], 0.3), [0, 2]);
     }
 
     #[test]
     fn of_equally_sure_boxes_the_first_stands_first() {
-        let boxes = [
-            [0.0, 0.0, 5.0, 5.0],
-            [50.0, 0.0, 5.0, 5.0],
-            [90.0, 0.0, 5.0, 5.0],
-        ];
+        let boxes = [[0.0, 0.0, 5.0, 5.0], [50.0, 0.0, 5.0, 5.0], [90.0, 0.0, 5.0, 5.0]];
         assert_eq!(keep(&boxes, &[0.5, 0.5, 0.5], 0.3), [0, 1, 2]);
     }
 }

@@ -36,12 +36,9 @@ impl Tensor {
         let width = planes.width().min(width_px);
         let height = height_at(width, (planes.width(), planes.height()));
         self.make_room((width, height));
-        self.resizer
-            .resize(planes.y(), self.picture_px, &mut self.y)?;
-        self.resizer
-            .resize(planes.u(), self.picture_px, &mut self.u)?;
-        self.resizer
-            .resize(planes.v(), self.picture_px, &mut self.v)?;
+        self.resizer.resize(planes.y(), self.picture_px, &mut self.y)?;
+        self.resizer.resize(planes.u(), self.picture_px, &mut self.u)?;
+        self.resizer.resize(planes.v(), self.picture_px, &mut self.v)?;
         self.write(ToRgb::new(planes.matrix(), planes.range()));
         Ok(())
     }
@@ -52,10 +49,7 @@ impl Tensor {
             self.picture_px = picture_px;
             self.padded_px = (pad(picture_px.0), pad(picture_px.1));
             self.data.clear();
-            self.data.resize(
-                3 * self.padded_px.0 as usize * self.padded_px.1 as usize,
-                0.0,
-            );
+            self.data.resize(3 * self.padded_px.0 as usize * self.padded_px.1 as usize, 0.0);
         }
     }
 
@@ -69,10 +63,7 @@ impl Tensor {
         let rows = rows.zip(self.v.chunks_exact(width)).enumerate();
         for (row, ((y, u), v)) in rows {
             let at = row * padded_width..row * padded_width + width;
-            let out = blue[at.clone()]
-                .iter_mut()
-                .zip(&mut green[at.clone()])
-                .zip(&mut red[at]);
+            let out = blue[at.clone()].iter_mut().zip(&mut green[at.clone()]).zip(&mut red[at]);
             for (((blue, green), red), ((y, u), v)) in out.zip(y.iter().zip(u).zip(v)) {
                 let [r, g, b] = to_rgb.rgb(*y, *u, *v);
                 (*blue, *green, *red) = (f32::from(b), f32::from(g), f32::from(r));
@@ -103,11 +94,7 @@ mod tests {
     fn grey(width: u32, height: u32) -> Planes {
         let (w, h) = (width as usize, height as usize);
         let (cw, ch) = (w.div_ceil(2), h.div_ceil(2));
-        let planes = [
-            (vec![200; w * h], w),
-            (vec![128; cw * ch], cw),
-            (vec![128; cw * ch], cw),
-        ];
+        let planes = [(vec![200; w * h], w), (vec![128; cw * ch], cw), (vec![128; cw * ch], cw)];
         Planes::from_vecs(width, height, planes, Matrix::Bt601, Range::Full).unwrap()
     }
 
@@ -115,10 +102,7 @@ mod tests {
     fn the_picture_is_filled_up_with_zeros_to_the_right_and_below() {
         let mut tensor = Tensor::default();
         tensor.fill(&grey(1000, 500), 100).unwrap();
-        assert_eq!(
-            (tensor.picture_px, tensor.padded_px),
-            ((100, 50), (128, 64))
-        );
+        assert_eq!((tensor.picture_px, tensor.padded_px), ((100, 50), (128, 64)));
         for (at, value) in tensor.data.iter().enumerate() {
             let (x, y) = (at % 128, at / 128 % 64);
             let expected = if x < 100 && y < 50 { 200.0 } else { 0.0 };
@@ -133,16 +117,10 @@ mod tests {
         tensor.fill(&grey(640, 640), 320).unwrap();
         tensor.fill(&grey(40, 20), 320).unwrap();
         assert_eq!((tensor.picture_px, tensor.padded_px), ((40, 20), (64, 32)));
-        assert_eq!(
-            tensor.data.iter().filter(|value| **value > 0.0).count(),
-            3 * 40 * 20
-        );
+        assert_eq!(tensor.data.iter().filter(|value| **value > 0.0).count(), 3 * 40 * 20);
         // The same room, another picture: 33 and 64 are both filled up to 64.
         tensor.fill(&grey(64, 32), 320).unwrap();
         tensor.fill(&grey(33, 32), 320).unwrap();
-        assert_eq!(
-            tensor.data.iter().filter(|value| **value > 0.0).count(),
-            3 * 33 * 32
-        );
+        assert_eq!(tensor.data.iter().filter(|value| **value > 0.0).count(), 3 * 33 * 32);
     }
 }

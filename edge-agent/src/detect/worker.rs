@@ -84,10 +84,7 @@ impl Worker {
     }
 
     fn observed(&mut self, index: usize, frame: Frame, detections: Vec<Detection>) -> Observed {
-        let publishes = self.inputs[index]
-            .publish
-            .policy
-            .publishes(detections.len());
+        let publishes = self.inputs[index].publish.policy.publishes(detections.len());
         let (picture, picture_lost) = match publishes.then(|| self.picture(index, &frame)) {
             None => (None, None),
             Some(Some(picture)) => (Some(picture), None),
@@ -106,35 +103,20 @@ impl Worker {
             motion_score: None,
             // A picture that was lost is published all the same: a gap record of the frames says
             // that it is missing.
-            frame: if publishes {
-                FrameFate::Published
-            } else {
-                FrameFate::Withheld
-            },
+            frame: if publishes { FrameFate::Published } else { FrameFate::Withheld },
             detections,
         };
-        Observed::Observation {
-            observation,
-            picture,
-            picture_lost,
-            position: frame.position,
-        }
+        Observed::Observation { observation, picture, picture_lost, position: frame.position }
     }
 
     fn picture(&mut self, index: usize, frame: &Frame) -> Option<Picture> {
-        let Input {
-            camera, publish, ..
-        } = &self.inputs[index];
+        let Input { camera, publish, .. } = &self.inputs[index];
         let began = Instant::now();
         let encoded = self.encoder.encode(&frame.planes, publish);
         metrics::histogram!("picket_agent_detect_encode_seconds")
             .record(began.elapsed().as_secs_f64());
         match encoded {
-            Ok(Jpeg {
-                width,
-                height,
-                bytes,
-            }) => {
+            Ok(Jpeg { width, height, bytes }) => {
                 metrics::counter!(
                     "picket_agent_detect_pictures_total", "camera" => camera.to_string()
                 )
@@ -168,11 +150,5 @@ impl Worker {
 fn failed(frame: Frame) -> Skip {
     let seq = frame.id.seq;
     let reason = Reason::from(Reason::DETECTOR_FAILED);
-    Skip {
-        id: frame.id,
-        stamp: frame.stamp,
-        first: seq,
-        last: seq,
-        reason,
-    }
+    Skip { id: frame.id, stamp: frame.stamp, first: seq, last: seq, reason }
 }

@@ -64,30 +64,17 @@ pub fn decode(
         (grid.landmarks.len(), 10 * cells),
     ];
     if let Some((found, expected)) = lengths.into_iter().find(|(found, needed)| found != needed) {
-        return Err(GridError {
-            stride: grid.stride,
-            found,
-            expected,
-            px: padded_px,
-        });
+        return Err(GridError { stride: grid.stride, found, expected, px: padded_px });
     }
     for cell in 0..cells {
         let score = (unit(grid.class[cell]) * unit(grid.object[cell])).sqrt();
         if score < score_threshold {
             continue;
         }
-        let (column, row) = (
-            (cell % columns as usize) as f32,
-            (cell / columns as usize) as f32,
-        );
+        let (column, row) = ((cell % columns as usize) as f32, (cell / columns as usize) as f32);
         let face = face(grid, cell, column, row, score);
         // Infinite where a broken model gives a size of e^100: no box, and JSON has no word for it.
-        if face
-            .box_px
-            .iter()
-            .chain(face.landmarks.iter().flatten())
-            .all(|x| x.is_finite())
-        {
+        if face.box_px.iter().chain(face.landmarks.iter().flatten()).all(|x| x.is_finite()) {
             faces.push(face);
         }
     }
@@ -95,6 +82,7 @@ pub fn decode(
 }
 
 /// Between 0 and 1; what is not a number counts as 0.
+#[expect(clippy::manual_clamp, reason = "clamp keeps what is not a number")]
 fn unit(value: f32) -> f32 {
     value.max(0.0).min(1.0)
 }
@@ -105,19 +93,9 @@ fn face(grid: &Grid<'_>, cell: usize, column: f32, row: f32, score: f32) -> Face
     let (middle_x, middle_y) = ((column + raw[0]) * stride, (row + raw[1]) * stride);
     let (width, height) = (raw[2].exp() * stride, raw[3].exp() * stride);
     let points = &grid.landmarks[10 * cell..10 * cell + 10];
-    let point = |n: usize| {
-        [
-            (points[2 * n] + column) * stride,
-            (points[2 * n + 1] + row) * stride,
-        ]
-    };
+    let point = |n: usize| [(points[2 * n] + column) * stride, (points[2 * n + 1] + row) * stride];
     Face {
-        box_px: [
-            middle_x - width / 2.0,
-            middle_y - height / 2.0,
-            width,
-            height,
-        ],
+        box_px: [middle_x - width / 2.0, middle_y - height / 2.0, width, height],
         score,
         landmarks: [point(0), point(1), point(2), point(3), point(4)],
     }
@@ -131,13 +109,7 @@ mod tests {
         // 4 columns, 2 rows; the face is in column 1 of row 1.
         class[5] = 0.81;
         boxes[20..24].copy_from_slice(&[0.5, 0.25, 0.0, 2f32.ln()]);
-        Grid {
-            stride: 32,
-            class,
-            object: &[1.0; 8],
-            boxes,
-            landmarks: &[0.5; 80],
-        }
+        Grid { stride: 32, class, object: &[1.0; 8], boxes, landmarks: &[0.5; 80] }
     }
 
     #[test]
@@ -146,9 +118,7 @@ mod tests {
         let grid = grid_of_one_face(&mut class, &mut boxes);
         let mut faces = Vec::new();
         decode(&grid, (128, 64), 0.5, &mut faces).unwrap();
-        let [face] = faces.as_slice() else {
-            panic!("{faces:?}")
-        };
+        let [face] = faces.as_slice() else { panic!("{faces:?}") };
         assert_eq!(face.score, 0.9);
         let expected = [48.0 - 16.0, 40.0 - 32.0, 32.0, 64.0];
         for (value, expected) in face.box_px.into_iter().zip(expected) {

@@ -10,11 +10,7 @@ pub fn fetched(path: &str) -> PathBuf {
         None => PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../.cache"),
     };
     let file = folder.join(path);
-    assert!(
-        file.exists(),
-        "{} is missing: run `make fetch`",
-        file.display()
-    );
+    assert!(file.exists(), "{} is missing: run `make fetch`", file.display());
     file
 }
 
