@@ -14,10 +14,43 @@ CARGO = PATH="$$(install/cargo-path.sh):$$PATH" cargo
 BIN := $(or $(CARGO_TARGET_DIR),target)/debug
 STACK_DIR ?= .cache/run/stack
 
-.PHONY: help deps fetch build stack stack-down clean-all
+.PHONY: help demo test check generate check-detector test-fresh deps fetch build stack stack-down clean-all
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: ## show the whole path at work (DURATION_S, VIDEO=file or folder, RTSP, CAMERA, PAGE_PORT)
+	@install/install-packages.sh
+	@$(MAKE) fetch
+	@echo "make: building (some minutes the first time)"
+	@$(CARGO) build --locked --bins -p picket-edge-agent -p picket-aggregator -p picket-tests
+	@$(BIN)/picket-demo
+
+test: ## install what is missing and run all tests
+	@install/install-packages.sh
+	@$(MAKE) fetch
+	@echo "make: building programs and tests (some minutes the first time)"
+	@$(CARGO) build --locked --workspace --bins
+	@python3 -m unittest discover --start-directory models --verbose
+	@$(CARGO) test --locked --workspace --exclude picket-tests --no-fail-fast
+	@$(CARGO) test --locked --package picket-tests --no-fail-fast -- --test-threads=1
+	@$(MAKE) check-detector
+
+check: ## run the linters: format, clippy with warnings as errors, licences and sources
+	@install/install-packages.sh
+	@$(CARGO) fmt --all --check
+	@$(CARGO) clippy --locked --workspace --all-targets -- --deny warnings
+	@install/cargo-deny.sh check licenses bans sources
+
+generate: ## write references, schemas and golden messages anew from the types
+	@UPDATE_GENERATED=1 $(CARGO) test --locked --quiet -p picket-wire -p picket-edge-agent -p picket-aggregator --test published
+
+check-detector: ## compare the detector's boxes with OpenCV's, frame by frame
+	@$(CARGO) build --quiet --locked -p picket-edge-agent --bins
+	@tests/detector/check.sh
+
+test-fresh: ## run `make demo` and `make test` on a bare Debian 12 in a folder (WHO=root, user, both)
+	@tests/fresh/run.sh $(or $(WHO),both)
 
 deps: ## install the system's packages that are missing (says which first; root or sudo)
 	@install/install-packages.sh

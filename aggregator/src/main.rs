@@ -86,7 +86,8 @@ fn command(command: Command) -> Result<ExitCode> {
 }
 
 fn create_topics(command: TopicsCommand) -> Result<ExitCode> {
-    let TopicsCommand::Create { config, certificate_file, key_file, partitions, replicas } = command;
+    let TopicsCommand::Create { config, certificate_file, key_file, partitions, replicas } =
+        command;
     let settings = config::load(&config.path)?.settings.consume;
     let own = settings.connection();
     let connection = Connection {

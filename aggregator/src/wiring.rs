@@ -12,11 +12,11 @@ use tokio::sync::watch;
 
 use crate::config::Settings;
 use crate::consume::{Centre, Membership, Progress};
+use crate::metrics;
 use crate::remedy::Remedy;
 use crate::store::Store;
 use crate::upsert::Images;
 use crate::web::{self, GroupState, WebContext};
-use crate::metrics;
 
 /// Between attempts to reach MongoDB at the start.
 const STORE_RETRY: Duration = Duration::from_secs(2);

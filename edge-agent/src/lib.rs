@@ -2,12 +2,17 @@
 //!
 //! A frame's path: [`capture`] takes it from the camera, [`detect`] looks at it, [`spool`] keeps what
 //! was found on disk, [`uplink`] sends it and lets the spool delete what the broker has acknowledged.
-//! Only `wiring` knows all stages.
+//! Only [`wiring`] knows all stages.
 //!
 //! An acknowledgement promises that the broker's in-sync replicas have the record, not that the
 //! centre has stored it.
 
 pub mod capture;
+pub mod config;
 pub mod detect;
+pub mod doctor;
+pub mod heartbeat;
+pub mod metrics;
 pub mod spool;
 pub mod uplink;
+pub mod wiring;

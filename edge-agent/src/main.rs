@@ -1,1 +1,165 @@
-fn main() {}
+//! `picket-edge-agent`: the program on the camera box.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use picket_edge_agent::{capture, config, detect, doctor, spool, wiring};
+use picket_service::logging;
+
+#[derive(Parser)]
+#[command(name = "picket-edge-agent", version, about = "Captures, finds faces, keeps, publishes.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Captures and publishes until it is told to end.
+    Run(ConfigFile),
+    /// Says whether the config can work, and what is wrong with it.
+    CheckConfig(ConfigFile),
+    /// Lists V4L2 devices with their formats, sizes and rates.
+    Cameras,
+    /// Shows on one page how everything is: cameras, decoders, model, spool, broker, clock.
+    Doctor(ConfigFile),
+    /// Looks through a video or a picture and prints what is found in each frame.
+    Detect {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// The video or picture.
+        file: PathBuf,
+        /// One JSON object a frame.
+        #[arg(long)]
+        json: bool,
+        /// Also write each picture, as the model saw it, into this folder.
+        #[arg(long)]
+        dump: Option<PathBuf>,
+    },
+    /// Shows what the spool holds.
+    Spool {
+        #[command(subcommand)]
+        command: SpoolCommand,
+    },
+}
+
+#[derive(Subcommand)]
+enum SpoolCommand {
+    /// Rows, bytes, age, and each camera's books.
+    Stat(ConfigFile),
+}
+
+#[derive(clap::Args)]
+struct ConfigFile {
+    /// The config file.
+    #[arg(long = "config", default_value = "/etc/picket/edge-agent.toml")]
+    path: PathBuf,
+}
+
+fn main() -> ExitCode {
+    match command(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("picket-edge-agent: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn command(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Run(ConfigFile { path }) => {
+            let loaded = config::load(&path)?;
+            logging::init(&loaded.settings.log);
+            wiring::run(loaded).map(|()| ExitCode::SUCCESS)
+        }
+        Command::CheckConfig(ConfigFile { path }) => check_config(&path),
+        Command::Cameras => cameras(),
+        Command::Doctor(ConfigFile { path }) => {
+            let healthy = doctor::print(&config::load(&path)?.settings)?;
+            Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Command::Detect { config, file, json, dump } => {
+            let settings = config::load(&config.path)?.settings.detect;
+            let format =
+                if json { detect::command::Format::Json } else { detect::command::Format::Text };
+            let mut out = std::io::stdout().lock();
+            detect::command::run(&settings, &file, format, dump.as_deref(), &mut out)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Spool { command: SpoolCommand::Stat(ConfigFile { path }) } => {
+            let settings = config::load(&path)?.settings;
+            spool_stat(&settings.state_dir)
+        }
+    }
+}
+
+fn check_config(path: &Path) -> Result<ExitCode> {
+    let settings = config::load(path)?.settings;
+    // The model and the runtime are files that the config names: they are tried, not only looked at.
+    detect::Detector::load(&settings.detect).context("detect")?;
+    let cameras = settings.cameras().map_err(|p| anyhow::anyhow!("{}: {}", p.field, p.problem))?;
+    println!("{} is valid: device {}, {} cameras", path.display(), settings.device, cameras.len());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn cameras() -> Result<ExitCode> {
+    let devices = capture::v4l2::list();
+    if devices.is_empty() {
+        println!(
+            "no V4L2 device that captures video (is a camera plugged in, and is this user in the group `video`?)"
+        );
+    }
+    for device in devices {
+        match device {
+            Err(error) => println!("{}", logging::chain(&error)),
+            Ok(device) => {
+                println!(
+                    "{}  {} ({}, {})",
+                    device.path.display(),
+                    device.name,
+                    device.driver,
+                    device.bus
+                );
+                for format in device.formats {
+                    println!("  {} {}", format.fourcc, format.description);
+                    for size in format.sizes {
+                        let rates: Vec<_> =
+                            size.rates_fps.iter().map(|r| format!("{r:.0}")).collect();
+                        println!(
+                            "    {}x{} at {} fps",
+                            size.size_px.0,
+                            size.size_px.1,
+                            rates.join(", ")
+                        );
+                    }
+                }
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn spool_stat(state_dir: &Path) -> Result<ExitCode> {
+    let stat = spool::stat(state_dir)?;
+    println!("records    {} ({} bytes)", stat.totals.records, stat.totals.record_bytes);
+    println!("pictures   {} ({} bytes)", stat.totals.pictures, stat.totals.picture_bytes);
+    println!("on disk    {} bytes", stat.file_bytes);
+    println!("set aside  {} damaged databases", stat.set_aside);
+    for (camera, account) in stat.accounts {
+        let books = account.books;
+        let dropped: u64 = books.dropped.values().sum();
+        println!(
+            "{camera}  epoch {}, last seq {}: captured {} = spooled {} + acknowledged {} + dropped {dropped}{}",
+            account.epoch,
+            account.last_committed,
+            books.captured,
+            books.spooled,
+            books.acknowledged,
+            if books.balanced() { "" } else { "  DOES NOT BALANCE" },
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -215,10 +215,10 @@ key_file = "{key}"
 
 [store]
 hosts = ["{host}"]
+replica_set = "picket"
 database = "{database}"
 user = "{user}"
 password_file = "{password}"
-auth_database = "{database}"
 ca_file = "{mongo_ca}"
 
 [upsert]

@@ -33,7 +33,9 @@ say "downloading $(sed -n 's:.*<kafka.version>\(.*\)</kafka.version>.*:\1:p' "$h
 start=$SECONDS
 partial=$(mktemp -d "$cache/stack/kafka.XXXXXX")
 trap 'rm -rf "$partial"' EXIT
-mvn --batch-mode --quiet -Dstyle.color=never --file "$here/pom.xml" dependency:copy-dependencies \
+# The plugin by its full name: by its prefix, maven hides why it could not be had.
+plugin=org.apache.maven.plugins:maven-dependency-plugin:3.8.1
+mvn --batch-mode --quiet -Dstyle.color=never --file "$here/pom.xml" "$plugin:copy-dependencies" \
     -DoutputDirectory="$partial" </dev/null ||
     fail "maven could not fetch the jars named in $here/pom.xml (its own words are above)"
 

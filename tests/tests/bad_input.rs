@@ -177,7 +177,7 @@ fn a_truncated_video_is_told_by_name_and_never_a_panic() {
 fn with_video(config: &str, file: &Path) -> String {
     let line = format!("source.file = {{ path = {file:?}, pace = \"none\" }}");
     let replaced = config.lines().map(|l| if l.starts_with("source.file") { &line } else { l });
-    format!("drain_s = 1\n{}\n", replaced.collect::<Vec<_>>().join("\n"))
+    replaced.collect::<Vec<_>>().join("\n") + "\n"
 }
 
 #[test]

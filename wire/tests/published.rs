@@ -1,4 +1,4 @@
-//! What is published stays true: schemas, golden messages. `UPDATE_GOLDEN=1` writes them anew.
+//! What is published stays true: schemas, golden messages. `UPDATE_GENERATED=1` writes them anew.
 
 #![allow(
     clippy::unwrap_used,
@@ -20,7 +20,7 @@ fn folder(name: &str) -> PathBuf {
 
 /// Compares with the published file, or writes it when asked to.
 fn published(path: &Path, made: &str) {
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+    if std::env::var_os("UPDATE_GENERATED").is_some() {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, made).unwrap();
     }

@@ -401,3 +401,7 @@ impl Camera {
         ledger.map_or(0, |ledger| ledger.accounted.complete_until())
     }
 }
+
+#[cfg(test)]
+#[path = "camera_tests.rs"]
+mod tests;

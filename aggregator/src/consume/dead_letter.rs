@@ -133,8 +133,7 @@ impl DeadLetters {
             .set("message.max.bytes", Topic::DeadLetter.max_message_bytes().to_string())
             .set("queue.buffering.max.kbytes", "65536")
             .set("delivery.timeout.ms", DELIVERY.as_millis().to_string());
-        let producer =
-            config.create_with_context(Context).map_err(DeadLetterError::Producer)?;
+        let producer = config.create_with_context(Context).map_err(DeadLetterError::Producer)?;
         Ok(Self { producer, topic: topics.name(Topic::DeadLetter) })
     }
 

@@ -4,12 +4,11 @@
 //! nothing is waited for in the loop. Taking over and handing over partitions are *turns* that run
 //! beside it, one at a time, in the order in which the group asked for them.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use metrics::{counter, gauge};
+use metrics::counter;
 use picket_service::logging::chain;
 use picket_service::shutdown::Shutdown;
 use picket_wire::{Topic, TopicNames};
@@ -21,13 +20,13 @@ use tokio::sync::{mpsc, watch};
 
 use super::context::{Context, Rebalance};
 use super::error::PartitionError;
+use super::held::{Held, Holdings, lag_gauge};
 use super::inbox::inbox;
 use super::kafka::{self, Received};
 use super::lag::LogEnds;
-use super::membership::{Membership, PartitionId, PartitionState, Progress};
+use super::membership::{Membership, PartitionId, Progress};
 use super::opening::{Opened, Opener};
 use super::partition::{Report, Shared};
-use super::settings::Settings;
 use super::turn::{Turn, Turned};
 use super::work::{Work, Works};
 use crate::metrics as names;
@@ -59,19 +58,6 @@ pub enum GroupError {
     Assign(#[source] KafkaError),
 }
 
-/// A partition that the group gave to this instance.
-#[derive(Default)]
-pub(super) struct Held {
-    state: PartitionState,
-    work: Option<Work>,
-    /// Whether the client reads it.
-    assigned: bool,
-    /// When it is taken over again, if its work stopped.
-    reopen_at: Option<Instant>,
-    /// What Kafka was told.
-    mirrored: i64,
-}
-
 /// This instance's membership in the group.
 pub struct Group {
     consumer: Arc<StreamConsumer<Context>>,
@@ -82,34 +68,12 @@ pub struct Group {
     works: Works,
     reports: mpsc::UnboundedReceiver<Report>,
     opener: Opener,
-    held: HashMap<PartitionId, Held>,
+    held: Holdings,
     turn: Turn,
     joined: bool,
     suspect_until: Option<Instant>,
     membership: watch::Sender<Membership>,
     progress: Arc<Progress>,
-}
-
-fn consumer_config(settings: &Settings, instance: &str) -> rdkafka::ClientConfig {
-    let mut config = kafka::client(&settings.connection(), instance);
-    config
-        .set("group.id", &settings.group)
-        // Partitions that stay are not disturbed when others move.
-        .set("partition.assignment.strategy", "cooperative-sticky")
-        .set("enable.auto.commit", "false")
-        .set("enable.auto.offset.store", "false")
-        // Where to begin is decided by the checkpoint; silently jumping elsewhere would be a loss.
-        .set("auto.offset.reset", "error")
-        .set("allow.auto.create.topics", "false")
-        .set("topic.metadata.refresh.interval.ms", "10000")
-        .set("session.timeout.ms", "15000")
-        .set("heartbeat.interval.ms", "3000")
-        .set("max.poll.interval.ms", "300000")
-        .set("queued.min.messages", "10000")
-        .set("queued.max.messages.kbytes", "65536")
-        .set("fetch.queue.backoff.ms", "100")
-        .set("statistics.interval.ms", "2000");
-    config
 }
 
 impl Group {
@@ -131,7 +95,7 @@ impl Group {
             ends: ends.clone(),
             closing: closing.clone(),
         };
-        let consumer: StreamConsumer<Context> = consumer_config(&shared.settings, &instance)
+        let consumer: StreamConsumer<Context> = kafka::consumer(&shared.settings, &instance)
             .create_with_context(context)
             .map_err(GroupError::Consumer)?;
         let consumer = Arc::new(consumer);
@@ -153,7 +117,7 @@ impl Group {
             works: works(report_sender),
             reports,
             opener,
-            held: HashMap::new(),
+            held: Holdings::default(),
             turn: Turn::default(),
             joined: false,
             suspect_until: None,
@@ -209,7 +173,7 @@ impl Group {
     fn dispatch(&mut self, message: &BorrowedMessage<'_>) {
         let Some(topic) = self.topics.topic(message.topic()) else { return };
         let id = (topic, message.partition());
-        let Some(held) = self.held.get_mut(&id) else { return };
+        let Some(held) = self.held.0.get_mut(&id) else { return };
         // A record without a worker is read again by the next one: its offset has not advanced.
         let Some(work) = &held.work else { return };
         if work.sender.send(Received::copy(message)) {
@@ -238,7 +202,7 @@ impl Group {
     fn take(&mut self, report: Report) {
         match report {
             Report::Stored(id, next_offset) => {
-                if let Some(held) = self.held.get_mut(&id) {
+                if let Some(held) = self.held.0.get_mut(&id) {
                     held.state.next_offset = next_offset;
                 }
             }
@@ -248,21 +212,14 @@ impl Group {
     }
 
     fn resume_drained(&mut self, candidates: &[PartitionId]) {
-        let mut drained = Vec::new();
-        for id in candidates {
-            let Some(held) = self.held.get_mut(id) else { continue };
-            if held.work.as_ref().is_some_and(|work| work.sender.take_drained()) {
-                held.state.paused = false;
-                drained.push(*id);
-            }
-        }
+        let drained = self.held.take_drained(candidates);
         if !drained.is_empty() {
             self.set_reading(&drained, true);
         }
     }
 
     fn stopped(&mut self, id: PartitionId, error: &PartitionError) {
-        let Some(held) = self.held.get_mut(&id) else { return };
+        let Some(held) = self.held.0.get_mut(&id) else { return };
         held.work = None;
         held.state.stopped = true;
         held.reopen_at = Some(Instant::now() + REOPEN_AFTER);
@@ -286,25 +243,21 @@ impl Group {
         match change {
             Rebalance::Assign(ids) => {
                 for id in &ids {
-                    self.held.entry(*id).or_default();
+                    self.held.0.entry(*id).or_default();
                 }
                 self.turn.open(&self.opener, ids);
             }
             Rebalance::Revoke(ids) => {
-                let works = self.take_works(&ids);
+                let works = self.held.take_works(&ids);
                 self.turn.release(ids, works, self.works.release_limit());
             }
             Rebalance::Lost(ids) => {
                 tracing::warn!(partitions = ids.len(), "the group gave up on this instance");
                 // Dropped, not ended: what they would write now may be another owner's to write.
-                self.take_works(&ids).into_iter().for_each(Work::abandon);
+                self.held.take_works(&ids).into_iter().for_each(Work::abandon);
                 self.turn.release(ids, Vec::new(), Duration::ZERO);
             }
         }
-    }
-
-    fn take_works(&mut self, ids: &[PartitionId]) -> Vec<Work> {
-        ids.iter().filter_map(|id| self.held.get_mut(id)?.work.take()).collect()
     }
 
     fn end_turn(&mut self, turned: Turned) -> Result<(), GroupError> {
@@ -322,7 +275,7 @@ impl Group {
         &mut self,
         results: Vec<(PartitionId, Result<Opened, PartitionError>)>,
     ) -> Result<(), GroupError> {
-        let share = self.works.queue_bytes() / self.held.len().max(1);
+        let share = self.works.queue_bytes() / self.held.0.len().max(1);
         let mut list = TopicPartitionList::new();
         for (id, result) in results {
             let started = result.and_then(|opened| {
@@ -335,31 +288,28 @@ impl Group {
                     let topic = self.topics.name(id.0);
                     list.add_partition_offset(&topic, id.1, Offset::Offset(offset))
                         .map_err(GroupError::Assign)?;
-                    let state = PartitionState { next_offset: offset, ..PartitionState::default() };
-                    let mirrored = offset;
-                    let held =
-                        Held { state, work: Some(work), assigned: true, reopen_at: None, mirrored };
-                    self.held.insert(id, held);
+                    self.held.0.insert(id, Held::at_work(work, offset));
                 }
                 Err(e) => self.stopped(id, &e),
             }
         }
         // Also an empty list is an answer that the group waits for.
-        self.consumer.incremental_assign(&list).map_err(GroupError::Assign)
+        self.consumer.incremental_assign(&list).map_err(GroupError::Assign)?;
+        if list.count() > 0 {
+            tracing::info!(partitions = list.count(), "partitions assigned");
+        }
+        Ok(())
     }
 
     /// Stops reading partitions that are another instance's from now on.
     fn let_go(&mut self, ids: &[PartitionId]) -> Result<(), GroupError> {
-        self.mirror(CommitMode::Async);
+        self.mirror();
         let read: Vec<_> = ids
             .iter()
-            .filter(|id| self.held.remove(id).is_some_and(|held| held.assigned))
+            .filter(|id| self.held.0.remove(id).is_some_and(|held| held.assigned))
             .copied()
             .collect();
-        for (topic, partition) in ids {
-            let labels = [("topic", topic.suffix().to_owned()), ("partition", partition.to_string())];
-            gauge!(names::LAG, &labels).set(0.0);
-        }
+        ids.iter().for_each(|id| lag_gauge(*id, 0.0));
         tracing::info!(partitions = ids.len(), "handed over partitions");
         self.consumer.incremental_unassign(&self.list(&read)).map_err(GroupError::Assign)
     }
@@ -368,7 +318,7 @@ impl Group {
     fn reopen(&mut self, ids: &[PartitionId]) -> Result<(), GroupError> {
         let mut read = Vec::new();
         for id in ids {
-            let Some(held) = self.held.get_mut(id) else { continue };
+            let Some(held) = self.held.0.get_mut(id) else { continue };
             held.reopen_at = None;
             if let Some(work) = held.work.take() {
                 work.abandon();
@@ -378,20 +328,17 @@ impl Group {
             }
         }
         self.consumer.incremental_unassign(&self.list(&read)).map_err(GroupError::Assign)?;
-        let known = ids.iter().filter(|id| self.held.contains_key(id)).copied().collect();
+        let known = ids.iter().filter(|id| self.held.0.contains_key(id)).copied().collect();
         self.turn.open(&self.opener, known);
         Ok(())
     }
 
     fn tick(&mut self) {
         self.progress.beat();
-        let ids: Vec<_> = self.held.keys().copied().collect();
         // A queue that drained before its pause was noted tells nobody, so all are asked.
-        self.resume_drained(&ids);
-        for (id, held) in &mut self.held {
-            held.state.lag = self.ends.lag(*id, held.state.next_offset);
-        }
-        self.mirror(CommitMode::Async);
+        self.resume_drained(&self.held.ids());
+        self.held.measure_lag(&self.ends);
+        self.mirror();
         self.begin_own_turn();
         self.publish();
     }
@@ -402,9 +349,7 @@ impl Group {
         if !self.turn.is_idle() || !self.rebalances.is_empty() {
             return;
         }
-        let due = |held: &Held| held.reopen_at.is_some_and(|at| at <= now);
-        let stopped: Vec<_> =
-            self.held.iter().filter(|(_, held)| due(held)).map(|(id, _)| *id).collect();
+        let stopped = self.held.due(now);
         if !stopped.is_empty() {
             if let Err(e) = self.reopen(&stopped) {
                 tracing::error!("stopped partitions stay stopped: {}", chain(&e));
@@ -412,51 +357,29 @@ impl Group {
             return;
         }
         if self.suspect_until.is_some_and(|until| now < until) {
-            let offsets = self.held.iter().map(|(id, held)| (*id, held.state.next_offset));
-            self.turn.look_for_out_of_range(&self.opener, offsets.collect());
+            self.turn.look_for_out_of_range(&self.opener, self.held.next_offsets());
         } else {
             self.suspect_until = None;
         }
     }
 
     /// Tells Kafka what is stored. Nothing reads it but tools that show lag.
-    fn mirror(&mut self, mode: CommitMode) {
-        let mut list = TopicPartitionList::new();
-        for (id, held) in &mut self.held {
-            if held.assigned && held.state.next_offset > held.mirrored {
-                let (topic, offset) = (self.topics.name(id.0), held.state.next_offset);
-                if list.add_partition_offset(&topic, id.1, Offset::Offset(offset)).is_ok() {
-                    held.mirrored = offset;
-                }
-            }
-        }
+    fn mirror(&mut self) {
+        let list = self.held.take_unmirrored(&self.topics);
         if list.count() == 0 {
             return;
         }
-        if let Err(e) = self.consumer.commit(&list, mode) {
+        if let Err(e) = self.consumer.commit(&list, CommitMode::Async) {
             tracing::debug!(error = %e, "committed offsets, which only lag tools read, are behind");
         }
     }
 
     fn publish(&self) {
-        let partitions = self.held.iter().map(|(id, held)| (*id, held.state)).collect();
-        let membership = Membership { joined: self.joined, partitions };
-        #[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
-        {
-            let working = self.held.values().filter(|held| held.work.is_some()).count();
-            let paused = self.held.values().filter(|held| held.state.paused).count();
-            gauge!(names::PARTITIONS).set(working as f64);
-            gauge!(names::PAUSED).set(paused as f64);
-            for ((topic, partition), state) in &membership.partitions {
-                let Some(lag) = state.lag else { continue };
-                let labels =
-                    [("topic", topic.suffix().to_owned()), ("partition", partition.to_string())];
-                gauge!(names::LAG, &labels).set(lag as f64);
-            }
-        }
+        self.held.measure();
+        let membership = self.held.membership(self.joined);
         let alone = membership.without_partition();
-        let news = self.membership.send_replace(membership);
-        if alone && !news.without_partition() {
+        let before = self.membership.send_replace(membership);
+        if alone && !before.without_partition() {
             tracing::warn!(
                 "this aggregator has no partition: there are more aggregators in the group than \
                  partitions, and it waits for one to become free"
@@ -468,13 +391,13 @@ impl Group {
     /// not wait for this one to be missed.
     async fn leave(mut self) {
         self.turn.abandon();
-        let ids: Vec<_> = self.held.keys().copied().collect();
-        let works = self.take_works(&ids);
+        let ids = self.held.ids();
+        let works = self.held.take_works(&ids);
         Work::end_all(works, self.works.release_limit()).await;
         while let Ok(report) = self.reports.try_recv() {
             self.take(report);
         }
-        self.mirror(CommitMode::Async);
+        self.mirror();
         self.closing.store(true, Ordering::Release);
         let (consumer, opener) = (self.consumer, self.opener);
         // Leaving waits for the broker, which is why it has a thread of its own.
@@ -484,14 +407,6 @@ impl Group {
         });
         if left.await.is_err() {
             tracing::warn!("leaving the group did not end well");
-        }
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        if let Some(work) = self.work.take() {
-            work.abandon();
         }
     }
 }

@@ -5,7 +5,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 
-use super::settings::Connection;
+use super::settings::{Connection, Settings};
 
 /// A client's settings: where the brokers are and how to prove who one is.
 pub fn client(connection: &Connection, instance: &str) -> ClientConfig {
@@ -29,6 +29,29 @@ pub fn client(connection: &Connection, instance: &str) -> ClientConfig {
             config.set(name, file.to_string_lossy());
         }
     }
+    config
+}
+
+/// The settings of the group's consumer.
+pub fn consumer(settings: &Settings, instance: &str) -> ClientConfig {
+    let mut config = client(&settings.connection(), instance);
+    config
+        .set("group.id", &settings.group)
+        // Partitions that stay are not disturbed when others move.
+        .set("partition.assignment.strategy", "cooperative-sticky")
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        // Where to begin is decided by the checkpoint; silently jumping elsewhere would be a loss.
+        .set("auto.offset.reset", "error")
+        .set("allow.auto.create.topics", "false")
+        .set("topic.metadata.refresh.interval.ms", "10000")
+        .set("session.timeout.ms", "15000")
+        .set("heartbeat.interval.ms", "3000")
+        .set("max.poll.interval.ms", "300000")
+        .set("queued.min.messages", "10000")
+        .set("queued.max.messages.kbytes", "65536")
+        .set("fetch.queue.backoff.ms", "100")
+        .set("statistics.interval.ms", "2000");
     config
 }
 

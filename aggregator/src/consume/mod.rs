@@ -24,6 +24,7 @@ mod effects;
 mod error;
 mod frames;
 mod group;
+mod held;
 mod inbox;
 mod kafka;
 mod lag;
@@ -96,8 +97,7 @@ impl Centre {
             Some(name) => name.clone(),
             None => format!("aggregator-{:08x}", getrandom::u32().map_err(CentreError::Instance)?),
         };
-        let dead_letters =
-            DeadLetters::new(&settings.connection(), &settings.topics(), &instance)?;
+        let dead_letters = DeadLetters::new(&settings.connection(), &settings.topics(), &instance)?;
         let shared = Arc::new(Shared { settings, store, images, dead_letters });
         let (sender, membership) = watch::channel(Membership::default());
         let progress = Arc::new(Progress::default());

@@ -55,10 +55,7 @@ impl Observations {
     }
 
     /// Brings into memory what the batch needs. Changes nothing that a repetition would miss.
-    pub async fn load(
-        &mut self,
-        entries: &[Entry],
-    ) -> Result<HashMap<String, Known>, StoreError> {
+    pub async fn load(&mut self, entries: &[Entry]) -> Result<HashMap<String, Known>, StoreError> {
         self.load_cameras(entries).await?;
         self.load_ledgers(entries).await?;
         let mut ids = BTreeSet::new();
@@ -109,8 +106,8 @@ impl Observations {
     /// Takes over a stored state. A tracker's state of another version or other settings cannot go
     /// on: its tracks end, new ones begin, and that is counted.
     fn restore(&self, camera: &mut Camera, checkpoint: CameraCheckpoint) {
-        let same_log = checkpoint.topic == self.claim.topic
-            && checkpoint.partition == self.claim.partition;
+        let same_log =
+            checkpoint.topic == self.claim.topic && checkpoint.partition == self.claim.partition;
         if same_log {
             camera.next_offset = checkpoint.next_offset;
         }
@@ -192,8 +189,7 @@ impl Observations {
         };
         let Some(camera) = self.cameras.get_mut(&record.id().key) else { return };
         let id = upsert::document_id(record);
-        let verdict =
-            camera.take(record, &entry.digest, &entry.origin, known.get(&id), changes);
+        let verdict = camera.take(record, &entry.digest, &entry.origin, known.get(&id), changes);
         match verdict {
             Ok(Verdict::Stored { late }) => {
                 effects.late += u64::from(late);
@@ -309,7 +305,8 @@ fn checkpoint_update(
     settings_sha256: &str,
     last_offset: i64,
 ) -> Result<Update, StoreError> {
-    let encoded = |e| StoreError::Encode { collection: collection::CHECKPOINTS, source: Box::new(e) };
+    let encoded =
+        |e| StoreError::Encode { collection: collection::CHECKPOINTS, source: Box::new(e) };
     let tracker = bson::serialize_to_bson(&camera.tracker).map_err(encoded)?;
     let state = State { place: camera.place.clone(), tracker };
     let checkpoint = CameraCheckpoint {

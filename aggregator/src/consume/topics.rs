@@ -171,7 +171,7 @@ impl ClientContext for Context {
 }
 
 /// Partitions and replicas of a topic that exists.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Shape {
     partitions: usize,
     replicas: usize,
@@ -199,7 +199,15 @@ pub async fn create(connection: &Connection, options: &Options) -> Result<Report
         let name = options.topics.name(topic);
         let outcome = match existing.get(&name) {
             Some(shape) => compare(&admin, topic, &name, *shape, options).await?,
-            None => make(&admin, topic, &name, options).await?,
+            None => match make(&admin, topic, &name, options).await? {
+                Made::Created => Outcome::Created,
+                // By somebody else meanwhile, or by a request of ours whose answer was late.
+                Made::Existed => {
+                    let (_, existing) = look(&admin, connection).await?;
+                    let shape = existing.get(&name).copied().unwrap_or_default();
+                    compare(&admin, topic, &name, shape, options).await?
+                }
+            },
         };
         report.topics.push((name, outcome));
     }
@@ -224,12 +232,17 @@ async fn look(
     Ok((metadata.brokers().len(), topics.collect()))
 }
 
+enum Made {
+    Created,
+    Existed,
+}
+
 async fn make(
     admin: &AdminClient<Context>,
     topic: Topic,
     name: &str,
     options: &Options,
-) -> Result<Outcome, TopicsError> {
+) -> Result<Made, TopicsError> {
     let failed = |source| TopicsError::Create { topic: name.to_owned(), source };
     let settings = settings(topic, options.replicas);
     let partitions = i32::try_from(options.partitions).unwrap_or(i32::MAX);
@@ -241,11 +254,13 @@ async fn make(
     let admin_options = AdminOptions::new().operation_timeout(Some(LIMIT));
     let results = admin.create_topics([&new], &admin_options).await.map_err(failed)?;
     for result in results {
-        if let Err((_, code)) = result {
-            return Err(failed(KafkaError::AdminOp(code)));
+        match result {
+            Ok(_) => {}
+            Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => return Ok(Made::Existed),
+            Err((_, code)) => return Err(failed(KafkaError::AdminOp(code))),
         }
     }
-    Ok(Outcome::Created)
+    Ok(Made::Created)
 }
 
 async fn compare(
@@ -302,7 +317,8 @@ mod tests {
 
     #[test]
     fn an_acknowledgement_means_two_copies_where_there_are_three() {
-        let insync = |replicas| settings(Topic::Observations, replicas)["min.insync.replicas"].clone();
+        let insync =
+            |replicas| settings(Topic::Observations, replicas)["min.insync.replicas"].clone();
         assert_eq!([insync(1), insync(2), insync(3), insync(5)], ["1", "1", "2", "2"]);
     }
 

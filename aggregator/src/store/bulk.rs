@@ -114,8 +114,7 @@ impl Store {
                 "writeConcern": { "w": "majority", "j": true },
             };
             let reply = self.database.run_command(command).await;
-            let reply =
-                reply.map_err(|e| StoreError::Write { collection, source: Box::new(e) })?;
+            let reply = reply.map_err(|e| StoreError::Write { collection, source: Box::new(e) })?;
             read_reply(collection, &reply)?;
         }
         Ok(())
@@ -132,8 +131,7 @@ impl Store {
         for command in split(updates) {
             let command = doc! { "update": collection, "updates": command, "ordered": true };
             let reply = self.database.run_command(command).session(&mut *session).await;
-            let reply =
-                reply.map_err(|e| StoreError::Write { collection, source: Box::new(e) })?;
+            let reply = reply.map_err(|e| StoreError::Write { collection, source: Box::new(e) })?;
             written.matched += read_reply(collection, &reply)?.matched;
         }
         Ok(written)
@@ -144,7 +142,10 @@ fn integer(value: Option<&Bson>) -> Option<i64> {
     match value? {
         Bson::Int32(n) => Some(i64::from(*n)),
         Bson::Int64(n) => Some(*n),
-        #[expect(clippy::cast_possible_truncation, reason = "servers write small counts as doubles")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "servers write small counts as doubles"
+        )]
         Bson::Double(n) => Some(*n as i64),
         _ => None,
     }
@@ -199,7 +200,8 @@ mod tests {
 
     #[test]
     fn a_write_that_no_majority_has_is_an_error_although_ok_is_1() {
-        let reply = doc! { "ok": 1, "n": 1, "writeConcernError": { "code": 64, "errmsg": "timeout" } };
+        let reply =
+            doc! { "ok": 1, "n": 1, "writeConcernError": { "code": 64, "errmsg": "timeout" } };
         assert!(matches!(read_reply("tracks", &reply), Err(StoreError::NotDurable { .. })));
     }
 

@@ -198,8 +198,7 @@ impl Store {
 
     /// Ends a batch: all of it, or nothing if the partition has another owner since.
     pub async fn end_batch(&self, claim: &Claim, end: &BatchEnd) -> Result<(), StoreError> {
-        let failed =
-            |e| StoreError::Checkpoint { partition: claim.id(), source: Box::new(e) };
+        let failed = |e| StoreError::Checkpoint { partition: claim.id(), source: Box::new(e) };
         let mut session = self.client.start_session().await.map_err(failed)?;
         let mut attempt = 1;
         loop {
@@ -216,8 +215,7 @@ impl Store {
         claim: &Claim,
         end: &BatchEnd,
     ) -> Result<(), StoreError> {
-        let failed =
-            |e| StoreError::Checkpoint { partition: claim.id(), source: Box::new(e) };
+        let failed = |e| StoreError::Checkpoint { partition: claim.id(), source: Box::new(e) };
         let options = TransactionOptions::builder()
             .read_concern(ReadConcern::snapshot())
             .write_concern(durable())

@@ -31,13 +31,15 @@ impl Store {
     /// Connects, logs in, and checks that the server answers.
     pub async fn connect(settings: &Settings) -> Result<Self, StoreError> {
         let options = options(settings)?;
-        let client =
-            Client::with_options(options).map_err(|e| StoreError::Client(Box::new(e)))?;
+        let client = Client::with_options(options).map_err(|e| StoreError::Client(Box::new(e)))?;
         let database = client.database(&settings.database);
-        database.run_command(doc! { "ping": 1 }).await.map_err(|e| StoreError::Connect {
-            hosts: settings.hosts.join(", "),
-            source: Box::new(e),
-        })?;
+        let hosts = settings.hosts.join(", ");
+        let hello = database.run_command(doc! { "hello": 1 }).await;
+        let hello =
+            hello.map_err(|e| StoreError::Connect { hosts: hosts.clone(), source: Box::new(e) })?;
+        if !hello.contains_key("setName") {
+            return Err(StoreError::NoReplicaSet { hosts });
+        }
         tracing::info!(hosts = ?settings.hosts, database = settings.database, "MongoDB answers");
         Ok(Self { client, database })
     }
@@ -62,7 +64,7 @@ fn options(settings: &Settings) -> Result<ClientOptions, StoreError> {
     let mut options = ClientOptions::default();
     options.hosts = hosts.collect::<Result<_, _>>()?;
     options.app_name = Some("picket-aggregator".to_owned());
-    options.repl_set_name = Some(settings.replica_set.clone());
+    options.repl_set_name.clone_from(&settings.replica_set);
     options.server_selection_timeout =
         Some(Duration::from_secs(settings.server_selection_s.into()));
     options.connect_timeout = Some(Duration::from_secs(5));

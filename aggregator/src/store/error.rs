@@ -39,6 +39,15 @@ pub enum StoreError {
         #[source]
         source: Box<Driver>,
     },
+    /// A server by itself, which has no transactions.
+    #[error(
+        "MongoDB at {hosts} is not a replica set, and transactions need one; a single server becomes \
+         a replica set of one by --replSet and rs.initiate()"
+    )]
+    NoReplicaSet {
+        /// As configured.
+        hosts: String,
+    },
     /// Collections and indexes.
     #[error("cannot prepare the collection {collection}")]
     Prepare {
@@ -146,6 +155,7 @@ impl StoreError {
             Self::Password { .. }
             | Self::Host { .. }
             | Self::Client(_)
+            | Self::NoReplicaSet { .. }
             | Self::Fenced { .. }
             | Self::Unreadable { .. } => Remedy::Stop,
         }

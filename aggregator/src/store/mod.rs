@@ -44,8 +44,11 @@ pub fn decode<T: DeserializeOwned>(
     document: Document,
 ) -> Result<T, StoreError> {
     let id = document.get("_id").map(ToString::to_string).unwrap_or_default();
-    bson::deserialize_from_document(document)
-        .map_err(|e| StoreError::Unreadable { collection, id, source: Box::new(e) })
+    bson::deserialize_from_document(document).map_err(|e| StoreError::Unreadable {
+        collection,
+        id,
+        source: Box::new(e),
+    })
 }
 
 impl Store {

@@ -91,7 +91,9 @@ mod tests {
     #[test]
     fn everything_that_piles_up_expires_and_the_ledger_never_does() {
         let expires = |name: &str| {
-            indexes(name).iter().any(|m| m.options.as_ref().is_some_and(|o| o.expire_after.is_some()))
+            indexes(name)
+                .iter()
+                .any(|m| m.options.as_ref().is_some_and(|o| o.expire_after.is_some()))
         };
         for name in [collection::OBSERVATIONS, collection::TRACKS, collection::FRAMES] {
             assert!(expires(name), "{name}");

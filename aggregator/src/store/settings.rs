@@ -12,10 +12,10 @@ use serde::Deserialize;
 pub struct Settings {
     /// Members of the replica set as `host:port`; one is enough to find the others.
     pub hosts: Vec<String>,
-    /// Name of the replica set. A single server must be a replica set of one, because checkpoints
-    /// are written in transactions.
-    #[serde(default = "default_replica_set")]
-    pub replica_set: String,
+    /// Name of the replica set; without it, that of the servers named above. A single server must be
+    /// a replica set of one, because checkpoints are written in transactions.
+    #[serde(default)]
+    pub replica_set: Option<String>,
     /// Name of the database.
     #[serde(default = "default_database")]
     pub database: String,
@@ -41,10 +41,6 @@ pub struct Settings {
     /// How long to look for a usable server before a step counts as failed, in seconds.
     #[serde(default = "default_server_selection_s")]
     pub server_selection_s: u32,
-}
-
-fn default_replica_set() -> String {
-    "rs0".to_owned()
 }
 
 fn default_database() -> String {

@@ -33,10 +33,7 @@ fn groups(rows: usize, columns: usize, pairs: &[Pair]) -> Vec<Vec<Pair>> {
     // Rows and columns are the nodes of one graph; `leader` is a disjoint-set forest over them.
     let mut leader: Vec<usize> = (0..rows + columns).collect();
     for pair in pairs {
-        let (row, column) = (
-            find(&mut leader, pair.row),
-            find(&mut leader, rows + pair.column),
-        );
+        let (row, column) = (find(&mut leader, pair.row), find(&mut leader, rows + pair.column));
         leader[row.max(column)] = row.min(column);
     }
     let mut group_of = vec![usize::MAX; rows + columns];
@@ -70,28 +67,17 @@ fn solve(group: &[Pair], chosen: &mut Vec<(usize, usize)>) {
     }
     // The solver wants no more rows than columns.
     let turned = rows.len() > columns.len();
-    let (short, long) = if turned {
-        (&columns, &rows)
-    } else {
-        (&rows, &columns)
-    };
+    let (short, long) = if turned { (&columns, &rows) } else { (&rows, &columns) };
     // A pair that may not be costs 0, as leaving both alone does; it is dropped below.
     let mut cost = vec![0.0; short.len() * long.len()];
     for pair in group {
-        let (a, b) = if turned {
-            (pair.column, pair.row)
-        } else {
-            (pair.row, pair.column)
-        };
+        let (a, b) = if turned { (pair.column, pair.row) } else { (pair.row, pair.column) };
         let (Ok(a), Ok(b)) = (short.binary_search(&a), long.binary_search(&b)) else {
             continue;
         };
         cost[a * long.len() + b] = -pair.gain;
     }
-    for (b, a) in cheapest(&cost, short.len(), long.len())
-        .into_iter()
-        .enumerate()
-    {
+    for (b, a) in cheapest(&cost, short.len(), long.len()).into_iter().enumerate() {
         let Some(a) = a else { continue };
         if cost[a * long.len() + b] < 0.0 {
             let (a, b) = (short[a], long[b]);
@@ -159,13 +145,7 @@ mod tests {
     use super::*;
 
     fn total(pairs: &[Pair], chosen: &[(usize, usize)]) -> f64 {
-        let gain = |&(r, c)| {
-            pairs
-                .iter()
-                .find(|p| (p.row, p.column) == (r, c))
-                .unwrap()
-                .gain
-        };
+        let gain = |&(r, c)| pairs.iter().find(|p| (p.row, p.column) == (r, c)).unwrap().gain;
         chosen.iter().map(gain).sum()
     }
 
@@ -209,10 +189,7 @@ mod tests {
                 }
             }
             let (found, best) = (total(&pairs, &chosen), best_by_trying(&pairs, 0, 0));
-            assert!(
-                (found - best).abs() < 1e-9,
-                "round {round}: {found} < {best} for {pairs:?}"
-            );
+            assert!((found - best).abs() < 1e-9, "round {round}: {found} < {best} for {pairs:?}");
         }
     }
 

@@ -45,10 +45,7 @@ impl Association {
             tracklets,
             detections,
             places: predicted.iter().map(Motion::place).collect(),
-            boxes: detections
-                .iter()
-                .map(|d| Rectangle::from_px(d.box_px))
-                .collect(),
+            boxes: detections.iter().map(|d| Rectangle::from_px(d.box_px)).collect(),
             detection_of: vec![None; tracklets.len()],
             taken: vec![false; detections.len()],
         };
@@ -60,11 +57,7 @@ impl Association {
         }
         matching.weak_to_those_in_view();
         matching.good_to_tentative();
-        Self {
-            detection_of: matching.detection_of,
-            predicted,
-            shift,
-        }
+        Self { detection_of: matching.detection_of, predicted, shift }
     }
 }
 
@@ -130,11 +123,7 @@ impl Matching<'_> {
                 let overlap = self.places[t].overlap(self.boxes[d]);
                 let gain = gain(overlap, score);
                 if overlap > 0.0 && gain > 0.0 && tracklet.class() == self.detections[d].class {
-                    pairs.push(Pair {
-                        row: t,
-                        column: d,
-                        gain,
-                    });
+                    pairs.push(Pair { row: t, column: d, gain });
                 }
             }
         }
@@ -156,18 +145,8 @@ impl Matching<'_> {
             return Shift::default();
         }
         Shift {
-            x: median(
-                matches
-                    .iter()
-                    .map(|(place, seen)| seen.x - place.x)
-                    .collect(),
-            ),
-            y: median(
-                matches
-                    .iter()
-                    .map(|(place, seen)| seen.y - place.y)
-                    .collect(),
-            ),
+            x: median(matches.iter().map(|(place, seen)| seen.x - place.x).collect()),
+            y: median(matches.iter().map(|(place, seen)| seen.y - place.y).collect()),
         }
     }
 

@@ -44,13 +44,7 @@ struct Axis {
 
 impl From<Axis> for [i64; 5] {
     fn from(axis: Axis) -> Self {
-        let Axis {
-            value,
-            rate,
-            value_variance,
-            covariance,
-            rate_variance,
-        } = axis;
+        let Axis { value, rate, value_variance, covariance, rate_variance } = axis;
         [value, rate, value_variance, covariance, rate_variance]
             .map(|number| number.to_bits().cast_signed())
     }
@@ -60,13 +54,7 @@ impl From<[i64; 5]> for Axis {
     fn from(bits: [i64; 5]) -> Self {
         let [value, rate, value_variance, covariance, rate_variance] =
             bits.map(|number| f64::from_bits(number.cast_unsigned()));
-        Self {
-            value,
-            rate,
-            value_variance,
-            covariance,
-            rate_variance,
-        }
+        Self { value, rate, value_variance, covariance, rate_variance }
     }
 }
 
@@ -168,12 +156,7 @@ impl Motion {
     }
 
     pub fn place(&self) -> Rectangle {
-        Rectangle::new(
-            self.x.value,
-            self.y.value,
-            self.width.value,
-            self.height.value,
-        )
+        Rectangle::new(self.x.value, self.y.value, self.width.value, self.height.value)
     }
 }
 
@@ -202,10 +185,7 @@ mod tests {
                 covariance[i][i] = square(2.0 * MEASUREMENT * seen[3]);
                 covariance[i + 4][i + 4] = square(FIRST_VELOCITY * seen[3]);
             }
-            Self {
-                state: std::array::from_fn(|i| if i < 4 { seen[i] } else { 0.0 }),
-                covariance,
-            }
+            Self { state: std::array::from_fn(|i| if i < 4 { seen[i] } else { 0.0 }), covariance }
         }
 
         fn predict(&mut self, t: f64) {
@@ -308,10 +288,7 @@ mod tests {
         let motion = Motion::new(Rectangle::new(0.0, 0.0, 10.0, 10.0))
             .predicted(1.0)
             .corrected(Rectangle::new(20.0, 0.0, 10.0, 10.0));
-        assert_eq!(
-            motion.predicted(LONGEST_COAST_S).place(),
-            motion.predicted(1e12).place()
-        );
+        assert_eq!(motion.predicted(LONGEST_COAST_S).place(), motion.predicted(1e12).place());
     }
 
     #[test]

@@ -142,11 +142,7 @@ pub struct Tracker {
 
 impl Tracker {
     pub fn new(settings: Settings) -> Self {
-        Self {
-            settings,
-            last_mono_us: 0,
-            tracklets: Vec::new(),
-        }
+        Self { settings, last_mono_us: 0, tracklets: Vec::new() }
     }
 
     /// Takes in a frame that was looked at. An empty list is a miss for each track.
@@ -158,10 +154,7 @@ impl Tracker {
     ) -> Outcome {
         let now_us = mono_us.max(self.last_mono_us);
         self.last_mono_us = now_us;
-        let mut outcome = Outcome {
-            assigned: vec![None; detections.len()],
-            ..Outcome::default()
-        };
+        let mut outcome = Outcome { assigned: vec![None; detections.len()], ..Outcome::default() };
         self.end_where(&mut outcome, |t, settings| t.is_over(settings, now_us));
         self.follow(observation.id, now_us, detections, &mut outcome);
         self.end_where(&mut outcome, |t, settings| {
@@ -177,9 +170,7 @@ impl Tracker {
     }
 
     fn end_where(&mut self, outcome: &mut Outcome, is_over: impl Fn(&Tracklet, &Settings) -> bool) {
-        let over = self
-            .tracklets
-            .extract_if(.., |t| is_over(t, &self.settings));
+        let over = self.tracklets.extract_if(.., |t| is_over(t, &self.settings));
         outcome.ended.extend(over.map(|t| t.summary(true)));
     }
 
@@ -197,12 +188,7 @@ impl Tracker {
                 tracklet.missed(now_us, association.shift);
                 continue;
             };
-            tracklet.seen(
-                observation,
-                now_us,
-                &detections[d],
-                association.predicted[t],
-            );
+            tracklet.seen(observation, now_us, &detections[d], association.predicted[t]);
             outcome.assigned[d] = Some(tracklet.id().clone());
             outcome.updated.push(tracklet.summary(false));
         }
@@ -258,9 +244,7 @@ impl Tracker {
         let Some((_, longest)) = lost.min() else {
             return false;
         };
-        outcome
-            .ended
-            .push(self.tracklets.remove(longest).summary(true));
+        outcome.ended.push(self.tracklets.remove(longest).summary(true));
         true
     }
 }

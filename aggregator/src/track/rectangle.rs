@@ -17,12 +17,7 @@ pub(super) struct Rectangle {
 
 impl Rectangle {
     pub fn new(x: f64, y: f64, width: f64, height: f64) -> Self {
-        Self {
-            x,
-            y,
-            width: width.max(LEAST_SIZE_PX),
-            height: height.max(LEAST_SIZE_PX),
-        }
+        Self { x, y, width: width.max(LEAST_SIZE_PX), height: height.max(LEAST_SIZE_PX) }
     }
 
     /// From the wire's `[left, top, width, height]`.
@@ -58,25 +53,14 @@ mod tests {
     fn overlap_is_the_shared_area_over_the_covered_area() {
         let a = Rectangle::from_px([0.0, 0.0, 10.0, 10.0]);
         assert_eq!(a.overlap(a), 1.0);
-        assert_eq!(
-            a.overlap(Rectangle::from_px([5.0, 0.0, 10.0, 10.0])),
-            50.0 / 150.0
-        );
+        assert_eq!(a.overlap(Rectangle::from_px([5.0, 0.0, 10.0, 10.0])), 50.0 / 150.0);
         assert_eq!(a.overlap(Rectangle::from_px([10.0, 0.0, 10.0, 10.0])), 0.0);
         assert_eq!(a.overlap(Rectangle::from_px([2.0, 2.0, 5.0, 4.0])), 0.2);
     }
 
     #[test]
     fn boxes_of_no_size_and_beyond_all_limits_overlap_within_0_and_1() {
-        let odd = [
-            0.0,
-            -5.0,
-            1.0,
-            f32::MAX,
-            f32::MIN,
-            f32::INFINITY,
-            f32::MIN_POSITIVE,
-        ];
+        let odd = [0.0, -5.0, 1.0, f32::MAX, f32::MIN, f32::INFINITY, f32::MIN_POSITIVE];
         let boxes: Vec<Rectangle> = odd
             .iter()
             .flat_map(|&place| odd.iter().map(move |&size| [place, place, size, size]))

@@ -45,12 +45,7 @@ pub(super) struct Object {
 
 impl Object {
     pub fn face(start_px: [f64; 2], velocity_px: [f64; 2]) -> Self {
-        Self {
-            start_px,
-            velocity_px,
-            size_px: [60.0, 80.0],
-            class: "face",
-        }
+        Self { start_px, velocity_px, size_px: [60.0, 80.0], class: "face" }
     }
 
     /// What a perfect detector sees of it, moved by `off_px`.
@@ -59,10 +54,6 @@ impl Object {
         let x = self.start_px[0] + self.velocity_px[0] * seconds + off_px[0];
         let y = self.start_px[1] + self.velocity_px[1] * seconds + off_px[1];
         let box_px = [x - width / 2.0, y - height / 2.0, width, height].map(|v| v as f32);
-        Detection {
-            box_px,
-            score,
-            class: self.class,
-        }
+        Detection { box_px, score, class: self.class }
     }
 }

@@ -28,14 +28,9 @@ fn ids_by_object(
     let mut tracker = tracker();
     let mut ids = vec![BTreeSet::new(); objects.len()];
     for now_us in times_us {
-        let seen: Vec<Detection> = objects
-            .iter()
-            .map(|o| o.seen(seconds(now_us), [0.0; 2], 0.9))
-            .collect();
-        for (ids, id) in ids
-            .iter_mut()
-            .zip(show(&mut tracker, now_us, &seen).assigned)
-        {
+        let seen: Vec<Detection> =
+            objects.iter().map(|o| o.seen(seconds(now_us), [0.0; 2], 0.9)).collect();
+        for (ids, id) in ids.iter_mut().zip(show(&mut tracker, now_us, &seen).assigned) {
             ids.insert(id.expect("a good detection has a track"));
         }
     }
@@ -77,10 +72,7 @@ fn lively_frame(dice: &mut Dice, now_us: &mut u64) -> Vec<Detection<'static>> {
 fn a_face_that_moves_steadily_keeps_one_id() {
     let face = Object::face([50.0, 100.0], [120.0, 30.0]);
     let ids = ids_by_object(&[face], every_us(40_000, 10 * SECOND_US));
-    assert_eq!(
-        ids[0].iter().map(TrackId::as_str).collect::<Vec<_>>(),
-        [format!("{CAMERA}/0#0")]
-    );
+    assert_eq!(ids[0].iter().map(TrackId::as_str).collect::<Vec<_>>(), [format!("{CAMERA}/0#0")]);
 }
 
 #[test]
@@ -108,15 +100,12 @@ fn half_the_frame_rate_gives_the_same_tracks() {
 
 #[test]
 fn an_uneven_frame_rate_gives_the_same_tracks() {
-    let objects = [
-        Object::face([100.0, 200.0], [60.0, 0.0]),
-        Object::face([700.0, 230.0], [-60.0, 0.0]),
-    ];
+    let objects =
+        [Object::face([100.0, 200.0], [60.0, 0.0]), Object::face([700.0, 230.0], [-60.0, 0.0])];
     let even = ids_by_object(&objects, every_us(40_000, 10 * SECOND_US));
     let mut dice = Dice::new(5);
-    let times: Vec<u64> = every_us(40_000, 10 * SECOND_US)
-        .filter(|&t| t == 0 || dice.unit() < 0.4)
-        .collect();
+    let times: Vec<u64> =
+        every_us(40_000, 10 * SECOND_US).filter(|&t| t == 0 || dice.unit() < 0.4).collect();
     assert_eq!(even, ids_by_object(&objects, times.into_iter()));
 }
 
@@ -125,24 +114,13 @@ fn a_face_hidden_for_a_short_time_comes_back_with_its_id() {
     let face = Object::face([50.0, 100.0], [80.0, 0.0]);
     let mut tracker = tracker();
     for now_us in every_us(40_000, 2 * SECOND_US) {
-        show(
-            &mut tracker,
-            now_us,
-            &[face.seen(seconds(now_us), [0.0; 2], 0.9)],
-        );
+        show(&mut tracker, now_us, &[face.seen(seconds(now_us), [0.0; 2], 0.9)]);
     }
     for now_us in (2 * SECOND_US..3 * SECOND_US).step_by(40_000) {
         assert_eq!(show(&mut tracker, now_us, &[]).ended, []);
     }
-    let back = show(
-        &mut tracker,
-        3 * SECOND_US,
-        &[face.seen(3.0, [0.0; 2], 0.9)],
-    );
-    assert_eq!(
-        back.assigned[0].as_ref().unwrap().as_str(),
-        format!("{CAMERA}/0#0")
-    );
+    let back = show(&mut tracker, 3 * SECOND_US, &[face.seen(3.0, [0.0; 2], 0.9)]);
+    assert_eq!(back.assigned[0].as_ref().unwrap().as_str(), format!("{CAMERA}/0#0"));
 }
 
 #[test]
@@ -167,10 +145,7 @@ fn a_face_that_stays_away_ends_after_max_lost_ms() {
 fn frames_that_nobody_looked_at_are_no_misses() {
     let settings = Settings::default();
     let face = Object::face([50.0, 100.0], [0.0, 0.0]).seen(0.0, [0.0; 2], 0.9);
-    for (gap_ms, same) in [
-        (settings.max_gap_ms, true),
-        (settings.max_gap_ms + 1, false),
-    ] {
+    for (gap_ms, same) in [(settings.max_gap_ms, true), (settings.max_gap_ms + 1, false)] {
         assert!(gap_ms > settings.max_lost_ms);
         let mut tracker = tracker();
         let before = show(&mut tracker, 0, &[face]).assigned;
@@ -189,13 +164,7 @@ fn a_weak_detection_continues_a_track_but_starts_none() {
     show(&mut tracker, 80_000, &[good]);
     let outcome = show(&mut tracker, 120_000, &[weak]);
     assert_eq!(outcome.assigned, born);
-    assert_eq!(
-        (
-            outcome.updated[0].observations,
-            outcome.updated[0].best_score
-        ),
-        (3, 0.9)
-    );
+    assert_eq!((outcome.updated[0].observations, outcome.updated[0].best_score), (3, 0.9));
 }
 
 #[test]
@@ -214,10 +183,7 @@ fn a_weak_detection_does_not_bring_a_lost_track_back() {
 fn a_detection_never_continues_a_track_of_another_class() {
     let mut tracker = tracker();
     let face = Object::face([50.0, 100.0], [0.0, 0.0]);
-    let plate = Object {
-        class: "plate",
-        ..face
-    };
+    let plate = Object { class: "plate", ..face };
     let [face, plate] = [face, plate].map(|o| o.seen(0.0, [0.0; 2], 0.9));
     let both = show(&mut tracker, 0, &[face, plate]).assigned;
     assert_ne!(both[0], both[1]);
@@ -242,10 +208,7 @@ fn a_track_seen_once_ends_at_its_first_miss() {
 fn one_object_found_twice_starts_one_track() {
     let mut tracker = tracker();
     let face = Object::face([50.0, 100.0], [0.0, 0.0]);
-    let (weaker, better) = (
-        face.seen(0.0, [4.0, 2.0], 0.8),
-        face.seen(0.0, [0.0; 2], 0.9),
-    );
+    let (weaker, better) = (face.seen(0.0, [4.0, 2.0], 0.8), face.seen(0.0, [0.0; 2], 0.9));
     let assigned = show(&mut tracker, 0, &[weaker, better]).assigned;
     assert!(assigned[0].is_none() && assigned[1].is_some());
 }
@@ -254,10 +217,7 @@ fn one_object_found_twice_starts_one_track() {
 fn a_camera_that_jerks_keeps_the_ids_of_small_faces_by_the_motion_of_large_ones() {
     let face = |i: u8, size_px| {
         let start_px = [100.0 + 300.0 * f64::from(i), 200.0];
-        Object {
-            size_px,
-            ..Object::face(start_px, [10.0, 0.0])
-        }
+        Object { size_px, ..Object::face(start_px, [10.0, 0.0]) }
     };
     let large = (0..3).map(|i| face(i, [120.0, 160.0]));
     let small = (3..6).map(|i| face(i, [20.0, 25.0]));
@@ -266,15 +226,9 @@ fn a_camera_that_jerks_keeps_the_ids_of_small_faces_by_the_motion_of_large_ones(
     let mut ids = BTreeSet::new();
     for now_us in every_us(40_000, 4 * SECOND_US) {
         // From one frame to the next the small faces jump by more than their own size.
-        let off_px = if now_us >= 2 * SECOND_US {
-            [32.0, 20.0]
-        } else {
-            [0.0; 2]
-        };
-        let seen: Vec<Detection> = faces
-            .iter()
-            .map(|f| f.seen(seconds(now_us), off_px, 0.9))
-            .collect();
+        let off_px = if now_us >= 2 * SECOND_US { [32.0, 20.0] } else { [0.0; 2] };
+        let seen: Vec<Detection> =
+            faces.iter().map(|f| f.seen(seconds(now_us), off_px, 0.9)).collect();
         ids.extend(show(&mut tracker, now_us, &seen).assigned);
     }
     assert_eq!(ids.len(), faces.len());
@@ -285,17 +239,10 @@ fn a_score_equal_to_a_setting_reaches_it() {
     let settings = Settings::default();
     let mut tracker = tracker();
     let face = Object::face([50.0, 100.0], [0.0, 0.0]);
-    let scores = [
-        settings.birth_score,
-        settings.high_score,
-        settings.low_score,
-    ];
+    let scores = [settings.birth_score, settings.high_score, settings.low_score];
     for (frame, score) in (0..).zip(scores) {
         let seen = face.seen(0.0, [0.0; 2], score as f32);
-        assert!(
-            show(&mut tracker, frame, &[seen]).assigned[0].is_some(),
-            "{score}"
-        );
+        assert!(show(&mut tracker, frame, &[seen]).assigned[0].is_some(), "{score}");
     }
 }
 
@@ -307,11 +254,7 @@ fn restored_state_continues_as_if_never_stopped() {
     for frame in 0..1500 {
         let seen = lively_frame(&mut dice, &mut now_us);
         let expected = show(&mut unbroken, now_us, &seen);
-        assert_eq!(
-            show(&mut restored, now_us, &seen),
-            expected,
-            "frame {frame}"
-        );
+        assert_eq!(show(&mut restored, now_us, &seen), expected, "frame {frame}");
         let text = serde_json::to_string(&restored).unwrap();
         restored = serde_json::from_str(&text).unwrap();
         assert_eq!(restored, unbroken, "frame {frame}");
@@ -329,10 +272,7 @@ fn every_id_is_born_once_and_ends_once() {
     let mut close = |open: &mut BTreeMap<TrackId, (String, u64)>, ended: Vec<TrackSummary>| {
         for track in ended {
             assert!(track.ended);
-            assert_eq!(
-                open.remove(&track.id),
-                Some((track.class, track.observations))
-            );
+            assert_eq!(open.remove(&track.id), Some((track.class, track.observations)));
             assert!(over.insert(track.id));
         }
         over.len()
@@ -349,9 +289,7 @@ fn every_id_is_born_once_and_ends_once() {
             if !before.contains_key(id) {
                 assert_eq!(id.as_str(), format!("{CAMERA}/{now_us}#{d}"));
             }
-            let track = open
-                .entry(id.clone())
-                .or_insert((detection.class.to_owned(), 0));
+            let track = open.entry(id.clone()).or_insert((detection.class.to_owned(), 0));
             assert_eq!(track.0, detection.class);
             track.1 += 1;
         }
@@ -383,10 +321,7 @@ fn the_order_of_the_detections_does_not_change_the_tracks() {
 
 #[test]
 fn memory_is_bounded_with_random_detections() {
-    let settings = Settings {
-        max_tracks: 40,
-        ..Settings::default()
-    };
+    let settings = Settings { max_tracks: 40, ..Settings::default() };
     let mut tracker = Tracker::new(settings);
     let mut dice = Dice::new(14);
     let mut longest_state = 0;
@@ -407,10 +342,7 @@ fn memory_is_bounded_with_random_detections() {
 
 #[test]
 fn when_full_the_track_lost_the_longest_makes_room_and_none_in_view_does() {
-    let mut tracker = Tracker::new(Settings {
-        max_tracks: 2,
-        ..Settings::default()
-    });
+    let mut tracker = Tracker::new(Settings { max_tracks: 2, ..Settings::default() });
     let [a, b, c, d] = [0.0, 200.0, 400.0, 600.0]
         .map(|x| Object::face([x, 0.0], [0.0; 2]).seen(0.0, [0.0; 2], 0.9));
     let first = show(&mut tracker, 0, &[a, b]).assigned;
@@ -420,14 +352,7 @@ fn when_full_the_track_lost_the_longest_makes_room_and_none_in_view_does() {
     show(&mut tracker, 4, &[]);
     let outcome = show(&mut tracker, 5, &[d]);
     assert!(outcome.assigned[0].is_some());
-    assert_eq!(
-        outcome
-            .ended
-            .iter()
-            .map(|t| Some(t.id.clone()))
-            .collect::<Vec<_>>(),
-        first[..1]
-    );
+    assert_eq!(outcome.ended.iter().map(|t| Some(t.id.clone())).collect::<Vec<_>>(), first[..1]);
 }
 
 #[test]
@@ -435,13 +360,7 @@ fn a_time_that_does_not_move_forward_counts_as_no_time() {
     let face = Object::face([50.0, 100.0], [0.0, 0.0]).seen(0.0, [0.0; 2], 0.9);
     let mut tracker = tracker();
     let mut ids = BTreeSet::new();
-    for now_us in [
-        5 * SECOND_US,
-        5 * SECOND_US,
-        SECOND_US,
-        0,
-        5 * SECOND_US + 1,
-    ] {
+    for now_us in [5 * SECOND_US, 5 * SECOND_US, SECOND_US, 0, 5 * SECOND_US + 1] {
         ids.extend(show(&mut tracker, now_us, &[face]).assigned);
     }
     assert_eq!(ids.len(), 1);
@@ -450,17 +369,7 @@ fn a_time_that_does_not_move_forward_counts_as_no_time() {
 
 #[test]
 fn odd_boxes_scores_and_times_do_not_panic() {
-    let odd = [
-        0.0,
-        -0.0,
-        -5.0,
-        1e-30,
-        3.0,
-        f32::MAX,
-        f32::MIN,
-        f32::INFINITY,
-        f32::NAN,
-    ];
+    let odd = [0.0, -0.0, -5.0, 1e-30, 3.0, f32::MAX, f32::MIN, f32::INFINITY, f32::NAN];
     let mut dice = Dice::new(15);
     let mut tracker = tracker();
     for frame in 0..20_000_u64 {
@@ -472,11 +381,7 @@ fn odd_boxes_scores_and_times_do_not_panic() {
                 class: "",
             })
             .collect();
-        let now_us = if frame % 497 == 0 {
-            u64::MAX
-        } else {
-            frame * 40_000
-        };
+        let now_us = if frame % 497 == 0 { u64::MAX } else { frame * 40_000 };
         show(&mut tracker, now_us, &seen);
         if frame % 500 == 0 {
             tracker = Tracker::new(Settings::default());

@@ -93,9 +93,7 @@ impl Tracklet {
             mono_us.saturating_sub(since_us) > limit_ms.saturating_mul(1000)
         };
         older(self.last_mono_us, settings.max_gap_ms)
-            || self
-                .missed_since_us
-                .is_some_and(|since_us| older(since_us, settings.max_lost_ms))
+            || self.missed_since_us.is_some_and(|since_us| older(since_us, settings.max_lost_ms))
     }
 
     pub fn summary(&self, ended: bool) -> TrackSummary {

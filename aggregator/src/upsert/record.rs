@@ -79,11 +79,7 @@ fn fate(frame: FrameFate) -> &'static str {
 }
 
 /// Any other record as a document: what they all have, and what its kind adds.
-pub fn other(
-    record: &CameraRecord,
-    digest: &str,
-    ingest: &Ingest,
-) -> Result<Document, StoreError> {
+pub fn other(record: &CameraRecord, digest: &str, ingest: &Ingest) -> Result<Document, StoreError> {
     let stamp = record.stamp();
     let captured_ns = nanoseconds(stamp.captured_at);
     let mut document = place(record.id());
@@ -165,8 +161,7 @@ pub fn crash_gap(
     digest: &str,
     ingest: &Ingest,
 ) -> Result<Document, StoreError> {
-    let id =
-        ObservationId { key: record.id().key.clone(), epoch: gap.epoch, seq: gap.first };
+    let id = ObservationId { key: record.id().key.clone(), epoch: gap.epoch, seq: gap.first };
     let mut document = place(&id);
     document.insert("_id", format!("{id}~gap-crash"));
     document.insert("kind", "gap");

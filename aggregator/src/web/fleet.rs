@@ -105,7 +105,7 @@ fn newest_of_each_camera() -> Vec<Document> {
                     { "$eq": ["$device", "$$device"] },
                     { "$eq": ["$camera", "$$camera"] },
                 ] } } },
-                { "$sort": { "captured_ns": -1 } },
+                { "$sort": { "captured_at": -1 } },
                 { "$limit": 4 },
                 { "$project": { "observation": 1 } },
             ],

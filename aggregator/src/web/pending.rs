@@ -36,7 +36,7 @@ pub struct CameraUpdate {
 #[serde(untagged)]
 pub enum Update {
     /// A camera has something new.
-    Camera(CameraUpdate),
+    Camera(Box<CameraUpdate>),
     /// A device sent a status.
     Device(Box<DeviceView>),
     /// A track began, went on or ended.
@@ -209,7 +209,8 @@ impl Pending {
     /// What to tell the viewers now.
     pub fn take(&mut self) -> Vec<Update> {
         let mut updates = Vec::new();
-        updates.extend(std::mem::take(&mut self.cameras).into_values().map(Update::Camera));
+        let cameras = std::mem::take(&mut self.cameras).into_values();
+        updates.extend(cameras.map(|update| Update::Camera(Box::new(update))));
         let devices = std::mem::take(&mut self.devices).into_values();
         updates.extend(devices.map(|view| Update::Device(Box::new(view))));
         let tracks = std::mem::take(&mut self.tracks).into_iter();

@@ -64,7 +64,8 @@ pub fn explain(said: &str) -> String {
         ),
         (
             &["certificate verify failed", "self-signed certificate", "self signed certificate"],
-            "the broker's certificate is not signed by the CA in uplink.ca_file",
+            "the broker's certificate does not verify: the CA in uplink.ca_file did not sign it, or \
+             it is for another host name than the one in uplink.brokers",
         ),
         (
             &["unknown ca", "bad certificate", "alert certificate unknown"],
@@ -278,7 +279,10 @@ mod tests {
     fn causes_are_told_apart_in_words() {
         let cases = [
             ("Connect to ipv4#127.0.0.1:1 failed: Connection refused", "is it running"),
-            ("SSL handshake failed: error:0A000086:certificate verify failed:", "not signed by"),
+            (
+                "SSL handshake failed: error:0A000086:certificate verify failed:",
+                "uplink.ca_file did not sign",
+            ),
             ("SSL handshake failed: ... sslv3 alert certificate expired", "this device's"),
             ("Failed to resolve 'nowhere:9093': Name or service not known", "resolved"),
         ];

@@ -34,5 +34,5 @@ mod window;
 
 pub use handle::{Drained, Uplink, UplinkError, UplinkHandle};
 pub use probe::{ProbeError, ProbeReport, probe};
-pub use security::SecurityError;
+pub use security::{SecurityError, days_left};
 pub use settings::{Settings, SettingsError};

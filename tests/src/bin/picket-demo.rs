@@ -4,6 +4,7 @@
 //! folder), `RTSP` (address), `CAMERA` (device file), `PAGE_PORT`.
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -19,7 +20,17 @@ const SHOW_EVERY: Duration = Duration::from_secs(2);
 const DRAIN: Duration = Duration::from_secs(60);
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> ExitCode {
+    match demo().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("demo: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn demo() -> Result<()> {
     let source = Source::from_environment()?;
     let dir = fleet::cache().join("demo");
     if dir.exists() {

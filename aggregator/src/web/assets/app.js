@@ -202,10 +202,9 @@ function cameraState(camera) {
   if (ahead || (shown && pictureAge == null) || (!shown && seenAge == null)) {
     return as('unsure', 'warn', ahead ? 'Device clock is ahead' : 'Device clock not set');
   }
+  // Whose fault it is cannot be known from here: not the camera's state, but this page's.
+  if (!feedWorks()) return as('stale', 'bad', 'Not updating');
   const seenNow = seenAge != null && seenAge <= freshness.observation_ms;
-  if (!feedWorks() && (seenNow || (shown && pictureAge <= freshness.picture_ms))) {
-    return as('stale', 'bad', 'Not updating');
-  }
   // A picture that the camera has moved on from is not live, however young: its boxes are gone.
   const behind = newest ? Date.parse(newest.captured_at) - Date.parse(shown?.captured_at) : 0;
   if (shown && pictureAge <= freshness.picture_ms && !(behind > 1000)) return as('live', 'good', 'Live');
@@ -229,7 +228,8 @@ function drawCameras() {
     if (status?.decoder) facts.push(['decoder', status.decoder]);
     if (newest && newest.clock !== 'synchronised') facts.push(['clock', newest.clock]);
     let trouble = status?.problem;
-    if (heard != null && silent) trouble = `No word from ${camera.device} for ${span(heard)}`;
+    if (!feedWorks()) trouble = null;
+    else if (heard != null && silent) trouble = `No word from ${camera.device} for ${span(heard)}`;
     else if (view.state === 'stale' && view.label === 'Stale' && newest) {
       trouble ??= `Last observation ${span(ageOf(newest.captured_at))} ago`;
     }
@@ -256,7 +256,7 @@ function drawDevices() {
     const silent = heard == null || heard > freshness.status_ms;
     if (!silent) reporting++;
     const s = d.status;
-    const link = silent ? cell('Silent', '', { chip: 'bad', title: 'No status for longer than usual: the box or its link is down' })
+    const link = silent && !feedWorks() ? cell('Not known', '', { chip: '-', title: 'this page is not being updated' }) : silent ? cell('Silent', '', { chip: 'bad', title: 'No status for longer than usual: the box or its link is down' })
       : !s ? cell('Unreadable', '', { chip: 'warn', title: d.problem ?? '' })
         : s.link.up ? cell('Up', '', { chip: 'good' })
           : cell('Down', '', { chip: 'bad', title: s.link.problem ?? '', small: s.link.problem ?? '' });
@@ -385,8 +385,7 @@ function total(id, value, of, kind = '') {
 
 function drawBanners() {
   const list = [];
-  const since = span(Date.now() - heardAt);
-  if (!connected && heardAt && alive) list.push(['bad', `Connection to the aggregator lost; trying again. Nothing here has changed for ${since}.`]);
+  if (!connected && alive) list.push(['bad', 'Connection to the aggregator lost; trying again. Nothing here changes until it is back; ages stay true.']);
   else if (alive && !alive.database_up) list.push(['bad', 'MongoDB does not answer. The aggregator keeps asking; what you see is the last that was read, with its age.']);
   else if (alive && !alive.feed_up) list.push(['bad', 'The live feed from MongoDB is interrupted. It is being opened again; ages stay true.']);
   else if (problem) list.push(['bad', `Cannot read the fleet: ${problem}. Trying again.`]);

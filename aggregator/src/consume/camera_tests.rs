@@ -1,0 +1,234 @@
+//! What a camera makes of its records.
+
+use picket_wire::observation::{
+    ClockState, Detection as Seen, Detector, FrameFate, PreviousEpoch, Reason, Stamp,
+};
+
+use super::*;
+
+const RETENTION: Retention = Retention { observations_days: 1, frames_days: 1, tracks_days: 1 };
+const FIRST: &str = "1-00000001";
+const SECOND: &str = "2-00000002";
+
+fn camera() -> Camera {
+    Camera::new("gate/north".parse().unwrap(), TrackSettings::default(), RETENTION)
+}
+
+fn origin(offset: i64) -> Origin {
+    Origin {
+        topic: "picket.observations".to_owned(),
+        partition: 0,
+        offset,
+        broker_time_ms: 1_000_000,
+        stored_at_ms: 2_000_000,
+    }
+}
+
+fn stamp(seq: u64) -> Stamp {
+    let captured_at = jiff::Timestamp::from_second(1_700_000_000 + seq as i64).ok();
+    Stamp { mono_us: seq * 100_000, captured_at, clock: ClockState::Synchronised }
+}
+
+fn id(epoch: &str, seq: u64) -> picket_wire::ObservationId {
+    format!("gate/north/{epoch}/{seq}").parse().unwrap()
+}
+
+fn seen(epoch: &str, seq: u64) -> CameraRecord {
+    CameraRecord::Observation(Observation {
+        id: id(epoch, seq),
+        stamp: stamp(seq),
+        frame_width: 640,
+        frame_height: 360,
+        detector: Detector { name: "yunet".to_owned(), model_sha256: String::new() },
+        motion_score: None,
+        frame: FrameFate::Withheld,
+        detections: vec![Seen {
+            box_px: [100.0 + seq as f32, 100.0, 80.0, 90.0],
+            score: 0.9,
+            class: "face".to_owned(),
+            landmarks: Vec::new(),
+            quality: None,
+        }],
+    })
+}
+
+fn gap(epoch: &str, first: u64, last: u64, of: GapOf) -> CameraRecord {
+    let reason = Reason::SPOOL_FULL.into();
+    let count = last - first + 1;
+    CameraRecord::Gap(Gap {
+        id: id(epoch, first),
+        stamp: stamp(last),
+        first,
+        last,
+        count,
+        reason,
+        of,
+    })
+}
+
+fn start(epoch: &str, previous: Option<(&str, u64, u64)>) -> CameraRecord {
+    CameraRecord::Epoch(EpochStart {
+        id: id(epoch, 0),
+        stamp: stamp(0),
+        previous: previous.map(|(epoch, last_committed, reserved)| PreviousEpoch {
+            epoch: epoch.parse().unwrap(),
+            last_committed,
+            reserved,
+        }),
+        agent_version: "0.1.0".to_owned(),
+    })
+}
+
+/// Takes records in as if each had its own digest and had not been stored before.
+fn take(camera: &mut Camera, records: &[CameraRecord]) -> (Vec<Verdict>, Changes) {
+    let mut changes = Changes::default();
+    let take = |(offset, record): (usize, &CameraRecord)| {
+        camera.take(record, "digest", &origin(offset as i64), None, &mut changes).unwrap()
+    };
+    let verdicts = records.iter().enumerate().map(take).collect();
+    (verdicts, changes)
+}
+
+const STORED: Verdict = Verdict::Stored { late: false };
+const LATE: Verdict = Verdict::Stored { late: true };
+
+#[test]
+fn a_resend_is_known_by_the_ledger_alone_even_after_its_document_has_expired() {
+    let mut camera = camera();
+    let (verdicts, changes) = take(&mut camera, &[seen(FIRST, 1), seen(FIRST, 2), seen(FIRST, 1)]);
+    assert_eq!(verdicts, [STORED, STORED, Verdict::Duplicate]);
+    assert_eq!(changes.records.len(), 2);
+    assert_eq!(camera.accounts.stored, 2);
+}
+
+#[test]
+fn a_batch_that_is_read_again_before_its_end_is_taken_as_if_it_were_new() {
+    let mut camera = camera();
+    let (at, mut changes) = (origin(7), Changes::default());
+    let known = Known::new("digest", &at);
+    let again = camera.take(&start(FIRST, None), "digest", &at, Some(&known), &mut changes);
+    assert_eq!(again.unwrap(), STORED);
+    let twice = camera.take(&start(FIRST, None), "digest", &at, Some(&known), &mut changes);
+    assert_eq!(twice.unwrap(), Verdict::Duplicate, "now it is part of the state");
+}
+
+#[test]
+fn the_same_id_with_other_bytes_is_a_conflict_and_counted() {
+    let mut camera = camera();
+    take(&mut camera, &[seen(FIRST, 1)]);
+    let known = Known::new("other", &origin(0));
+    let mut changes = Changes::default();
+    let verdict = camera.take(&seen(FIRST, 1), "digest", &origin(9), Some(&known), &mut changes);
+    assert_eq!(verdict.unwrap(), Verdict::Conflict);
+    assert!(changes.records.is_empty());
+    assert_eq!(camera.accounts.refused["identity-conflict"], 1);
+}
+
+#[test]
+fn what_comes_when_the_tracker_is_past_it_is_stored_late_and_not_tracked() {
+    let mut camera = camera();
+    let records = [seen(FIRST, 1), seen(FIRST, 5), seen(FIRST, 3), seen(FIRST, 6)];
+    let (verdicts, changes) = take(&mut camera, &records);
+    assert_eq!(verdicts, [STORED, STORED, LATE, STORED]);
+    let late = changes.records.iter().find(|d| d.get_bool("late").unwrap()).unwrap();
+    let detection = late.get_array("detections").unwrap()[0].as_document().unwrap();
+    assert!(detection.get_str("track").is_err(), "{detection}");
+    assert_eq!(camera.place.newest.as_ref().unwrap().id, "gate/north/1-00000001/6");
+    assert_eq!(camera.complete_until(), 1);
+}
+
+#[test]
+fn an_older_epoch_is_late_and_a_second_instance_of_the_same_number_follows_the_first() {
+    let mut camera = camera();
+    let records = [
+        seen("2-0000000a", 1),
+        seen(FIRST, 9),
+        seen("2-0000000b", 1),
+        seen("2-0000000a", 2),
+        seen("3-0000000c", 1),
+        seen("2-0000000b", 2),
+    ];
+    let (verdicts, _) = take(&mut camera, &records);
+    assert_eq!(verdicts, [STORED, LATE, STORED, LATE, STORED, LATE]);
+}
+
+#[test]
+fn tracks_end_with_their_epoch_at_the_offset_of_the_record_that_ended_them() {
+    let mut camera = camera();
+    let (_, changes) = take(&mut camera, &[seen(FIRST, 1), seen(FIRST, 2), start(SECOND, None)]);
+    let track = &changes.tracks["gate/north/1-00000001/1#0"];
+    assert_eq!((track.state.as_str(), track.rev, track.observations), ("ended", 2, 2));
+    assert_eq!(track.epoch, FIRST);
+    assert_eq!(track.first_seen.unwrap().timestamp_millis(), 1_700_000_001_000);
+    assert_eq!(track.last_seen.unwrap().timestamp_millis(), 1_700_000_002_000);
+    assert!(camera.place.walls.is_empty());
+}
+
+#[test]
+fn a_crash_takes_at_most_what_was_reserved_and_nothing_else_accounts_for() {
+    let mut camera = camera();
+    let records = [
+        seen(FIRST, 1),
+        gap(FIRST, 4, 5, GapOf::Observations),
+        start(SECOND, Some((FIRST, 2, 10))),
+    ];
+    let (_, changes) = take(&mut camera, &records);
+    assert_eq!(camera.accounts.dropped["crash"], 6, "3 and 6 to 10");
+    assert_eq!(camera.accounts.dropped["spool-full"], 2);
+    let crash = changes.records.iter().find(|d| d.contains_key("upper_bound")).unwrap();
+    assert_eq!(crash.get_str("_id").unwrap(), "gate/north/1-00000001/3~gap-crash");
+    assert_eq!(crash.get_str("epoch").unwrap(), FIRST);
+    let ledger = &camera.ledgers[&FIRST.parse().unwrap()];
+    assert_eq!(ledger.accounted.as_slice(), [(1, 1), (3, 10)], "2 is still to come");
+}
+
+#[test]
+fn an_orderly_end_leaves_no_gap() {
+    let mut camera = camera();
+    let (_, changes) = take(&mut camera, &[seen(FIRST, 1), start(SECOND, Some((FIRST, 1, 1)))]);
+    assert!(camera.accounts.dropped.is_empty());
+    assert_eq!(changes.records.len(), 2);
+}
+
+#[test]
+fn a_gap_of_pictures_accounts_for_no_observation() {
+    let mut camera = camera();
+    let (_, changes) = take(&mut camera, &[gap(FIRST, 1, 3, GapOf::Frames)]);
+    assert_eq!(camera.accounts.pictures_dropped["spool-full"], 3);
+    assert_eq!(camera.complete_until(), 0);
+    let id = changes.records[0].get_str("_id").unwrap();
+    assert_eq!(id, "gate/north/1-00000001/1~gap-frames");
+}
+
+#[test]
+fn a_lost_tracker_ends_its_tracks_with_the_next_record() {
+    let mut camera = camera();
+    take(&mut camera, &[seen(FIRST, 1)]);
+    camera.tracker_lost = true;
+    let (_, changes) = take(&mut camera, &[seen(FIRST, 2)]);
+    assert_eq!(changes.orphans, ["gate/north/1-00000001/1#0"]);
+}
+
+#[test]
+fn a_camera_goes_on_from_its_stored_state_bit_by_bit() {
+    use mongodb::bson;
+    let records: Vec<_> = (1..=30).map(|seq| seen(FIRST, seq)).collect();
+    let mut whole = camera();
+    let (_, all) = take(&mut whole, &records);
+    let mut first = camera();
+    take(&mut first, &records[..13]);
+    let tracker = bson::serialize_to_bson(&first.tracker).unwrap();
+    let place = bson::serialize_to_bson(&first.place).unwrap();
+    let mut second = camera();
+    second.tracker = bson::deserialize_from_bson(tracker).unwrap();
+    second.place = bson::deserialize_from_bson(place).unwrap();
+    assert_eq!(second.tracker, first.tracker);
+    let mut changes = Changes::default();
+    for (offset, record) in records.iter().enumerate().skip(13) {
+        second.take(record, "digest", &origin(offset as i64), None, &mut changes).unwrap();
+    }
+    assert_eq!(second.tracker, whole.tracker);
+    assert_eq!(second.place, whole.place);
+    assert_eq!(changes.tracks, all.tracks);
+    assert_eq!(changes.records, all.records[13..]);
+}

@@ -1,0 +1,88 @@
+//! The agent's config: one strict TOML file; each stage owns its section.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use picket_service::config::{self, ConfigError, Loaded, Problem};
+use picket_service::logging::{LogSettings, chain};
+use picket_service::ops::OpsSettings;
+use picket_wire::DeviceName;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::capture::{CameraSettings, FolderSettings};
+use crate::{detect, spool, uplink};
+
+/// The whole file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// This device's name: it stands in every id and must be the name in its certificate.
+    pub device: DeviceName,
+    /// Folder that holds the spool, the epoch counter and nothing else; made if it is missing.
+    #[serde(default = "default_state_dir")]
+    pub state_dir: PathBuf,
+    /// Cameras, each captured on its own.
+    #[serde(default)]
+    pub camera: Vec<CameraSettings>,
+    /// Folders of videos; each video is a camera.
+    #[serde(default)]
+    pub folder: Vec<FolderSettings>,
+    /// What finds faces.
+    pub detect: detect::DetectSettings,
+    /// What is kept on disk until the broker has it.
+    #[serde(default)]
+    pub spool: spool::Settings,
+    /// The way to the broker.
+    pub uplink: uplink::Settings,
+    /// The local endpoint for `/metrics` and `/healthz`.
+    #[serde(default)]
+    pub ops: OpsSettings,
+    /// What is logged, and how.
+    #[serde(default)]
+    pub log: LogSettings,
+}
+
+fn default_state_dir() -> PathBuf {
+    "/var/lib/picket-edge-agent".into()
+}
+
+/// Reads and checks the file.
+pub fn load(path: &Path) -> Result<Loaded<Settings>, ConfigError> {
+    config::load(path, Settings::check)
+}
+
+impl Settings {
+    /// Refuses what cannot work, naming the field.
+    fn check(&self) -> Result<(), Problem> {
+        let in_section = |section: &str, e: &dyn std::error::Error| Problem::new(section, chain(e));
+        for camera in &self.camera {
+            camera.check().map_err(|e| in_section("camera", &e))?;
+        }
+        let cameras = self.cameras()?;
+        if cameras.is_empty() && self.folder.is_empty() {
+            return Err(Problem::new("camera", "there is none: add a [[camera]] or a [[folder]]"));
+        }
+        self.detect.check().map_err(|e| in_section("detect", &e))?;
+        self.spool.check().map_err(|e| in_section("spool", &e))?;
+        self.uplink.check().map_err(|e| in_section("uplink", &e))?;
+        self.ops.check()?;
+        self.log.check()
+    }
+
+    /// All cameras: those of the config, and one for each video of each folder.
+    pub fn cameras(&self) -> Result<Vec<CameraSettings>, Problem> {
+        let mut cameras = self.camera.clone();
+        for folder in &self.folder {
+            cameras.extend(folder.expand().map_err(|e| Problem::new("folder", chain(&e)))?);
+        }
+        let mut names = BTreeSet::new();
+        match cameras.iter().find(|camera| !names.insert(&camera.name)) {
+            Some(twice) => {
+                let problem = format!("there are two of the name {}; rename one", twice.name);
+                Err(Problem::new("camera.name", problem))
+            }
+            None => Ok(cameras),
+        }
+    }
+}

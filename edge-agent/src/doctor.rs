@@ -1,0 +1,141 @@
+//! `doctor`: how everything is, on one page.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use picket_service::logging::chain;
+
+use crate::capture::{self, Clock, SystemClock};
+use crate::config::Settings;
+use crate::{detect, spool, uplink};
+
+/// How long the broker may take to answer.
+const PROBE: Duration = Duration::from_secs(10);
+
+/// Prints the page. Gives whether the agent could work.
+pub fn print(settings: &Settings) -> Result<bool> {
+    let mut page = Page { healthy: true };
+    page.line("device", &settings.device.to_string());
+    cameras(&mut page, settings)?;
+    decoders(&mut page)?;
+    model(&mut page, settings);
+    spool_state(&mut page, settings);
+    broker(&mut page, settings);
+    clock(&mut page);
+    Ok(page.healthy)
+}
+
+struct Page {
+    healthy: bool,
+}
+
+impl Page {
+    fn line(&self, what: &str, text: &str) {
+        println!("{what:<12} {text}");
+    }
+
+    fn problem(&mut self, what: &str, text: &str) {
+        self.healthy = false;
+        println!("{what:<12} PROBLEM: {text}");
+    }
+}
+
+fn cameras(page: &mut Page, settings: &Settings) -> Result<()> {
+    match settings.cameras() {
+        Err(problem) => page.problem(&problem.field, &problem.problem),
+        Ok(cameras) => {
+            for camera in cameras {
+                page.line(
+                    "camera",
+                    &format!("{}: {}", camera.name, capture::source::name(&camera.source)),
+                );
+            }
+        }
+    }
+    for device in capture::v4l2::list() {
+        match device {
+            Ok(device) => page.line("V4L2", &format!("{} {}", device.path.display(), device.name)),
+            Err(error) => page.line("V4L2", &chain(&error)),
+        }
+    }
+    Ok(())
+}
+
+fn decoders(page: &mut Page) -> Result<()> {
+    for report in capture::decoders()? {
+        let chosen = if report.chosen { ", the one used" } else { "" };
+        let text =
+            format!("{} {}: {}{chosen}", report.codec, report.element, report.probe.as_str());
+        page.line("decoder", &text);
+    }
+    Ok(())
+}
+
+fn model(page: &mut Page, settings: &Settings) {
+    match detect::Detector::load(&settings.detect) {
+        Err(error) => page.problem("model", &chain(&error)),
+        Ok(detector) => {
+            let identity = detector.identity();
+            let path = settings.detect.model.display();
+            let text = format!("{} sha256 {} ({path})", identity.model_name, identity.model_sha256);
+            page.line("model", &text);
+            let library = settings.detect.runtime_library.display();
+            page.line("runtime", &format!("ONNX Runtime {} ({library})", identity.runtime_version));
+        }
+    }
+}
+
+fn spool_state(page: &mut Page, settings: &Settings) {
+    if !settings.state_dir.join("spool.sqlite").exists() {
+        let text = format!("none yet in {}: made at the first start", settings.state_dir.display());
+        return page.line("spool", &text);
+    }
+    match spool::stat(&settings.state_dir) {
+        Err(error) => page.problem("spool", &chain(&error)),
+        Ok(stat) => {
+            let (records, pictures) = (stat.totals.records, stat.totals.pictures);
+            let text = format!(
+                "{records} records and {pictures} pictures wait; {} of at most {} bytes on disk",
+                stat.file_bytes, settings.spool.max_bytes
+            );
+            page.line("spool", &text);
+            for (camera, account) in stat.accounts.iter().filter(|(_, a)| !a.books.balanced()) {
+                page.problem(
+                    "spool",
+                    &format!("the books of {camera} do not balance: {:?}", account.books),
+                );
+            }
+        }
+    }
+}
+
+fn broker(page: &mut Page, settings: &Settings) {
+    match uplink::probe(&settings.uplink, &settings.device, PROBE) {
+        Err(error) => page.problem("broker", &chain(&error)),
+        Ok(report) => {
+            let how = if report.tls { "over TLS" } else { "in PLAINTEXT" };
+            page.line("broker", &format!("{} answers {how}", report.brokers.join(", ")));
+            for (topic, found) in report.topics {
+                match found {
+                    Ok(partitions) => {
+                        page.line("topic", &format!("{topic}: {partitions} partitions"))
+                    }
+                    Err(problem) => page.problem("topic", &format!("{topic}: {problem}")),
+                }
+            }
+        }
+    }
+    match uplink::days_left(&settings.uplink) {
+        Some(days) if days < 0 => {
+            page.problem("certificate", &format!("expired {} days ago", -days))
+        }
+        Some(days) => page.line("certificate", &format!("{days} days left")),
+        None => page.line("certificate", "none"),
+    }
+}
+
+fn clock(page: &mut Page) {
+    let (wall, state) = SystemClock::start().wall();
+    let wall = wall.map_or("never set".to_owned(), |wall| wall.to_string());
+    page.line("clock", &format!("{wall}, {}", state.as_str()));
+}
