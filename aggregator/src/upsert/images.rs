@@ -77,6 +77,11 @@ impl Images {
         Ok(Self { store: Arc::new(store.with_fsync(true)) })
     }
 
+    /// The store below, for whoever only reads.
+    pub fn object_store(&self) -> Arc<dyn ObjectStore> {
+        Arc::clone(&self.store)
+    }
+
     /// Writes a picture whole or not at all; returns once it is durable.
     pub async fn put(&self, path: &str, jpeg: PutPayload) -> Result<(), ImageError> {
         let place = object_store::path::Path::from(path);
