@@ -185,6 +185,9 @@ impl Agent {
     /// spool the broker, as far as there is time.
     async fn end(mut self, why: Why, shutdown: &Shutdown) -> Result<()> {
         let problems = if why == Why::AllRead { self.failed_recordings() } else { Vec::new() };
+        for problem in &problems {
+            tracing::error!("{problem}");
+        }
         drop(self.stop.take());
         for camera in std::mem::take(&mut self.cameras) {
             join("a camera", camera.join)?;

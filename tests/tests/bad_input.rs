@@ -8,11 +8,12 @@
 )]
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, ExitStatus, Output};
+use std::time::Duration;
 
-use picket_pki::{Authority, IssueOptions, Role};
+use picket_pki::{Authority, IssueOptions, MAX_DAYS, Role};
 use picket_tests::fleet;
-use picket_tests::process::program;
+use picket_tests::process::{Process, program, until};
 
 /// A folder with what a good agent config needs.
 struct Bench {
@@ -22,7 +23,7 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let authority = Authority::init(&dir.path().join("pki"), 30).unwrap();
+        let authority = Authority::init(&dir.path().join("pki"), MAX_DAYS).unwrap();
         authority.issue(Role::Device, "gate", &IssueOptions::default()).unwrap();
         Self { dir }
     }
@@ -153,25 +154,44 @@ fn plaintext_is_refused_unless_a_flag_says_so() {
     assert!(output.status.success(), "{}", text_of(&output));
 }
 
-#[test]
-fn a_file_that_is_no_video_ends_the_run_with_its_name() {
+#[tokio::test]
+async fn a_file_that_is_no_video_is_told_by_name_and_makes_the_run_fail() {
     let bench = Bench::new();
     let file = bench.path("notes.mp4");
     std::fs::write(&file, "these are not pictures\n".repeat(1000)).unwrap();
-    let config = with_video(&bench.good_config(), &file);
-    bench.refused("run", &config, &["front", "notes.mp4"]);
+    let (log, status) = run_until_told(&bench, &file).await;
+    assert!(!status.success(), "{log}");
+    assert!(log.contains("front"), "{log}");
 }
 
-/// A truncated video is read as far as it goes; the rest is a warning, and the run goes on to its
-/// end (here it cannot end in order, because there is no broker to take what was seen).
-#[test]
-fn a_truncated_video_is_told_by_name_and_never_a_panic() {
+#[tokio::test]
+async fn a_truncated_video_gives_what_it_has_and_is_told_by_name() {
     let bench = Bench::new();
     let whole = std::fs::read(fleet::clip().unwrap()).unwrap();
     let file = bench.path("cut.mp4");
     std::fs::write(&file, &whole[..whole.len() / 2]).unwrap();
-    let config = with_video(&bench.good_config(), &file);
-    bench.refused("run", &config, &["front", "cut.mp4"]);
+    run_until_told(&bench, &file).await;
+}
+
+/// Runs the agent until its log names the file. No broker takes what was seen, so the agent keeps it
+/// and waits until it is told to end.
+async fn run_until_told(bench: &Bench, file: &Path) -> (String, ExitStatus) {
+    let path = bench.path("agent.toml");
+    std::fs::write(&path, with_video(&bench.good_config(), file)).unwrap();
+    let args = ["run", "--config", path.to_str().unwrap()];
+    let mut agent = Process::start("picket-edge-agent", &args, &bench.path("agent.log")).unwrap();
+    let limit = Duration::from_secs(60);
+    let name = file.file_name().unwrap().to_str().unwrap();
+    until("a word on the file", limit, async || {
+        let log = agent.log();
+        Ok(if log.contains(name) { Ok(()) } else { Err(log) })
+    })
+    .await
+    .unwrap();
+    let status = agent.terminate(limit).await.unwrap();
+    let log = agent.log();
+    assert!(!log.contains("panicked"), "{log}");
+    (log, status)
 }
 
 fn with_video(config: &str, file: &Path) -> String {
