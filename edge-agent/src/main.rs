@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use picket_edge_agent::detect::command::Arguments;
 use picket_edge_agent::{capture, config, detect, doctor, spool, wiring};
 use picket_service::logging;
 
@@ -27,16 +28,11 @@ enum Command {
     Doctor(ConfigFile),
     /// Looks through a video or a picture and prints what is found in each frame.
     Detect {
+        /// The config file whose model and settings to use.
+        #[arg(long)]
+        config: Option<PathBuf>,
         #[command(flatten)]
-        config: ConfigFile,
-        /// The video or picture.
-        file: PathBuf,
-        /// One JSON object a frame.
-        #[arg(long)]
-        json: bool,
-        /// Also write each picture, as the model saw it, into this folder.
-        #[arg(long)]
-        dump: Option<PathBuf>,
+        arguments: Arguments,
     },
     /// Shows what the spool holds.
     Spool {
@@ -81,12 +77,11 @@ fn command(command: Command) -> Result<ExitCode> {
             let healthy = doctor::print(&config::load(&path)?.settings)?;
             Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
-        Command::Detect { config, file, json, dump } => {
-            let settings = config::load(&config.path)?.settings.detect;
-            let format =
-                if json { detect::command::Format::Json } else { detect::command::Format::Text };
-            let mut out = std::io::stdout().lock();
-            detect::command::run(&settings, &file, format, dump.as_deref(), &mut out)?;
+        Command::Detect { config, arguments } => {
+            let configured = config.map(|path| config::load(&path)).transpose()?;
+            let configured = configured.map(|loaded| loaded.settings.detect);
+            let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+            detect::command::run(&arguments, configured, &mut out)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Spool { command: SpoolCommand::Stat(ConfigFile { path }) } => {

@@ -1,5 +1,7 @@
 //! Capture on real GStreamer: a real clip, made ones, and sources that fail.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod common;
 
 use std::collections::HashMap;
@@ -63,13 +65,21 @@ fn recording(path: &Path) -> Value {
 }
 
 fn start_at(settings: CameraSettings, place: Option<(u64, bool)>) -> Camera {
+    start_with(settings, place, Arc::new(Numbers::default()))
+}
+
+fn start_with(
+    settings: CameraSettings,
+    place: Option<(u64, bool)>,
+    reserve: Arc<dyn ReserveSeq>,
+) -> Camera {
     let (stop, stopped) = bounded(0);
     let (out, frames) = bounded(3);
     let context = CaptureContext {
         device: "box".parse().unwrap(),
         epoch: EpochId { number: 1, instance: 7 },
         clock: Arc::new(SystemClock::start()),
-        reserve: Arc::new(Numbers::default()),
+        reserve,
         recordings: Arc::new(Log(place)),
         stop: stopped,
     };
@@ -254,7 +264,7 @@ fn a_file_that_is_no_video_is_an_error_that_names_it() {
     let no_videos = [
         ("text.mp4", b"this is no video".to_vec()),
         ("empty.mp4", Vec::new()),
-        ("noise.mp4", (0..40_000u32).map(|n| (n * 7919 >> 5) as u8).collect()),
+        ("noise.mp4", (0..40_000u32).map(|n| ((n * 7919) >> 5) as u8).collect()),
         ("head.mp4", clip[..2000].to_vec()),
         ("sound.wav", std::fs::read(of_sound).unwrap()),
     ];
@@ -347,6 +357,38 @@ fn what_a_busy_detector_cannot_take_is_skipped_and_each_number_comes_out_once() 
     let view = camera.handle.account.view();
     assert_eq!((view.captured, view.skipped, view.last_seq), (90, skipped, 90));
     assert!(skipped >= 40, "{skipped}");
+}
+
+/// Refuses the first time.
+struct LateNumbers(Mutex<bool>, Numbers);
+
+impl ReserveSeq for LateNumbers {
+    fn reserve(
+        &self,
+        camera: &CameraName,
+        count: u64,
+    ) -> Result<RangeInclusive<u64>, ReserveError> {
+        if !std::mem::replace(&mut *self.0.lock().unwrap(), true) {
+            return Err(ReserveError { camera: camera.clone(), source: "the disk is full".into() });
+        }
+        self.1.reserve(camera, count)
+    }
+}
+
+#[test]
+fn a_camera_that_got_no_numbers_says_so_and_goes_on_when_it_gets_some() {
+    for described in [recording(&common::clip()), pattern(json!({ "fps": 30, "frames": 60 }))] {
+        let waits = settings(described.clone()).waits_for_detector();
+        let late = Arc::new(LateNumbers(Mutex::default(), Numbers::default()));
+        let camera = start_with(settings(described), None, late);
+        camera.wait_until("without numbers", |view| view.state == CameraState::Failed);
+        assert!(camera.handle.account.view().problem.unwrap().contains("sequence numbers"));
+        assert_eq!(camera.frame().id.seq, 1);
+        camera.wait_until("running again", |view| view.state == CameraState::Running);
+        if waits {
+            assert_eq!(camera.all_frames().0.len(), 119);
+        }
+    }
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Detection with the real model on the real runtime.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod common;
 
 use std::path::{Path, PathBuf};

@@ -77,16 +77,16 @@ impl Images {
         Ok(Self { store: Arc::new(store.with_fsync(true)) })
     }
 
+    /// The store below, for whoever only reads.
+    pub fn object_store(&self) -> Arc<dyn ObjectStore> {
+        Arc::clone(&self.store)
+    }
+
     /// Writes a picture whole or not at all; returns once it is durable.
     pub async fn put(&self, path: &str, jpeg: PutPayload) -> Result<(), ImageError> {
         let place = object_store::path::Path::from(path);
         let result = self.store.put(&place, jpeg).await;
         result.map(drop).map_err(|source| ImageError::Put { path: path.to_owned(), source })
-    }
-
-    /// The store itself, for the pages.
-    pub fn object_store(&self) -> Arc<dyn ObjectStore> {
-        Arc::clone(&self.store)
     }
 
     /// Reads a picture.

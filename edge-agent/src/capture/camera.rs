@@ -64,6 +64,8 @@ pub(super) struct Camera {
     pub stop: Receiver<()>,
     pub account: Arc<CameraAccount>,
     pub outlet: Outlet,
+    /// Whether the last frame found no number.
+    pub without_numbers: bool,
 }
 
 impl Camera {
@@ -217,27 +219,29 @@ impl Camera {
     /// A number for a frame. Without numbers a live camera's frame passes by, uncaptured and counted;
     /// a recording waits.
     fn number(&mut self) -> Result<u64, Handed> {
-        let mut told = false;
         loop {
             let error = match self.outlet.number() {
-                Ok(seq) => return Ok(seq),
+                Ok(seq) => {
+                    if std::mem::take(&mut self.without_numbers) {
+                        self.account.set_state(CameraState::Running, None);
+                    }
+                    return Ok(seq);
+                }
                 Err(error) => error,
             };
-            let waits = self.settings.waits_for_detector();
             self.account.unnumbered();
-            if !told {
+            if !std::mem::replace(&mut self.without_numbers, true) {
                 tracing::error!(
                     target: "capture", camera = %self.settings.name,
                     error = &error as &dyn std::error::Error,
-                    "camera {}: a frame passes by without a number", self.settings.name
+                    "camera {}: frames pass by without a number", self.settings.name
                 );
-                self.account.set_problem(error.to_string());
-                told = true;
+                self.account.set_state(CameraState::Failed, Some(error.to_string()));
             }
             if self.stopped_within(NUMBERS_PAUSE) {
                 return Err(Handed::Stopping);
             }
-            if !waits {
+            if !self.settings.waits_for_detector() {
                 return Err(Handed::On);
             }
         }

@@ -106,6 +106,7 @@ pub fn spawn(
         stop: context.stop,
         account: Arc::clone(&account),
         outlet,
+        without_numbers: false,
     };
     // The kernel shows the first 15 bytes of a thread's name.
     let join = std::thread::Builder::new()

@@ -50,6 +50,10 @@ pub struct Planes {
     range: Range,
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "lives in an Arc; a box would be one more allocation"
+)]
 enum Memory {
     Mapped(gst_video::VideoFrame<gst_video::video_frame::Readable>),
     Owned([(Vec<u8>, usize); 3]),

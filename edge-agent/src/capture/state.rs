@@ -97,10 +97,6 @@ impl CameraAccount {
             .set(up);
     }
 
-    pub(super) fn set_problem(&self, problem: String) {
-        self.lock().view.problem = Some(problem);
-    }
-
     pub(super) fn unnumbered(&self) {
         metrics::counter!("picket_agent_capture_unnumbered_total", "camera" => self.camera.to_string())
             .increment(1);

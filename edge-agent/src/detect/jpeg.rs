@@ -72,7 +72,7 @@ impl Encoder {
         let width = publish.width_px.unwrap_or(planes.width()).min(planes.width());
         let height = height_at(width, (planes.width(), planes.height()));
         let to_jpeg = ToJpeg::new(planes.matrix(), planes.range());
-        let even = width % 2 == 0 && height % 2 == 0;
+        let even = width.is_multiple_of(2) && height.is_multiple_of(2);
         let encoded = if width == planes.width() && even && to_jpeg.is_none() {
             let (y, u, v) = (planes.y(), planes.u(), planes.v());
             compress(&mut self.compressor, (width, height), [y, u, v], publish.quality)

@@ -45,6 +45,10 @@ use worker::{Input, Worker};
 
 /// What detection hands on. Every captured `seq` is in exactly one of these.
 #[derive(Debug, Clone)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are observations; a box for each costs more"
+)]
 pub enum Observed {
     /// A frame that was looked at.
     Observation {

@@ -82,6 +82,7 @@ pub fn decode(
 }
 
 /// Between 0 and 1; what is not a number counts as 0.
+#[expect(clippy::manual_clamp, reason = "clamp keeps what is not a number")]
 fn unit(value: f32) -> f32 {
     value.max(0.0).min(1.0)
 }

@@ -223,7 +223,7 @@ function drawCameras() {
     if (newest) facts.push([view.state === 'stale' ? 'last seen' : 'in view', String(newest.detections)]);
     const heard = ageOf(devices.get(camera.device)?.status_at);
     const silent = heard == null || heard > freshness.status_ms;
-    if (status && !silent) facts.push(['at', `${status.fps.toFixed(1)} fps`]);
+    if (status?.state === 'running' && !silent) facts.push(['at', `${status.fps.toFixed(1)} fps`]);
     if (newest?.lag_ms != null && view.state !== 'stale') facts.push(['lag', span(newest.lag_ms)]);
     if (status?.decoder) facts.push(['decoder', status.decoder]);
     if (newest && newest.clock !== 'synchronised') facts.push(['clock', newest.clock]);
@@ -353,7 +353,7 @@ function drawTracks() {
   }
   let inView = 0;
   fill($('tracks'), list, (t) => t.id, (t) => {
-    const fresh = t.state === 'active' && ageOf(t.last_seen) <= freshness.observation_ms;
+    const fresh = t.state === 'active' && ageOf(t.last_seen) <= freshness.picture_ms;
     if (fresh) inView++;
     const state = fresh ? cell('In view', '', { chip: 'good' }) : cell(t.state === 'active' ? 'Out of view' : 'Ended', '', { chip: '-' });
     return [

@@ -129,6 +129,7 @@ export class Card {
       const wide = this.node.classList.toggle('wide');
       size.setAttribute('aria-pressed', String(wide));
       setText(size, wide ? 'Reduce' : 'Enlarge');
+      this.node.scrollIntoView({ block: 'nearest' });
     });
     const name = el('div', 'name', camera, el('span', 'dev', ` on ${device}`));
     name.title = key;
