@@ -93,7 +93,7 @@ impl Bench {
         settings
     }
 
-    async fn store(&self) -> Store {
+    fn store_settings(&self) -> store::Settings {
         let mongodb = &self.stack.settings().mongodb;
         let host = mongodb.uri.split_once("://").unwrap().1;
         let text = format!(
@@ -107,7 +107,11 @@ impl Bench {
         );
         let settings: store::Settings = toml::from_str(&text).unwrap();
         settings.check().unwrap();
-        let store = Store::connect(&settings).await.unwrap();
+        settings
+    }
+
+    async fn store(&self) -> Store {
+        let store = Store::connect(&self.store_settings()).await.unwrap();
         store.prepare().await.unwrap();
         store
     }
@@ -460,20 +464,20 @@ async fn a_former_owner_that_wakes_up_changes_nothing() {
     use picket_aggregator::store::checkpoints::BatchEnd;
     let bench = bench().await;
     let store = bench.store().await;
-    let (old, _) = store.claim("picket.test", 0, "a").await.unwrap();
+    let (mut old, _) = store.claim("picket.test", 0, "a").await.unwrap();
     let end = |offset| BatchEnd {
         next_offset: offset,
         ledger: vec![Update::set("fence/a/1-0a1b2c3d", doc! { "offset": offset })],
         ..BatchEnd::default()
     };
-    store.end_batch(&old, &end(10)).await.unwrap();
-    let (new, checkpoint) = store.claim("picket.test", 0, "b").await.unwrap();
+    store.end_batch(&mut old, &end(10)).await.unwrap();
+    let (mut new, checkpoint) = store.claim("picket.test", 0, "b").await.unwrap();
     assert_eq!(checkpoint.next_offset, Some(10));
-    let error = store.end_batch(&old, &end(20)).await.unwrap_err();
+    let error = store.end_batch(&mut old, &end(20)).await.unwrap_err();
     assert!(matches!(error, StoreError::Fenced { .. }), "{error}");
     let ledger = one(&store, "ledger", "fence/a/1-0a1b2c3d").await.unwrap();
     assert_eq!(ledger.get_i64("offset").unwrap(), 10);
-    store.end_batch(&new, &end(30)).await.unwrap();
+    store.end_batch(&mut new, &end(30)).await.unwrap();
 }
 
 #[tokio::test]
@@ -712,4 +716,67 @@ async fn a_centre_ends_in_time_while_mongodb_is_away_and_loses_nothing() {
     assert_eq!(camera.get_document("accounts").unwrap().get_i64("stored").unwrap(), 10);
     assert_eq!(count(&store, "observations", doc! { "device": "ends" }).await, 10);
     centre.stop().await.unwrap();
+}
+
+/// Starts a centre in a runtime of its own and lets go of that in the midst of its work: whatever was
+/// waited for is never heard of again.
+fn die_at_work(
+    settings: consume::Settings,
+    store: store::Settings,
+    images: Images,
+    after: Duration,
+) {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let store = Store::connect(&store).await.unwrap();
+        let tracker = TrackSettings::default();
+        let _centre = Centre::spawn(settings, tracker, RETENTION, store, images).unwrap();
+        tokio::time::sleep(after).await;
+    });
+    runtime.shutdown_background();
+}
+
+#[tokio::test]
+async fn a_centre_that_dies_at_any_point_comes_to_the_same_documents() {
+    let bench = bench().await;
+    let store = bench.store().await;
+    let images = Images::in_directory(&bench.dir.join("images")).unwrap();
+    for seq in 1..=1500 {
+        let mut deliveries = Vec::new();
+        for device in ["calm", "storm"] {
+            let record = seen(&format!("{device}/front/1-0a1b2c3d"), seq);
+            deliveries.push(bench.send(record.encode().unwrap()));
+        }
+        futures_util::future::join_all(deliveries).await;
+    }
+    // Small batches: many places to die at.
+    let settings = consume::Settings { batch_records: 7, release_s: 1, ..bench.settings() };
+    for n in 0..6 {
+        let (settings, images) = (settings.clone(), images.clone());
+        let store = bench.store_settings();
+        let after = Duration::from_millis(1500 + 137 * n);
+        let dying = move || die_at_work(settings, store, images, after);
+        tokio::task::spawn_blocking(dying).await.unwrap();
+    }
+    let centre = bench.centre(&store).await;
+    complete(&store, "calm/front", 1500).await;
+    complete(&store, "storm/front", 1500).await;
+    centre.stop().await.unwrap();
+    let epochs = |device: &str| format!("{device}/front/1-0a1b2c3d");
+    for device in ["calm", "storm"] {
+        let found = stored(&store, device).await;
+        assert_eq!(found.len(), 1500 + 1 + 1, "observations, a track, a ledger");
+        let track = one(&store, "tracks", &format!("{}/1#0", epochs(device))).await.unwrap();
+        assert_eq!(track.get_i64("observations").unwrap(), 1500);
+        assert_eq!(track.get_str("last_observation").unwrap(), format!("{}/1500", epochs(device)));
+        for document in &found {
+            let Ok(detections) = document.get_array("detections") else { continue };
+            let detection = detections[0].as_document().unwrap();
+            assert_eq!(detection.get_str("track").unwrap(), format!("{}/1#0", epochs(device)));
+            assert!(!document.get_bool("late").unwrap());
+        }
+        let camera = one(&store, "cameras", &format!("{device}/front")).await.unwrap();
+        let accounts = camera.get_document("accounts").unwrap();
+        assert_eq!(accounts.get_i64("stored").unwrap(), 1500);
+    }
 }

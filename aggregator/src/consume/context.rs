@@ -68,16 +68,6 @@ impl ConsumerContext for Context {
         list: &mut TopicPartitionList,
     ) {
         let assigned = kind == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
-        if self.closing.load(Ordering::Acquire) {
-            let answer = match assigned {
-                true => consumer.incremental_assign(&TopicPartitionList::new()),
-                false => consumer.incremental_unassign(list),
-            };
-            if let Err(e) = answer {
-                tracing::debug!(error = %e, "a last change of partitions was not answered");
-            }
-            return;
-        }
         let partitions = partitions(&self.topics, list);
         let change = if assigned {
             Rebalance::Assign(partitions)
@@ -86,8 +76,17 @@ impl ConsumerContext for Context {
         } else {
             Rebalance::Revoke(partitions)
         };
-        // The group's loop lives until `closing` is set.
-        let _ = self.rebalances.send(change);
+        if !self.closing.load(Ordering::Acquire) && self.rebalances.send(change).is_ok() {
+            return;
+        }
+        // Nobody listens any more, and the client does not end before it has its answer.
+        let answer = match assigned {
+            true => consumer.incremental_assign(&TopicPartitionList::new()),
+            false => consumer.incremental_unassign(list),
+        };
+        if let Err(e) = answer {
+            tracing::debug!(error = %e, "a last change of partitions was not answered");
+        }
     }
 
     fn commit_callback(&self, result: KafkaResult<()>, _offsets: &TopicPartitionList) {

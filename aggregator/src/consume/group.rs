@@ -283,7 +283,7 @@ impl Group {
             let started = result.and_then(|opened| {
                 let offset = opened.offset;
                 let (sender, receiver) = inbox(share.max(MIN_INBOX_BYTES));
-                Ok((offset, self.works.start(id, opened.claim, sender, receiver)?))
+                Ok((offset, self.works.start(id, opened.owner, sender, receiver)?))
             });
             match started {
                 Ok((offset, work)) => {

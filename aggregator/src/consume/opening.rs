@@ -14,16 +14,15 @@ use super::membership::PartitionId;
 use super::offsets::{Begin, Watermarks};
 use crate::metrics::OUT_OF_RANGE;
 use crate::store::Store;
-use crate::store::checkpoints::Claim;
+use crate::store::checkpoints::Owner;
 
 /// How long the broker may take to say where a log begins and ends.
 const WATERMARKS: Duration = Duration::from_secs(10);
 
 /// A partition that was taken over.
-#[derive(Debug)]
 pub struct Opened {
-    /// Under which owner epoch.
-    pub claim: Claim,
+    /// What lets its checkpoints be written.
+    pub owner: Owner,
     /// Where to begin reading.
     pub offset: i64,
 }
@@ -60,10 +59,10 @@ impl Opener {
         // before everything else has succeeded.
         let log = self.watermarks(id).await?;
         let claimed = self.store.claim(topic, id.1, &self.instance).await;
-        let (claim, checkpoint) = claimed.map_err(PartitionError::Claim)?;
+        let (owner, checkpoint) = claimed.map_err(PartitionError::Claim)?;
         let begin = Begin::decide(checkpoint.next_offset, log);
         if let Begin::OutOfRange { from, to } = begin {
-            let noted = self.store.note_out_of_range(&claim, from, to).await;
+            let noted = self.store.note_out_of_range(&owner.claim, from, to).await;
             noted.map_err(PartitionError::OutOfRange)?;
             counter!(OUT_OF_RANGE, "topic" => id.0.suffix()).increment(1);
             tracing::error!(
@@ -84,11 +83,11 @@ impl Opener {
             topic,
             partition = id.1,
             offset,
-            owner_epoch = claim.owner_epoch,
+            owner_epoch = owner.claim.owner_epoch,
             "took over {topic}/{} at offset {offset}",
             id.1
         );
-        Ok(Opened { claim, offset })
+        Ok(Opened { owner, offset })
     }
 
     /// The first and the next offset of a log.

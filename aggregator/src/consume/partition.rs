@@ -22,7 +22,7 @@ use super::settings::Settings;
 use super::status;
 use crate::metrics as names;
 use crate::store::Store;
-use crate::store::checkpoints::Claim;
+use crate::store::checkpoints::Owner;
 use crate::upsert::{Images, Origin};
 
 /// Pictures written at a time: each waits for the disk, and disks take several at once.
@@ -93,8 +93,8 @@ impl Lane {
 pub struct Worker {
     /// Which.
     pub id: PartitionId,
-    /// Under which owner epoch.
-    pub claim: Claim,
+    /// What lets its checkpoints be written.
+    pub owner: Owner,
     /// What is done with its records.
     pub lane: Lane,
     /// Where they come from.
@@ -108,7 +108,7 @@ pub struct Worker {
 impl Worker {
     /// Works until told to stop; the batch in hand is brought to its end.
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
-        let name = self.claim.id();
+        let name = self.owner.claim.id();
         loop {
             let batch = tokio::select! {
                 biased;
@@ -183,8 +183,8 @@ impl Worker {
         let topic = self.id.0;
         let entries = batch.into_iter().map(|record| {
             let origin = Origin {
-                topic: self.claim.topic.clone(),
-                partition: self.claim.partition,
+                topic: self.owner.claim.topic.clone(),
+                partition: self.owner.claim.partition,
                 offset: record.offset,
                 broker_time_ms: record.broker_time_ms,
                 stored_at_ms,
@@ -202,7 +202,7 @@ impl Worker {
     async fn put_aside(&self, effects: &Effects, name: &str) -> Result<(), PartitionError> {
         for letter in &effects.dead_letters {
             let mut backoff = Backoff::new(name);
-            let (topic, partition) = (&self.claim.topic, self.claim.partition);
+            let (topic, partition) = (&self.owner.claim.topic, self.owner.claim.partition);
             while let Err(e) = self.shared.dead_letters.send(letter, topic, partition).await {
                 backoff.absorb(PartitionError::DeadLetter(e)).await?;
             }
@@ -242,9 +242,9 @@ impl Worker {
         Ok(())
     }
 
-    async fn end(&self, effects: &Effects, name: &str) -> Result<(), PartitionError> {
+    async fn end(&mut self, effects: &Effects, name: &str) -> Result<(), PartitionError> {
         let mut backoff = Backoff::new(name);
-        while let Err(e) = self.shared.store.end_batch(&self.claim, &effects.end).await {
+        while let Err(e) = self.shared.store.end_batch(&mut self.owner, &effects.end).await {
             backoff.absorb(PartitionError::Checkpoint(e)).await?;
         }
         Ok(())

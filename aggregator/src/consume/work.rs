@@ -13,7 +13,7 @@ use super::inbox::{Inbox, Sender};
 use super::membership::PartitionId;
 use super::observations::Observations;
 use super::partition::{Lane, Report, Shared, Worker};
-use crate::store::checkpoints::Claim;
+use crate::store::checkpoints::Owner;
 use crate::track::Settings as TrackSettings;
 use crate::upsert::Retention;
 
@@ -74,7 +74,7 @@ impl Works {
     pub fn start(
         &self,
         id: PartitionId,
-        claim: Claim,
+        owner: Owner,
         sender: Sender,
         inbox: Inbox,
     ) -> Result<Work, PartitionError> {
@@ -82,7 +82,7 @@ impl Works {
         let lane = match id.0 {
             Topic::Observations => {
                 let tracker = self.tracker.clone();
-                let lane = Observations::new(store, claim.clone(), tracker, self.retention);
+                let lane = Observations::new(store, owner.claim.clone(), tracker, self.retention);
                 Lane::Observations(Box::new(lane.map_err(PartitionError::Apply)?))
             }
             Topic::Frames => Lane::Frames(Frames::new(store, self.retention)),
@@ -91,7 +91,7 @@ impl Works {
         let (stop, stopped) = watch::channel(false);
         let shared = self.shared.clone();
         let reports = self.reports.clone();
-        let worker = Worker { id, claim, lane, inbox, shared, reports };
+        let worker = Worker { id, owner, lane, inbox, shared, reports };
         Ok(Work { sender, stop, task: tokio::spawn(worker.run(stopped)) })
     }
 }

@@ -5,6 +5,10 @@
 //! and changes nothing. Kafka's own generation cannot serve for this: a process that was stopped
 //! does not know that it was replaced.
 //!
+//! A transaction that its owner did not live to end would keep its documents locked for as long as
+//! the server lets transactions live, a minute. So the checkpoint names the session of its owner, and
+//! whoever takes over ends that session first.
+//!
 //! Ledger, cameras and both kinds of checkpoint change in one transaction. So a crash at any point
 //! leaves either all of a batch's accounts or none, and the batch is read again.
 
@@ -28,6 +32,14 @@ pub struct Claim {
     pub partition: i32,
     /// Raised by one at each change of owner.
     pub owner_epoch: i64,
+}
+
+/// The owner's side of a claim: whoever has it can write the partition's checkpoints.
+pub struct Owner {
+    /// What is owned.
+    pub claim: Claim,
+    /// One session for all its transactions, whose id stands in the checkpoint.
+    session: ClientSession,
 }
 
 impl Claim {
@@ -127,11 +139,15 @@ impl Store {
         topic: &str,
         partition: i32,
         owner: &str,
-    ) -> Result<(Claim, PartitionCheckpoint), StoreError> {
+    ) -> Result<(Owner, PartitionCheckpoint), StoreError> {
         let id = partition_id(topic, partition);
+        let failed =
+            |e| StoreError::Write { collection: collection::CHECKPOINTS, source: Box::new(e) };
+        self.end_session_of_owner(&id).await?;
+        let session = self.client.start_session().await.map_err(failed)?;
         let change = doc! {
             "$inc": { "owner_epoch": 1_i64 },
-            "$set": { "owner": owner, "claimed_at": DateTime::now() },
+            "$set": { "owner": owner, "session": session.id(), "claimed_at": DateTime::now() },
             "$setOnInsert": { "topic": topic, "partition": partition },
         };
         let found = self
@@ -141,15 +157,36 @@ impl Store {
             .upsert(true)
             .return_document(ReturnDocument::After)
             .await
-            .map_err(|e| StoreError::Write {
-                collection: collection::CHECKPOINTS,
-                source: Box::new(e),
-            })?;
+            .map_err(failed)?;
         let missing = StoreError::Reply { collection: collection::CHECKPOINTS, field: "value" };
         let checkpoint: PartitionCheckpoint =
             decode(collection::CHECKPOINTS, found.ok_or(missing)?)?;
         let owner_epoch = checkpoint.owner_epoch;
-        Ok((Claim { topic: topic.to_owned(), partition, owner_epoch }, checkpoint))
+        let claim = Claim { topic: topic.to_owned(), partition, owner_epoch };
+        Ok((Owner { claim, session }, checkpoint))
+    }
+
+    /// Frees what the owner before may have locked. It loses nothing by it: an owner that lives
+    /// repeats its transaction, or learns that it is none any more.
+    async fn end_session_of_owner(&self, id: &str) -> Result<(), StoreError> {
+        let checkpoints = self.database.collection::<Document>(collection::CHECKPOINTS);
+        let found = checkpoints.find_one(doc! { "_id": id }).projection(doc! { "session": 1 });
+        let found = found.await.map_err(|e| StoreError::Read {
+            collection: collection::CHECKPOINTS,
+            source: Box::new(e),
+        })?;
+        let Some(session) = found.as_ref().and_then(|d| d.get_document("session").ok()) else {
+            return Ok(());
+        };
+        let ended = self.database.run_command(doc! { "killSessions": [session.clone()] }).await;
+        if let Err(e) = ended {
+            tracing::warn!(
+                partition = id,
+                error = %e,
+                "the session of the owner before was not ended; it may take a minute to expire"
+            );
+        }
+        Ok(())
     }
 
     /// Records that the log does not hold what comes next, and where reading goes on.
@@ -197,12 +234,10 @@ impl Store {
     }
 
     /// Ends a batch: all of it, or nothing if the partition has another owner since.
-    pub async fn end_batch(&self, claim: &Claim, end: &BatchEnd) -> Result<(), StoreError> {
-        let failed = |e| StoreError::Checkpoint { partition: claim.id(), source: Box::new(e) };
-        let mut session = self.client.start_session().await.map_err(failed)?;
+    pub async fn end_batch(&self, owner: &mut Owner, end: &BatchEnd) -> Result<(), StoreError> {
         let mut attempt = 1;
         loop {
-            match self.try_end_batch(&mut session, claim, end).await {
+            match self.try_end_batch(&mut owner.session, &owner.claim, end).await {
                 Err(e) if attempt < ATTEMPTS && is_transient(&e) => attempt += 1,
                 result => return result,
             }
