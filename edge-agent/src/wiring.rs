@@ -16,8 +16,8 @@ use picket_wire::observation::Stamp;
 use picket_wire::status::{CameraState, SpoolStatus};
 
 use crate::capture::{
-    self, CameraHandle, CameraSettings, CaptureContext, Clock, RecordingLog, ReserveError,
-    ReserveSeq, SourcePosition, SystemClock,
+    self, CameraAccount, CameraHandle, CameraSettings, CaptureContext, Clock, RecordingLog,
+    ReserveError, ReserveSeq, SourcePosition, SystemClock,
 };
 use crate::config::Settings;
 use crate::detect::{self, DetectorHandle};
@@ -71,6 +71,8 @@ enum Why {
 /// The running stages.
 struct Agent {
     cameras: Vec<CameraHandle>,
+    /// Those that a failure ends: any other camera is opened again.
+    recordings: Vec<Arc<CameraAccount>>,
     /// Let go to stop the cameras.
     stop: Option<crossbeam_channel::Sender<()>>,
     detector: Option<DetectorHandle>,
@@ -118,10 +120,14 @@ impl Agent {
             handles.push((camera, captured));
         }
         let detector = detect::spawn(&settings.detect, inputs, observed)?;
-        let cameras = handles
-            .into_iter()
-            .map(|(camera, out)| capture::spawn(camera, context.clone(), out))
-            .collect::<Result<Vec<_>, _>>()?;
+        let mut cameras = Vec::new();
+        let mut recordings = Vec::new();
+        for (camera, out) in handles {
+            let is_recording = camera.is_recording();
+            let handle = capture::spawn(camera, context.clone(), out)?;
+            recordings.extend(is_recording.then(|| Arc::clone(&handle.account)));
+            cameras.push(handle);
+        }
         let heartbeat = Heartbeat {
             device: settings.device.clone(),
             epoch,
@@ -136,6 +142,7 @@ impl Agent {
         let status = spool.reader()?;
         Ok(Self {
             cameras,
+            recordings,
             stop: Some(stop),
             detector: Some(detector),
             drain_ms: settings.uplink.drain_timeout_ms,
@@ -184,13 +191,13 @@ impl Agent {
     /// From the left to the right, so that what was captured reaches the spool, and what is in the
     /// spool the broker, as far as there is time.
     async fn end(mut self, why: Why, shutdown: &Shutdown) -> Result<()> {
-        let problems = if why == Why::AllRead { self.failed_recordings() } else { Vec::new() };
-        for problem in &problems {
-            tracing::error!("{problem}");
-        }
         drop(self.stop.take());
         for camera in std::mem::take(&mut self.cameras) {
             join("a camera", camera.join)?;
+        }
+        let problems = self.failed_recordings();
+        for problem in &problems {
+            tracing::error!("{problem}");
         }
         if let Some(detector) = self.detector.take() {
             join("the detector", detector.join)?;
@@ -229,10 +236,9 @@ impl Agent {
         Ok(())
     }
 
-    /// What could not be read of recordings.
+    /// What could not be read of recordings, once no camera runs any more.
     fn failed_recordings(&self) -> Vec<String> {
-        let views =
-            self.cameras.iter().map(|camera| (camera.account.camera(), camera.account.view()));
+        let views = self.recordings.iter().map(|account| (account.camera(), account.view()));
         let failed = views.filter(|(_, view)| view.state == CameraState::Failed);
         failed
             .map(|(name, view)| format!("camera {name}: {}", view.problem.unwrap_or_default()))
