@@ -1,7 +1,7 @@
 //! What both of Picket's programs need to be a good service.
 //!
 //! - [`config`]: one strict TOML file, errors that name the file, the line, the field and what would
-//!   be right. [`reference`]: the reference page, made from the types.
+//!   be right. [`reference`]: the reference page, made from the types, and [`published`], which keeps it true.
 //! - [`logging`], [`metrics`], [`ops`]: what an operator sees.
 //! - [`shutdown`]: SIGTERM and SIGINT; [`notify`]: the service manager.
 
@@ -10,5 +10,6 @@ pub mod logging;
 pub mod metrics;
 pub mod notify;
 pub mod ops;
+pub mod published;
 pub mod reference;
 pub mod shutdown;

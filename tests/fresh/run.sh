@@ -31,7 +31,10 @@ trap finish EXIT
 hand_in() {
   install -D /etc/resolv.conf "$root/etc/resolv.conf"
   install -D /etc/hosts "$root/etc/hosts"
-  cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
+  # Authorities of the host's own: `update-ca-certificates` also puts them where Java looks.
+  mkdir -p "$root/usr/local/share/ca-certificates"
+  cp -r /usr/local/share/ca-certificates/. "$root/usr/local/share/ca-certificates/"
+  chroot "$root" update-ca-certificates
   [ -f /etc/pip.conf ] && cp /etc/pip.conf "$root/etc/pip.conf"
   cp /etc/apt/sources.list.d/debian.sources "$root/etc/apt/sources.list.d/" 2>/dev/null && : > "$root/etc/apt/sources.list"
   for file in .cargo/config.toml .m2/settings.xml; do

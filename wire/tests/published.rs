@@ -18,14 +18,8 @@ fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
 }
 
-/// Compares with the published file, or writes it when asked to.
 fn published(path: &Path, made: &str) {
-    if std::env::var_os("UPDATE_GENERATED").is_some() {
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, made).unwrap();
-    }
-    let kept = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    assert_eq!(kept, made, "{} is not what the types say; see CONTRIBUTING.md", path.display());
+    picket_service::published::check(path, made).unwrap();
 }
 
 fn id(seq: u64) -> ObservationId {
