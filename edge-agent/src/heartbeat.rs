@@ -74,7 +74,7 @@ impl Heartbeat {
         self.count_captured();
         let status = |account: &Arc<CameraAccount>| {
             let view = account.view();
-            let books = self.ledger.books(account.camera()).unwrap_or_else(Books::default);
+            let books = self.ledger.books(account.camera()).unwrap_or_default();
             record_books(account.camera(), &books);
             let status = CameraStatus {
                 state: view.state,

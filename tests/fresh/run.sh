@@ -15,6 +15,7 @@ packages=git,make,ca-certificates,sudo
 [ "$(id -u)" = 0 ] || { echo "test-fresh: must run as root, to make a system in a folder" >&2; exit 1; }
 command -v mmdebstrap >/dev/null || apt-get install -y --no-install-recommends mmdebstrap
 
+mkdir -p "$folder"
 root=$folder/debian
 mounts=()
 finish() {
