@@ -14,6 +14,12 @@ const fn metric(
 /// All of them, for `/metrics` and the reference page.
 pub const TABLE: &[Metric] = &[
     metric(
+        "picket_agent_capture_decoded_total",
+        MetricKind::Counter,
+        &["camera"],
+        "Frames that the source gave, sampled or not.",
+    ),
+    metric(
         "picket_agent_capture_frames_total",
         MetricKind::Counter,
         &["camera"],
@@ -22,7 +28,7 @@ pub const TABLE: &[Metric] = &[
     metric(
         "picket_agent_capture_skipped_total",
         MetricKind::Counter,
-        &["camera"],
+        &["camera", "reason"],
         "Captured frames that nobody looked at; each is in a skip record.",
     ),
     metric(

@@ -194,6 +194,9 @@ impl Agent {
         drop(self.stop.take());
         for camera in std::mem::take(&mut self.cameras) {
             join("a camera", camera.join)?;
+            let (name, view) = (camera.account.camera(), camera.account.view());
+            let (decoded, captured, skipped) = (view.decoded, view.captured, view.skipped);
+            tracing::info!(camera = %name, decoded, captured, skipped, "camera closed");
         }
         let problems = self.failed_recordings();
         for problem in &problems {

@@ -97,7 +97,8 @@ pub struct NewestView {
     pub received_at: Option<Timestamp>,
     /// State of the device's clock.
     pub clock: String,
-    /// From capture to MongoDB, milliseconds; only where the device's clock can be trusted.
+    /// From capture to MongoDB, milliseconds; from the broker where the device's clock cannot be
+    /// trusted.
     pub lag_ms: Option<i64>,
     /// How many things were seen.
     pub detections: usize,
@@ -106,10 +107,9 @@ pub struct NewestView {
 impl From<&ObservationDocument> for NewestView {
     fn from(o: &ObservationDocument) -> Self {
         let stored_ms = o.ingest.stored_at.timestamp_millis();
-        let lag_ms = o
-            .captured_at
-            .filter(|_| o.clock == "synchronised")
-            .map(|captured| stored_ms.saturating_sub(captured.timestamp_millis()));
+        let trusted = o.captured_at.filter(|_| o.clock == "synchronised");
+        let begin_ms = trusted.unwrap_or(o.ingest.broker_time).timestamp_millis();
+        let lag_ms = Some(stored_ms.saturating_sub(begin_ms));
         Self {
             id: o.id.clone(),
             captured_at: at(o.captured_at),

@@ -196,6 +196,7 @@ impl Camera {
             return Handed::On;
         }
         place.frames += 1;
+        self.account.decoded();
         place.seen_ns = Some(media_time_ns);
         let media_time_ns = place.pass_began_ns + media_time_ns;
         if !sampler.takes(media_time_ns) {

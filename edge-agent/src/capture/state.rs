@@ -22,6 +22,8 @@ pub struct CameraView {
     pub decoder: Option<String>,
     /// Since the last captured frame, milliseconds.
     pub last_frame_age_ms: Option<u64>,
+    /// Frames that the source gave, sampled or not.
+    pub decoded: u64,
     /// Frames that got a `seq` in this epoch.
     pub captured: u64,
     /// Of these, not handed on to be looked at.
@@ -56,6 +58,7 @@ impl CameraAccount {
             fps: 0.0,
             decoder: None,
             last_frame_age_ms: None,
+            decoded: 0,
             captured: 0,
             skipped: 0,
             last_seq: 0,
@@ -119,6 +122,12 @@ impl CameraAccount {
         inner.last_frame = Some(now);
         inner.rate.count(now);
         metrics::counter!("picket_agent_capture_frames_total", "camera" => self.camera.to_string())
+            .increment(1);
+    }
+
+    pub(super) fn decoded(&self) {
+        self.lock().view.decoded += 1;
+        metrics::counter!("picket_agent_capture_decoded_total", "camera" => self.camera.to_string())
             .increment(1);
     }
 

@@ -52,8 +52,7 @@ async fn demo() -> Result<()> {
     println!("demo: the edge agent plays {}", source.describe());
     println!("\n    live page: {page}\n");
 
-    let decoded = watch(&mut fleet, &mut process, &source, &shutdown).await;
-    let decoded = decoded.context("while the demo ran")?;
+    watch(&mut fleet, &mut process, &source, &shutdown).await.context("while the demo ran")?;
     println!("demo: asking the agent to drain and end");
     if process.exited()?.is_none() {
         process.signal("TERM")?;
@@ -61,6 +60,7 @@ async fn demo() -> Result<()> {
     let status = process.ended(DRAIN).await?;
     ensure!(status.success(), "the agent ended with {status}:\n{}", process.log_tail());
     let findings = fleet::settled(&fleet, &[&agent], DRAIN).await?;
+    let decoded = decoded_frames(&process.log());
     let summary = Summary::gather(&fleet, &agent, findings, decoded).await?;
     fleet.stop().await?;
     summary.print();
@@ -122,28 +122,24 @@ impl Source {
 }
 
 /// Shows progress until the time is over, the user ends it, or the agent has read everything.
-/// Returns how many frames were decoded, as the agent's metrics last said.
 async fn watch(
     fleet: &mut Fleet,
     agent: &mut Process,
     source: &Source,
     shutdown: &Shutdown,
-) -> Result<Option<u64>> {
+) -> Result<()> {
     let limit = std::env::var("DURATION_S").ok().filter(|text| !text.is_empty());
     let limit: Option<u64> =
         limit.map(|text| text.parse().with_context(|| format!("DURATION_S={text}"))).transpose()?;
     let started = Instant::now();
-    let ops = fleet::address(agent, "operations endpoint at ").await?;
-    let mut decoded = None;
     loop {
         tokio::select! {
             () = tokio::time::sleep(SHOW_EVERY) => {}
-            () = shutdown.asked() => return Ok(decoded),
+            () = shutdown.asked() => return Ok(()),
         }
-        decoded = decoded_frames(&ops).await.or(decoded);
         if agent.exited()?.is_some_and(|status| status.success()) {
             println!("demo: the agent has read everything and ended");
-            return Ok(decoded);
+            return Ok(());
         }
         agent.expect_running()?;
         fleet.aggregator.expect_running()?;
@@ -152,7 +148,7 @@ async fn watch(
         println!("demo: {elapsed:>4} s  {}", progress(fleet).await?);
         let endless = !matches!(source, Source::Folder(_));
         if endless && limit.is_some_and(|limit| elapsed >= limit) {
-            return Ok(decoded);
+            return Ok(());
         }
     }
 }
@@ -166,18 +162,17 @@ async fn progress(fleet: &Fleet) -> Result<String> {
     Ok(format!("stored so far: {observations} records, {frames} pictures, {tracks} tracks"))
 }
 
-/// Reads one counter from the agent's metrics; an agent that has just ended has none.
-async fn decoded_frames(ops: &str) -> Option<u64> {
-    let text = fleet::get(ops, "/metrics").await.ok()?;
-    let lines = text.lines().filter(|line| line.starts_with("picket_agent_capture_frames_total"));
-    let values = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
-    Some(values.sum::<f64>() as u64)
+/// How many frames the cameras gave, as the agent said when it closed them.
+fn decoded_frames(agent_log: &str) -> u64 {
+    let closed = agent_log.lines().filter(|line| line.contains("camera closed"));
+    let decoded = closed.filter_map(|line| line.split_once("decoded=")?.1.split(' ').next());
+    decoded.filter_map(|number| number.parse::<u64>().ok()).sum()
 }
 
 /// What happened, asked of MongoDB and the spool.
 struct Summary {
     findings: Findings,
-    decoded: Option<u64>,
+    decoded: u64,
     acknowledged: i64,
     spooled: i64,
     tracks: u64,
@@ -189,7 +184,7 @@ impl Summary {
         fleet: &Fleet,
         agent: &Agent,
         findings: Findings,
-        decoded: Option<u64>,
+        decoded: u64,
     ) -> Result<Self> {
         let tracks =
             fleet.database.collection::<Document>("tracks").count_documents(doc! {}).await?;
@@ -213,7 +208,7 @@ impl Summary {
         let row = |name: &str, value: String| println!("  {name:<28} {value}");
         let ms = |p| self.findings.latency_ms(p).map_or("-".to_owned(), |ms| format!("{ms} ms"));
         println!("\nSummary, asked of MongoDB and the spool");
-        row("frames captured", self.decoded.map_or("-".to_owned(), |n| n.to_string()));
+        row("frames from the source", self.decoded.to_string());
         row("frames sampled (got a seq)", self.sampled().to_string());
         row("  looked at and stored", self.total(|a| a.stored.len()).to_string());
         row("  skipped", self.total(|a| a.skipped.len()).to_string());
