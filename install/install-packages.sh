@@ -13,11 +13,8 @@ fail() { echo "install: error: $*" >&2; exit 1; }
 check_system() {
     local ID=unknown VERSION_ID=0 PRETTY_NAME=
     [ -r /etc/os-release ] && . /etc/os-release
-    case "$ID" in
-        debian) [ "${VERSION_ID%%.*}" -ge 12 ] 2>/dev/null && return ;;
-        ubuntu) dpkg --compare-versions "$VERSION_ID" ge 22.04 2>/dev/null && return ;;
-    esac
-    fail "${PRETTY_NAME:-$ID} is not a system that this knows; it knows Debian 12 and Ubuntu 22.04 and later"
+    [ "$ID ${VERSION_ID%%.*}" = "debian 12" ] && return
+    fail "${PRETTY_NAME:-$ID} is not a system that this knows; it knows Debian 12"
 }
 
 as_root() {

@@ -29,7 +29,7 @@ finish() {
 trap finish EXIT
 
 # `make` in a minbase knows nothing of the host's proxies, mirrors and certificates: hand them in.
-hand_in() {
+hand_in() { # user
   install -D /etc/resolv.conf "$root/etc/resolv.conf"
   install -D /etc/hosts "$root/etc/hosts"
   # Authorities of the host's own: `update-ca-certificates` also puts them where Java looks.
@@ -39,7 +39,7 @@ hand_in() {
   [ -f /etc/pip.conf ] && cp /etc/pip.conf "$root/etc/pip.conf"
   cp /etc/apt/sources.list.d/debian.sources "$root/etc/apt/sources.list.d/" 2>/dev/null && : > "$root/etc/apt/sources.list"
   for file in .cargo/config.toml .m2/settings.xml; do
-    [ -f "$HOME/$file" ] && install -D "$HOME/$file" "$root/root/$file"
+    [ -f "$HOME/$file" ] && install -D "$HOME/$file" "$root$(home "$1")/$file"
   done
   env | grep -E '^(https?_proxy|HTTPS?_PROXY|no_proxy|NO_PROXY|PIP_INDEX_URL|PIP_CERT|CARGO_HTTP_CAINFO|SSL_CERT_FILE|REQUESTS_CA_BUNDLE)=' \
     > "$root/etc/environment" || : > "$root/etc/environment"
@@ -69,13 +69,14 @@ try_as() {
     mount --rbind "/$where" "$root/$where" && mount --make-rslave "$root/$where"
     mounts+=("$root/$where")
   done
-  hand_in
   if [ "$user" != root ]; then
     chroot "$root" useradd --create-home --shell /bin/bash "$user"
     echo "$user ALL=(ALL) NOPASSWD: ALL" > "$root/etc/sudoers.d/$user"
+    echo 'Defaults env_keep += "http_proxy https_proxy no_proxy"' >> "$root/etc/sudoers.d/$user"
   fi
+  hand_in "$user"
   git clone --quiet "$repo" "$root$(home "$user")/picket"
-  chroot "$root" chown -R "$user:" "$(home "$user")/picket"
+  chroot "$root" chown -R "$user:" "$(home "$user")"
   step "$user" demo "DURATION_S=30 make demo"
   step "$user" test "make test"
   for ((i = ${#mounts[@]} - 1; i >= 0; i--)); do umount -l "${mounts[i]}"; done

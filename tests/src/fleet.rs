@@ -1,6 +1,9 @@
 //! A fleet on a stack: an aggregator and agents, each the real program with a config file, a log
 //! file and a certificate of its own.
 
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -21,12 +24,14 @@ const END: Duration = Duration::from_secs(60);
 
 /// Where `make fetch` puts the model, the runtime and the clip.
 pub fn cache() -> PathBuf {
-    std::env::var_os("PICKET_CACHE").map_or_else(|| repository().join(".cache"), PathBuf::from)
+    let cache = std::env::var_os("PICKET_CACHE").map_or_else(|| ".cache".into(), PathBuf::from);
+    repository().join(cache)
 }
 
 /// The repository that this was built from.
 pub fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_owned()
 }
 
 /// The real clip with a face.
@@ -113,7 +118,10 @@ impl Fleet {
         std::fs::create_dir_all(&dir)?;
         let config = dir.join("agent.toml");
         let text = agent_config(self.stack.settings(), &credentials, &dir, cameras)?;
-        std::fs::write(&config, text)?;
+        // A camera's address may hold a password.
+        let mut file =
+            File::options().create(true).write(true).truncate(true).mode(0o600).open(&config)?;
+        file.write_all(text.as_bytes())?;
         Ok(Agent { device: device.to_owned(), config, dir })
     }
 

@@ -29,8 +29,10 @@ pub struct Account {
     pub pictures_due: BTreeSet<u64>,
     /// Stored pictures.
     pub pictures_stored: BTreeSet<u64>,
-    /// Pictures in the spool, or told of in gap records of frames.
-    pub pictures_explained: BTreeSet<u64>,
+    /// Pictures in the spool.
+    pub pictures_spooled: BTreeSet<u64>,
+    /// Gap records of frames: first and last `seq`, and how many pictures in between are lost.
+    pub picture_gaps: Vec<(u64, u64, u64)>,
 }
 
 impl Account {
@@ -45,12 +47,32 @@ impl Account {
         (1..=self.last_seq).filter(|seq| !known(seq)).collect()
     }
 
-    /// Each published picture that is nowhere.
+    /// Each published picture that is nowhere. A gap record of frames explains no more pictures than
+    /// it counts.
     pub fn missing_pictures(&self) -> Vec<u64> {
-        let known = |seq: &&u64| {
-            self.pictures_stored.contains(seq) || self.pictures_explained.contains(seq)
+        let here =
+            |seq: &&u64| self.pictures_stored.contains(seq) || self.pictures_spooled.contains(seq);
+        let mut missing: Vec<u64> =
+            self.pictures_due.iter().filter(|seq| !here(seq)).copied().collect();
+        for &(first, last, count) in &self.picture_gaps {
+            let mut left = count;
+            missing.retain(|seq| {
+                let explained = left > 0 && (first..=last).contains(seq);
+                left -= u64::from(explained);
+                !explained
+            });
+        }
+        missing
+    }
+
+    /// Each `seq` that two kinds of record settle.
+    pub fn settled_twice(&self) -> Vec<u64> {
+        let kinds = |seq: &u64| {
+            usize::from(self.stored.contains(seq))
+                + usize::from(self.skipped.contains(seq))
+                + usize::from(self.dropped.contains_key(seq))
         };
-        self.pictures_due.iter().filter(|seq| !known(seq)).copied().collect()
+        (1..=self.last_seq).filter(|seq| kinds(seq) > 1).collect()
     }
 
     /// How many were dropped, by reason.
@@ -132,20 +154,33 @@ async fn read_log_documents(database: &Database, findings: &mut Findings) -> Res
                 let (first, last) = (run("first")?, run("last")?);
                 let reason = document.get_str("reason")?.to_owned();
                 let of_frames = document.get_str("of")? == "frames";
+                let count = if of_frames { run("count")? } else { 0 };
                 let account = findings.account(epoch);
                 account.last_seq = account.last_seq.max(last);
-                for seq in first..=last {
-                    if of_frames {
-                        account.pictures_explained.insert(seq);
-                    } else {
-                        account.dropped.insert(seq, reason.clone());
-                    }
+                if of_frames {
+                    account.picture_gaps.push((first, last, count));
+                } else {
+                    account.dropped.extend((first..=last).map(|seq| (seq, reason.clone())));
                 }
             }
-            "epoch" | "clock" | "certificate" => {}
+            "epoch" => read_previous_epoch(&document, epoch, findings)?,
+            "clock" | "certificate" => {}
             other => findings.violations.push(format!("{id} has the unknown kind {other}")),
         }
     }
+    Ok(())
+}
+
+/// An epoch record says how many numbers its predecessor had given out: each of them must be known.
+fn read_previous_epoch(document: &Document, epoch: &str, findings: &mut Findings) -> Result<()> {
+    let Some(previous) = document.get("previous").and_then(|previous| previous.as_document())
+    else {
+        return Ok(());
+    };
+    let (camera, _) = epoch.rsplit_once('/').context("an epoch without a camera")?;
+    let reserved = previous.get_i64("reserved")? as u64;
+    let account = findings.account(&format!("{camera}/{}", previous.get_str("epoch")?));
+    account.last_seq = account.last_seq.max(reserved);
     Ok(())
 }
 
@@ -176,10 +211,9 @@ fn judge(findings: &mut Findings) {
         if !missing.is_empty() {
             violations.push(format!("{epoch}: nobody knows of the pictures of seq {missing:?}"));
         }
-        let both: Vec<_> =
-            account.dropped.keys().filter(|seq| account.stored.contains(seq)).collect();
-        if !both.is_empty() {
-            violations.push(format!("{epoch}: seq {both:?} are stored and said to be dropped"));
+        let twice = account.settled_twice();
+        if !twice.is_empty() {
+            violations.push(format!("{epoch}: seq {twice:?} are settled twice"));
         }
     }
     findings.violations.extend(violations);
@@ -202,8 +236,9 @@ fn read_spool(path: &Path, findings: &mut Findings) -> Result<()> {
         let (kind, of): (String, Option<String>) = (row.get(4)?, row.get(5)?);
         let account = findings.account(&format!("{key}/{epoch}"));
         match (kind.as_str(), of.as_deref()) {
-            ("frame" | "crop", _) | ("gap", Some("frames")) => {
-                account.pictures_explained.extend(first..=last);
+            ("frame" | "crop", _) => account.pictures_spooled.extend(first..=last),
+            ("gap", Some("frames")) => {
+                account.picture_gaps.push((first, last, row.get(6)?));
             }
             ("observation" | "skip" | "gap", _) => {
                 account.spooled.extend(first..=last);
@@ -220,4 +255,58 @@ fn read_spool(path: &Path, findings: &mut Findings) -> Result<()> {
         account.last_seq = account.last_seq.max(row.get(2)?);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn whole() -> Findings {
+        let account = Account {
+            last_seq: 5,
+            stored: [1, 2].into(),
+            skipped: [3].into(),
+            dropped: [(4, "crash".to_owned())].into(),
+            spooled: [5].into(),
+            pictures_due: [1, 2].into(),
+            pictures_stored: [1].into(),
+            picture_gaps: vec![(1, 2, 1)],
+            ..Account::default()
+        };
+        Findings {
+            accounts: [("gate/front/1-00000000".to_owned(), account)].into(),
+            ..Findings::default()
+        }
+    }
+
+    fn violations(change: impl FnOnce(&mut Account)) -> usize {
+        let mut findings = whole();
+        if let Some(account) = findings.accounts.values_mut().next() {
+            change(account);
+        }
+        judge(&mut findings);
+        findings.violations.len()
+    }
+
+    #[test]
+    fn whole_books_have_no_violation() {
+        assert_eq!(violations(|_| {}), 0);
+    }
+
+    #[test]
+    fn any_one_loss_is_seen() {
+        assert_eq!(violations(|a| drop(a.stored.remove(&2))), 1);
+        assert_eq!(violations(|a| a.skipped.clear()), 1);
+        assert_eq!(violations(|a| a.dropped.clear()), 1);
+        assert_eq!(violations(|a| a.spooled.clear()), 1);
+        assert_eq!(violations(|a| a.last_seq = 6), 1);
+        assert_eq!(violations(|a| a.pictures_stored.clear()), 1);
+        assert_eq!(violations(|a| a.picture_gaps.clear()), 1);
+    }
+
+    #[test]
+    fn a_seq_in_two_places_is_seen() {
+        assert_eq!(violations(|a| drop(a.skipped.insert(1))), 1);
+        assert_eq!(violations(|a| drop(a.dropped.insert(3, "spool-full".to_owned()))), 1);
+    }
 }

@@ -188,11 +188,14 @@ async fn kill_9_of_agent_and_aggregator_loses_nothing_unsaid_and_doubles_nothing
     assert!(process.terminate(LIMIT).await.unwrap().success(), "{}", process.log_tail());
     let findings = settled(&fleet, &[&agent], LIMIT).await.unwrap();
     assert_eq!(findings.accounts.len(), 4, "four starts, four epochs");
+    let mut told = 0;
     for (epoch, account) in &findings.accounts {
         for reason in account.drops().keys() {
             assert_eq!(reason, "crash", "{epoch}");
+            told += 1;
         }
     }
+    assert_eq!(told, 3, "each of the three crashes is told, with its bound");
     fleet.stop().await.unwrap();
 }
 

@@ -15,6 +15,7 @@ use mongodb::bson::{Document, doc};
 use picket_tests::fleet::{self, Fleet};
 use picket_tests::process::until;
 use picket_wire::observation::{ClockState, Detector, FrameFate, Observation, Stamp};
+use picket_wire::status::{LinkStatus, SpoolStatus, Status};
 use picket_wire::{CameraRecord, Outgoing, Picture, Topic, TopicNames, dead_letter, header};
 use rdkafka::Message;
 use rdkafka::message::{Header, Headers, OwnedHeaders};
@@ -54,6 +55,24 @@ fn good_picture(seq: u64) -> Outgoing {
     picture.encode()
 }
 
+fn good_status() -> Outgoing {
+    let status = Status {
+        device: "gate".parse().unwrap(),
+        epoch: "1-0a1b2c3d".parse().unwrap(),
+        stamp: stamp(1),
+        agent_version: "0.1.0".to_owned(),
+        config_sha256: "00".repeat(32),
+        model: None,
+        uptime_s: 1,
+        link: LinkStatus { up: true, problem: None, certificate_days_left: None },
+        spool: SpoolStatus::default(),
+        cameras: BTreeMap::new(),
+        temperature_c: None,
+        disk_free_bytes: None,
+    };
+    status.encode().unwrap()
+}
+
 fn with_header(mut message: Outgoing, name: &str, value: &str) -> Outgoing {
     message.headers.iter_mut().find(|(key, _)| *key == name).unwrap().1 = value.to_owned();
     message
@@ -61,6 +80,11 @@ fn with_header(mut message: Outgoing, name: &str, value: &str) -> Outgoing {
 
 fn without_header(mut message: Outgoing, name: &str) -> Outgoing {
     message.headers.retain(|(key, _)| *key != name);
+    message
+}
+
+fn with_key(mut message: Outgoing, key: &str) -> Outgoing {
+    message.key = key.to_owned();
     message
 }
 
@@ -126,7 +150,20 @@ async fn poison_on_each_topic_becomes_a_dead_letter_and_the_partition_moves_on()
         (&frames, "not-jpeg", with_value(good_picture(2), b"GIF89a")),
         (&frames, "header-missing", without_header(good_picture(2), header::WIDTH)),
         (&frames, "header-invalid", with_header(good_picture(2), header::HEIGHT, "99999999999")),
-        (&status, "header-missing", without_header(good(2), header::KIND)),
+        (
+            &frames,
+            "unknown-major",
+            with_header(good_picture(2), header::SCHEMA, "picket.frame/9.0"),
+        ),
+        (&frames, "disagree", with_key(good_picture(2), "gate/side")),
+        (&observations, "disagree", with_key(good(2), "shed/front")),
+        (&observations, "disagree", with_text(good(2), "gate/front", "shed/front")),
+        (&status, "empty", with_value(good_status(), b"")),
+        (&status, "body-invalid", with_value(good_status(), &[0xde, 0xad, 0xbe, 0xef])),
+        (&status, "body-invalid", with_text(good_status(), "\"uptime_s\":1", "\"uptime_s\":1e999")),
+        (&status, "unknown-major", with_header(good_status(), header::SCHEMA, "picket.status/9.0")),
+        (&status, "disagree", with_key(good_status(), "shed")),
+        (&status, "header-missing", without_header(good_status(), header::KIND)),
         (&status, "wrong-topic", good(2)),
     ];
     for (topic, _, message) in &poison {
@@ -134,12 +171,16 @@ async fn poison_on_each_topic_becomes_a_dead_letter_and_the_partition_moves_on()
     }
     send(&producer, &observations, &good(1)).await;
     send(&producer, &frames, &good_picture(1)).await;
+    send(&producer, &status, &good_status()).await;
 
-    for collection in ["observations", "frames"] {
+    let observation = "gate/front/1-0a1b2c3d/1";
+    for (collection, id) in
+        [("observations", observation), ("frames", observation), ("devices", "gate")]
+    {
         until("what follows the poison", LIMIT, async || {
             fleet.aggregator.expect_running()?;
             let documents = fleet.database.collection::<Document>(collection);
-            let found = documents.find_one(doc! { "_id": "gate/front/1-0a1b2c3d/1" }).await?;
+            let found = documents.find_one(doc! { "_id": id }).await?;
             Ok(found.ok_or_else(|| format!("nothing in {collection}")))
         })
         .await
@@ -181,10 +222,11 @@ async fn poison_on_each_topic_becomes_a_dead_letter_and_the_partition_moves_on()
     fleet.stop().await.unwrap();
 }
 
+/// A header's text; empty if there is none.
 fn header_of(message: &impl Message, name: &str) -> String {
     let headers = message.headers().unwrap();
-    let found = headers.iter().find(|header| header.key == name).unwrap();
-    String::from_utf8(found.value.unwrap().to_vec()).unwrap()
+    let found = headers.iter().find(|header| header.key == name).and_then(|header| header.value);
+    String::from_utf8(found.unwrap_or_default().to_vec()).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

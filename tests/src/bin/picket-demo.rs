@@ -52,7 +52,7 @@ async fn demo() -> Result<()> {
     println!("demo: the edge agent plays {}", source.describe());
     println!("\n    live page: {page}\n");
 
-    watch(&mut fleet, &mut process, &source, &shutdown).await.context("while the demo ran")?;
+    watch(&mut fleet, &mut process, &shutdown).await.context("while the demo ran")?;
     println!("demo: asking the agent to drain and end");
     if process.exited()?.is_none() {
         process.signal("TERM")?;
@@ -122,12 +122,7 @@ impl Source {
 }
 
 /// Shows progress until the time is over, the user ends it, or the agent has read everything.
-async fn watch(
-    fleet: &mut Fleet,
-    agent: &mut Process,
-    source: &Source,
-    shutdown: &Shutdown,
-) -> Result<()> {
+async fn watch(fleet: &mut Fleet, agent: &mut Process, shutdown: &Shutdown) -> Result<()> {
     let limit = std::env::var("DURATION_S").ok().filter(|text| !text.is_empty());
     let limit: Option<u64> =
         limit.map(|text| text.parse().with_context(|| format!("DURATION_S={text}"))).transpose()?;
@@ -146,8 +141,7 @@ async fn watch(
         fleet.stack.expect_running()?;
         let elapsed = started.elapsed().as_secs();
         println!("demo: {elapsed:>4} s  {}", progress(fleet).await?);
-        let endless = !matches!(source, Source::Folder(_));
-        if endless && limit.is_some_and(|limit| elapsed >= limit) {
+        if limit.is_some_and(|limit| elapsed >= limit) {
             return Ok(());
         }
     }
@@ -238,8 +232,11 @@ impl Summary {
         ensure!(self.balanced(), "the books do not balance: {:?}", self.findings.violations);
         ensure!(self.total(|a| a.stored.len()) > 0, "no observation was stored");
         ensure!(self.dead_letters == 0, "{} messages became dead letters", self.dead_letters);
+        let due = self.total(|a| a.pictures_due.len());
+        let stored = self.total(|a| a.pictures_stored.len());
+        ensure!(stored >= due, "{due} pictures were to be stored, {stored} are");
         if let Source::Clip(_) = source {
-            ensure!(self.total(|a| a.pictures_stored.len()) > 0, "no picture was stored");
+            ensure!(stored > 0, "no picture was stored");
             ensure!(self.tracks > 0, "the face in the clip has no track");
         }
         Ok(())
