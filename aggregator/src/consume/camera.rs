@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 
 use mongodb::bson::Document;
-use picket_wire::observation::{EpochStart, Gap, GapOf, Observation, Skip};
+use picket_wire::observation::{EpochStart, Gap, GapOf, Observation, Reason, Skip};
 use picket_wire::{CameraKey, CameraRecord, EpochId};
 use serde::{Deserialize, Serialize};
 
@@ -218,7 +218,7 @@ impl Camera {
         let ledger = self.ledgers.entry(epoch).or_default();
         ledger.dirty = true;
         for accounts in [&mut ledger.accounts, &mut self.accounts] {
-            *accounts.refused.entry(reason.to_owned()).or_default() += 1;
+            add(accounts.refused.entry(reason.to_owned()).or_default(), 1);
         }
         self.dirty = true;
     }
@@ -242,14 +242,14 @@ impl Camera {
     }
 
     fn take_skip(&mut self, skip: &Skip) {
-        self.settle(skip.id.epoch, (skip.first, skip.last), |a, n| a.skipped += n);
+        self.settle(skip.id.epoch, (skip.first, skip.last), |a, n| add(&mut a.skipped, n));
     }
 
     fn take_gap(&mut self, gap: &Gap) {
         let reason = gap.reason.as_str();
         if gap.of == GapOf::Observations {
             self.settle(gap.id.epoch, (gap.first, gap.last), |a, n| {
-                *a.dropped.entry(reason.to_owned()).or_default() += n;
+                add(a.dropped.entry(reason.to_owned()).or_default(), n);
             });
             return;
         }
@@ -257,7 +257,7 @@ impl Camera {
         ledger.dirty = true;
         let count = i64::try_from(gap.count).unwrap_or(i64::MAX);
         for accounts in [&mut ledger.accounts, &mut self.accounts] {
-            *accounts.pictures_dropped.entry(reason.to_owned()).or_default() += count;
+            add(accounts.pictures_dropped.entry(reason.to_owned()).or_default(), count);
         }
     }
 
@@ -273,9 +273,9 @@ impl Camera {
             self.enter(start.id.epoch, origin, changes);
         }
         let Some(previous) = &start.previous else { return Ok(()) };
-        let (first, last) = (previous.last_committed + 1, previous.reserved);
+        let (first, last) = (previous.last_committed.saturating_add(1), previous.reserved);
         let count = self.settle(previous.epoch, (first, last), |a, n| {
-            *a.dropped.entry(picket_wire::observation::Reason::CRASH.to_owned()).or_default() += n;
+            add(a.dropped.entry(Reason::CRASH.to_owned()).or_default(), n);
         });
         if count > 0 {
             let gap = CrashGap { epoch: previous.epoch, first, last, count };
@@ -293,7 +293,7 @@ impl Camera {
         changes: &mut Changes,
     ) -> Result<bool, StoreError> {
         let (epoch, seq) = (record.id.epoch, record.id.seq);
-        self.settle(epoch, (seq, seq), |a, n| a.stored += n);
+        self.settle(epoch, (seq, seq), |a, n| add(&mut a.stored, n));
         let late = self.is_past(epoch, seq);
         let tracks = if late {
             Vec::new()
@@ -400,6 +400,11 @@ impl Camera {
         let ledger = self.place.position.and_then(|at| self.ledgers.get(&at.epoch));
         ledger.map_or(0, |ledger| ledger.accounted.complete_until())
     }
+}
+
+/// Counts stop at their end: what devices claim to have dropped can be any number, in every epoch.
+fn add(count: &mut i64, n: i64) {
+    *count = count.saturating_add(n);
 }
 
 #[cfg(test)]

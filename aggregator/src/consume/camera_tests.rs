@@ -57,7 +57,7 @@ fn gap(epoch: &str, first: u64, last: u64, of: GapOf) -> CameraRecord {
     let count = last - first + 1;
     CameraRecord::Gap(Gap {
         id: id(epoch, first),
-        stamp: stamp(last),
+        stamp: stamp(last.min(1000)),
         first,
         last,
         count,
@@ -198,6 +198,17 @@ fn a_gap_of_pictures_accounts_for_no_observation() {
     assert_eq!(camera.complete_until(), 0);
     let id = changes.records[0].get_str("_id").unwrap();
     assert_eq!(id, "gate/north/1-00000001/1~gap-frames");
+}
+
+#[test]
+fn losses_beyond_all_counting_stop_at_the_end_of_the_count() {
+    let mut camera = camera();
+    let last = i64::MAX as u64;
+    let of = |epoch| [gap(epoch, 1, last, GapOf::Observations), gap(epoch, 1, last, GapOf::Frames)];
+    let (verdicts, _) = take(&mut camera, &[of(FIRST), of(SECOND)].concat());
+    assert_eq!(verdicts, [STORED; 4]);
+    assert_eq!(camera.accounts.dropped["spool-full"], i64::MAX);
+    assert_eq!(camera.accounts.pictures_dropped["spool-full"], i64::MAX);
 }
 
 #[test]

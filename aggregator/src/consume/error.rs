@@ -40,6 +40,9 @@ pub enum PartitionError {
     /// Ending a batch.
     #[error("cannot end the batch")]
     Checkpoint(#[source] StoreError),
+    /// Whoever did the work is gone and left no error: it panicked, which stands in the log.
+    #[error("the work ended without a word")]
+    Died,
 }
 
 impl PartitionError {
@@ -57,7 +60,7 @@ impl PartitionError {
                 Some(RDKafkaErrorCode::TopicAuthorizationFailed) => Remedy::Stop,
                 _ => Remedy::Retry,
             },
-            Self::WatermarksTask(_) => Remedy::Stop,
+            Self::WatermarksTask(_) | Self::Died => Remedy::Stop,
             Self::DeadLetter(e) => e.remedy(),
             Self::Image(e) => e.remedy(),
         };
@@ -85,6 +88,7 @@ impl PartitionError {
             Self::Image(_) => "image",
             Self::Write(_) => "write",
             Self::Checkpoint(_) => "checkpoint",
+            Self::Died => "work",
         }
     }
 }

@@ -240,6 +240,20 @@ impl Group {
         }
     }
 
+    /// A worker that panicked reports nothing, and what is read for it is read in vain.
+    fn miss_workers(&mut self) {
+        let ended = self.held.without_worker();
+        // One that stopped in order has said so before it ended.
+        while let Ok(report) = self.reports.try_recv() {
+            self.take(report);
+        }
+        for id in ended {
+            if self.held.0.get(&id).is_some_and(|held| held.work.is_some()) {
+                self.stopped(id, &PartitionError::Died);
+            }
+        }
+    }
+
     fn begin_turn(&mut self, change: Rebalance) {
         self.joined = true;
         match change {
@@ -337,6 +351,7 @@ impl Group {
 
     fn tick(&mut self) {
         self.progress.beat();
+        self.miss_workers();
         // A queue that drained before its pause was noted tells nobody, so all are asked.
         self.resume_drained(&self.held.ids());
         self.held.measure_lag(&self.ends);

@@ -82,6 +82,12 @@ impl Holdings {
         due.map(|(id, _)| *id).collect()
     }
 
+    /// Those whose worker has ended and is still counted on.
+    pub fn without_worker(&self) -> Vec<PartitionId> {
+        let ended = |held: &Held| held.work.as_ref().is_some_and(Work::has_ended);
+        self.0.iter().filter(|(_, held)| ended(held)).map(|(id, _)| *id).collect()
+    }
+
     /// Where each resumes.
     pub fn next_offsets(&self) -> Vec<(PartitionId, i64)> {
         self.0.iter().map(|(id, held)| (*id, held.state.next_offset)).collect()

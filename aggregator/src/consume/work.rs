@@ -26,6 +26,11 @@ pub struct Work {
 }
 
 impl Work {
+    /// Whether nobody works on it any more.
+    pub fn has_ended(&self) -> bool {
+        self.task.is_finished()
+    }
+
     /// Ends it at once. A batch in hand is not brought to its end; whoever reads it again finds it
     /// undone or done in part, and both come to the same.
     pub fn abandon(self) {
@@ -93,5 +98,28 @@ impl Works {
         let reports = self.reports.clone();
         let worker = Worker { id, owner, lane, inbox, shared, reports };
         Ok(Work { sender, stop, task: tokio::spawn(worker.run(stopped)) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::consume::held::{Held, Holdings};
+    use crate::consume::inbox::inbox;
+
+    #[tokio::test]
+    async fn a_worker_that_panicked_is_found_and_one_at_work_is_not() {
+        let at_work = |task: JoinHandle<()>| {
+            let work = Work { sender: inbox(1000).0, stop: watch::channel(false).0, task };
+            Held::at_work(work, 0)
+        };
+        let (dead, alive) = ((Topic::Frames, 0), (Topic::Frames, 1));
+        let mut held = Holdings::default();
+        held.0.insert(dead, at_work(tokio::spawn(async { panic!("a fault in the worker") })));
+        held.0.insert(alive, at_work(tokio::spawn(std::future::pending())));
+        while held.without_worker().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(held.without_worker(), [dead]);
     }
 }
