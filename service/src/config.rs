@@ -93,7 +93,8 @@ pub fn load<T: DeserializeOwned>(
     Ok(Loaded { settings, sha256: hex(&Sha256::digest(text.as_bytes())) })
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Bytes as hex digits, as digests are shown everywhere.
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
@@ -107,13 +108,40 @@ fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, ConfigError>
 
 fn refuse(path: &Path, text: &str, field: &str, error: &toml::de::Error) -> ConfigError {
     let line = error.span().map_or(1, |span| line_of(text, span.start));
-    let problem = error.message().trim().to_owned();
+    let said = error.message().trim();
     ConfigError::Parse {
         path: path.to_owned(),
         line,
-        field: if field.is_empty() { String::new() } else { format!("{field}: ") },
-        hint: suggestion(&problem).map_or_else(String::new, |s| format!("; did you mean `{s}`?")),
-        problem,
+        field: if field.is_empty() { String::new() } else { without_secrets(field) + ": " },
+        problem: without_secrets(said),
+        hint: suggestion(said).map_or_else(String::new, |s| format!("; did you mean `{s}`?")),
+    }
+}
+
+/// The message with its quoted value made fit for a journal: serde quotes what it refuses, and that
+/// may be an address with a password in it. Not left out altogether, because a host in the wrong
+/// place is found by its name.
+fn without_secrets(message: &str) -> String {
+    let begin = message.find(['"', '`']).map_or(0, |quote| quote + 1);
+    // The last one that "expected" follows, as the value itself may hold quotes.
+    let end = ["\", expected", "`, expected"].iter().filter_map(|text| message.rfind(text)).max();
+    let end = end.or_else(|| message.rfind(['"', '`'])).filter(|end| *end > begin);
+    let (head, rest) = message.split_at(begin);
+    let (value, tail) = rest.split_at(end.unwrap_or(message.len()) - begin);
+    format!("{head}{}{tail}", without_user_and_query(value))
+}
+
+/// What stands before the last `@` goes, not before the first: a password may hold one.
+fn without_user_and_query(value: &str) -> String {
+    let scheme = value.find("://").map(|at| at + "://".len());
+    let (scheme, rest) = value.split_at(scheme.unwrap_or(0));
+    let rest = match rest.rsplit_once('@') {
+        Some((_, host)) => format!("***@{host}"),
+        None => rest.to_owned(),
+    };
+    match rest.split_once('?') {
+        Some((address, _)) if !scheme.is_empty() => format!("{scheme}{address}?***"),
+        _ => format!("{scheme}{rest}"),
     }
 }
 
@@ -176,5 +204,41 @@ mod tests {
     #[test]
     fn a_file_that_is_not_toml_names_the_line() {
         assert!(error("[uplink\n").starts_with("agent.toml:1: "), "{}", error("[uplink\n"));
+    }
+
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code, reason = "read by serde only")]
+    struct Wrong {
+        source: Option<Vec<String>>,
+        uplink: Option<Uplink>,
+        store: Option<Store>,
+    }
+
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(rename_all = "kebab-case")]
+    enum Store {
+        Memory,
+    }
+
+    #[test]
+    fn a_password_in_a_refused_value_is_never_shown() {
+        let refused =
+            |text: &str| parse::<Wrong>(Path::new("agent.toml"), text).unwrap_err().to_string();
+        for (text, shown) in [
+            (r#"source = "rtsp://admin:pw@cam/1""#, "rtsp://***@cam/1\""),
+            (r#"source = "rtsp://admin:p@w?x\"pw@cam/1""#, "rtsp://***@cam/1\", expected"),
+            (r#"source = "admin:pw@cam""#, "\"***@cam\""),
+            (r#"uplink.brokers = "ssl://u:pw@h""#, "uplink.brokers: "),
+            (r#"uplink.brokers = "ssl://u:pw@h""#, "ssl://***@h\""),
+            (r#"store = "mongodb://u:pw@h/db?token=pw""#, "mongodb://***@h/db?***`"),
+            (r#"store = "mongodb://h/db?token=pw""#, "mongodb://h/db?***`, expected `memory`"),
+            (r#""rtsp://admin:pw@cam/1" = 1"#, "rtsp://***@cam/1"),
+            ("source = rtsp://admin:pw@cam/1", "agent.toml:1: "),
+            ("source = \"rtsp://admin:pw@cam/1", "agent.toml:1: "),
+        ] {
+            let error = refused(text);
+            assert!(!error.contains("pw") && error.contains(shown), "{text}: {error}");
+        }
     }
 }
