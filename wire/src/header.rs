@@ -4,6 +4,7 @@ use std::fmt;
 
 use jiff::Timestamp;
 
+use crate::id;
 use crate::message::Reject;
 use crate::observation::{ClockState, Stamp};
 
@@ -33,6 +34,23 @@ pub const HEIGHT: &str = "picket-height";
 pub const REDACTED: &str = "picket-redacted";
 /// Frames: `image/jpeg`.
 pub const CONTENT_TYPE: &str = "content-type";
+
+/// All of them.
+const ALL: [&str; 13] = [
+    SCHEMA,
+    KIND,
+    ID,
+    DEVICE,
+    CAMERA,
+    LANE,
+    MONO_US,
+    CAPTURED_AT,
+    CLOCK,
+    WIDTH,
+    HEIGHT,
+    REDACTED,
+    CONTENT_TYPE,
+];
 
 /// Major version of every schema of this build; another one is refused.
 pub const SCHEMA_MAJOR: u32 = 1;
@@ -150,11 +168,11 @@ impl<'a> Headers<'a> {
         let parse = || {
             let (name, version) = text.strip_prefix("picket.")?.split_once('/')?;
             let (major, minor) = version.split_once('.')?;
-            minor.parse::<u32>().ok()?;
-            Some((name, major.parse::<u32>().ok()?))
+            id::number(minor)?;
+            Some((name, id::number(major)?))
         };
         match parse() {
-            Some((_, major)) if major != SCHEMA_MAJOR => {
+            Some((_, major)) if major != u64::from(SCHEMA_MAJOR) => {
                 Err(Reject::UnknownMajor { schema: text.chars().take(120).collect() })
             }
             Some((name, _)) if name == kind.as_str() => Ok(()),
@@ -171,10 +189,7 @@ impl<'a> Headers<'a> {
     }
 
     pub(crate) fn stamp(&self) -> Result<Stamp, Reject> {
-        let mono_us = self.number::<u64>(MONO_US)?;
-        if i64::try_from(mono_us).is_err() {
-            return Err(invalid(MONO_US, mono_us));
-        }
+        let mono_us = self.number(MONO_US)?;
         let captured_at = match self.text(CAPTURED_AT)? {
             "" => None,
             text => Some(text.parse::<Timestamp>().map_err(|_| invalid(CAPTURED_AT, text))?),
@@ -188,9 +203,19 @@ impl<'a> Headers<'a> {
         Ok(Stamp { mono_us, captured_at, clock })
     }
 
-    pub(crate) fn number<T: std::str::FromStr>(&self, name: &'static str) -> Result<T, Reject> {
+    /// Each number has one way only to be written, and fits 63 bits.
+    pub(crate) fn number(&self, name: &'static str) -> Result<u64, Reject> {
         let text = self.text(name)?;
-        text.parse().map_err(|_| invalid(name, text))
+        id::number(text).ok_or_else(|| invalid(name, text))
+    }
+
+    /// Refuses headers that stand twice: one reader would take the first, another the last.
+    pub(crate) fn check_once(&self) -> Result<(), Reject> {
+        let times = |name: &str| self.0.iter().filter(|(key, _)| key == name).count();
+        match ALL.into_iter().find(|name| times(name) > 1) {
+            Some(name) => Err(invalid(name, "stands there more than once")),
+            None => Ok(()),
+        }
     }
 
     pub(crate) fn is_absent(&self, name: &'static str) -> bool {

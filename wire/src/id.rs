@@ -21,7 +21,7 @@ fn refuse(text: &str, form: &'static str) -> IdError {
 }
 
 /// A decimal number without sign or leading zeros that fits the 63 bits a BSON int64 has.
-fn number(text: &str) -> Option<u64> {
+pub(crate) fn number(text: &str) -> Option<u64> {
     let plain = text == "0" || (!text.starts_with('0') && text.bytes().all(|b| b.is_ascii_digit()));
     let value = text.parse::<u64>().ok()?;
     (plain && i64::try_from(value).is_ok()).then_some(value)

@@ -8,10 +8,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::header::{self, Headers, Kind, Lane};
-use crate::id::{CameraKey, ObservationId};
+use crate::id::{CameraKey, ObservationId, number};
 use crate::name::{CameraName, DeviceName};
 use crate::observation::{
-    ClockRelation, DeviceCertificate, EpochStart, Gap, Observation, RangeError, Skip, Stamp,
+    ClockRelation, DeviceCertificate, EpochStart, Gap, MAX_FRAME_PX, Observation, RangeError, Skip,
+    Stamp,
 };
 use crate::status::Status;
 use crate::topic::Topic;
@@ -252,8 +253,8 @@ impl Picture {
         let (observation, crop) = match (kind, text.split_once('#')) {
             (Kind::Frame, None) => (text, None),
             (Kind::Crop, Some((observation, index))) => {
-                let index = index.parse().map_err(|_| header::invalid(header::ID, text))?;
-                (observation, Some(index))
+                let index = number(index).and_then(|index| u32::try_from(index).ok());
+                (observation, Some(index.ok_or_else(|| header::invalid(header::ID, text))?))
             }
             (Kind::Frame | Kind::Crop, _) => return Err(header::invalid(header::ID, text)),
             _ => {
@@ -261,9 +262,10 @@ impl Picture {
             }
         };
         let id = observation.parse().map_err(|_| header::invalid(header::ID, text))?;
-        let px = |name| match headers.number::<u32>(name)? {
-            px @ 1..=crate::observation::MAX_FRAME_PX => Ok(px),
-            px => Err(header::invalid(name, px)),
+        let px = |name| {
+            let px = headers.number(name)?;
+            let fits = u32::try_from(px).ok().filter(|px| (1..=MAX_FRAME_PX).contains(px));
+            fits.ok_or_else(|| header::invalid(name, px))
         };
         let (width, height) = (px(header::WIDTH)?, px(header::HEIGHT)?);
         if headers.text(header::CONTENT_TYPE)? != "image/jpeg" || !value.starts_with(&JPEG_HEAD) {
@@ -387,6 +389,7 @@ pub fn decode(
         return Err(Reject::TooLarge { bytes: value.len(), limit });
     }
     let headers = Headers(headers);
+    headers.check_once()?;
     let kind = headers.kind()?;
     headers.check_schema(kind)?;
     let stamp = headers.stamp()?;

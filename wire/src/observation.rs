@@ -17,6 +17,10 @@ pub const MAX_COORDINATE_PX: f32 = 1_000_000.0;
 /// Largest frame width or height.
 pub const MAX_FRAME_PX: u32 = 65_535;
 
+/// Most frames that one skip or gap may stand for: a thousand years at 30 frames a second, and so
+/// far below 64 bits that no sum of counts at the centre can overflow.
+pub const MAX_RUN: u64 = 1 << 40;
+
 /// How far the device's wall clock could be trusted when a record was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -69,6 +73,8 @@ impl Reason {
     pub const DETECTOR_FAILED: &'static str = "detector-failed";
     /// The spool was at its cap.
     pub const SPOOL_FULL: &'static str = "spool-full";
+    /// The row in the spool could not be read any more.
+    pub const SPOOL_DAMAGED: &'static str = "spool-damaged";
     /// The spool could not be written.
     pub const SPOOL_FAILED: &'static str = "spool-failed";
     /// Larger than the topic takes.
@@ -307,6 +313,9 @@ fn check_coordinate(field: &'static str, value: f32) -> Result<(), RangeError> {
 fn check_run(id: &ObservationId, first: u64, last: u64) -> Result<(), RangeError> {
     if first == 0 || first > last || i64::try_from(last).is_err() {
         return Err(outside("first, last", format_args!("{first} to {last} is not a run")));
+    }
+    if last - first >= MAX_RUN {
+        return Err(outside("first, last", format_args!("{first} to {last} is over {MAX_RUN}")));
     }
     if id.seq != first {
         return Err(outside("id", format_args!("its seq {} is not `first` {first}", id.seq)));

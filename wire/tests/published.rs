@@ -272,6 +272,64 @@ fn poison_is_refused_with_a_reason_and_never_panics() {
 }
 
 #[test]
+fn a_header_that_stands_twice_is_refused() {
+    for message in samples() {
+        let whole = received(&message);
+        for (name, _) in &whole {
+            let mut headers = whole.clone();
+            headers.push((name.clone(), b"other".to_vec()));
+            let code = decode_sample(&message, &headers).unwrap_err().code();
+            assert_eq!(code, "header-invalid", "{} with two {name}", kind_of(&message));
+        }
+        let mut headers = whole;
+        headers.extend([("trace".to_owned(), Vec::new()), ("trace".to_owned(), Vec::new())]);
+        decode_sample(&message, &headers).unwrap();
+    }
+}
+
+#[test]
+fn there_is_one_way_only_to_write_a_number() {
+    let crop = samples().into_iter().find(|m| kind_of(m) == "crop").unwrap();
+    for (name, values) in [
+        (header::ID, ["gate/north/12-0a1b2c3d/7#+0", "gate/north/12-0a1b2c3d/7#00"]),
+        (header::WIDTH, ["+640", "0640"]),
+        (header::HEIGHT, ["+360", ""]),
+        (header::MONO_US, ["+1500000", "01500000"]),
+        (header::SCHEMA, ["picket.crop/+1.0", "picket.crop/1.00"]),
+    ] {
+        for value in values {
+            let mut headers = received(&crop);
+            headers.iter_mut().find(|(k, _)| k == name).unwrap().1 = value.into();
+            let code = decode_sample(&crop, &headers).unwrap_err().code();
+            assert_eq!(code, "header-invalid", "{name} = {value}");
+        }
+    }
+}
+
+#[test]
+fn a_run_that_no_camera_could_fill_is_refused() {
+    let run = |last| Skip { id: id(1), stamp: stamp(), first: 1, last, reason: "busy".into() };
+    let gap = |last| Gap {
+        id: id(1),
+        stamp: stamp(),
+        first: 1,
+        last,
+        count: last,
+        reason: "busy".into(),
+        of: GapOf::Observations,
+    };
+    for record in [CameraRecord::Skip(run(MAX_RUN)), CameraRecord::Gap(gap(MAX_RUN))] {
+        let message = record.encode().unwrap();
+        decode_sample(&message, &received(&message)).unwrap();
+    }
+    for record in [CameraRecord::Skip(run(MAX_RUN + 1)), CameraRecord::Gap(gap(MAX_RUN + 1))] {
+        let message = record.encode().unwrap();
+        let code = decode_sample(&message, &received(&message)).unwrap_err().code();
+        assert_eq!(code, "out-of-range");
+    }
+}
+
+#[test]
 fn a_picture_that_is_no_jpeg_is_refused() {
     let mut message = samples().into_iter().find(|m| kind_of(m) == "frame").unwrap();
     message.value = b"GIF89a".to_vec();
