@@ -281,6 +281,27 @@ fn a_file_that_is_no_video_is_an_error_that_names_it() {
 }
 
 #[test]
+fn a_file_that_is_no_video_is_given_up_at_whatever_pace() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("text.mp4");
+    std::fs::write(&path, b"this is no video").unwrap();
+    for file in [json!({ "path": path }), json!({ "path": path, "pace": "none" })] {
+        let camera = start(json!({ "name": "cam", "source": { "file": file } }));
+        assert!(matches!(camera.next(), Captured::Ended { position: None, .. }));
+        let view = camera.handle.account.view();
+        assert_eq!((view.state, view.gave_up), (CameraState::Failed, true), "{view:?}");
+    }
+}
+
+#[test]
+fn an_address_that_is_neither_a_file_nor_a_recording_is_a_camera() {
+    let of = |uri: Value| settings(json!({ "name": "cam", "source": { "uri": uri } }));
+    assert!(of(json!({ "uri": "http://127.0.0.1:1/mjpeg" })).is_live());
+    assert!(!of(json!({ "uri": "http://127.0.0.1:1/a.mp4", "pace": "none" })).is_live());
+    assert!(!of(json!({ "uri": "file:///a.mp4" })).is_live());
+}
+
+#[test]
 fn a_truncated_video_gives_the_frames_it_has() {
     let folder = tempfile::tempdir().unwrap();
     for (name, muxer) in [("a.mkv", "matroskamux"), ("a.mp4", "mp4mux faststart=true")] {
@@ -399,7 +420,7 @@ fn a_camera_that_fails_is_opened_again_and_disturbs_no_other() {
     let other = start(pattern(json!({ "fps": 30 })));
     failing.wait_until("failed twice", |view| view.reopened >= 2);
     let view = failing.handle.account.view();
-    assert_eq!(view.state, CameraState::Failed);
+    assert_eq!((view.state, view.gave_up), (CameraState::Failed, false));
     let problem = view.problem.unwrap();
     assert!(problem.contains("127.0.0.1:1/live"), "{problem}");
     for secret in ["admin", "hunter2", "abc"] {

@@ -9,7 +9,7 @@ use picket_wire::status::CameraState;
 
 use super::backoff::{self, Backoff};
 use super::clock::Clock;
-use super::error::{Advice, CaptureError};
+use super::error::CaptureError;
 use super::frame::SourcePosition;
 use super::outlet::{Handed, Outlet, Sampled};
 use super::pipeline::{Next, Picture, Pipeline};
@@ -89,10 +89,10 @@ impl Camera {
                 Ok(Finish::Stopping) => return self.outlet.flush(),
                 Err(error) => error,
             };
-            if !self.opens_again_after(&error) {
-                return match place.frames {
-                    0 => self.give_up(&error),
-                    _ => self.ended(place.at_end(), Some(&error)),
+            if !self.settings.opens_again_after(error.advice()) {
+                return match error.ends_a_recording() {
+                    true => self.ended(place.at_end(), Some(&error)),
+                    false => self.give_up(&error),
                 };
             }
             if place.frames > frames_before {
@@ -173,11 +173,11 @@ impl Camera {
                     }
                 }
                 Next::Nothing => self.check_for_stall(last_frame)?,
-                Next::End if self.repeats() => {
+                Next::End if self.settings.repeats() => {
                     place.pass_began_ns += place.seen_ns.take().unwrap_or_default() + FRAME_GAP_NS;
                     pipeline.rewind()?;
                 }
-                Next::End if self.is_live() => return Err(self.live_ended()),
+                Next::End if self.settings.is_live() => return Err(self.live_ended()),
                 Next::End => return Ok(Finish::Ended),
             }
         }
@@ -249,7 +249,7 @@ impl Camera {
     }
 
     fn check_for_stall(&self, last_frame: Instant) -> Result<(), CaptureError> {
-        if self.is_live() && last_frame.elapsed() >= STALL_LIMIT {
+        if self.settings.is_live() && last_frame.elapsed() >= STALL_LIMIT {
             return Err(CaptureError::Stalled {
                 source_name: super::source::name(&self.settings.source),
                 silence: STALL_LIMIT,
@@ -260,27 +260,6 @@ impl Camera {
 
     fn live_ended(&self) -> CaptureError {
         CaptureError::LiveEnded { source_name: super::source::name(&self.settings.source) }
-    }
-
-    fn is_live(&self) -> bool {
-        match &self.settings.source {
-            Source::V4l2(_) | Source::Rtsp(_) => true,
-            Source::TestPattern(pattern) => pattern.frames.is_none(),
-            Source::File(_) | Source::Uri(_) => false,
-        }
-    }
-
-    fn repeats(&self) -> bool {
-        match &self.settings.source {
-            Source::File(file) => file.repeat,
-            Source::Uri(uri) => uri.repeat,
-            Source::V4l2(_) | Source::Rtsp(_) | Source::TestPattern(_) => false,
-        }
-    }
-
-    fn opens_again_after(&self, error: &CaptureError) -> bool {
-        let remote = matches!(self.settings.source, Source::Uri(_));
-        self.is_live() || self.repeats() || (remote && error.advice() == Advice::Retry)
     }
 
     fn stopping(&self) -> bool {
@@ -328,14 +307,15 @@ impl Camera {
         self.outlet.end(position);
     }
 
-    /// A source that is read once and cannot be read: nothing will come, and a person is needed.
+    /// A source that is read once and cannot be read, or not to its end: a person is needed. What
+    /// was read of a recording keeps its place, so that the next start goes on there.
     fn give_up(&mut self, error: &CaptureError) {
         let camera = &self.settings.name;
         tracing::error!(
             target: "capture", %camera, error = error as &dyn std::error::Error,
-            "camera {camera} gives nothing"
+            "camera {camera} gives nothing more"
         );
-        self.account.set_state(CameraState::Failed, Some(error.chain()));
+        self.account.gave_up(error.chain());
         self.outlet.end(None);
     }
 }

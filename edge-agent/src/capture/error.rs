@@ -137,6 +137,12 @@ impl CaptureError {
         }
     }
 
+    /// Whether a recording is over with it: its content breaks off, and is the same at every try.
+    /// Anything else, such as a disk that cannot be read, leaves a rest that can still be read.
+    pub fn ends_a_recording(&self) -> bool {
+        matches!(self, Self::Broken { .. })
+    }
+
     /// The error and its causes on one line, for the status, which holds text.
     pub fn chain(&self) -> String {
         let mut text = self.to_string();
@@ -146,5 +152,20 @@ impl CaptureError {
             cause = error.source();
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_broken_content_is_the_end_of_a_recording() {
+        let (source_name, why) = ("a.mp4".to_owned(), "it says".to_owned());
+        let broken = CaptureError::Broken { source_name: source_name.clone(), why: why.clone() };
+        assert!(broken.ends_a_recording());
+        let unreadable = CaptureError::Unreachable { source_name: source_name.clone(), why };
+        assert!(!unreadable.ends_a_recording());
+        assert!(!CaptureError::Wind { source_name, to_ms: 1 }.ends_a_recording());
     }
 }

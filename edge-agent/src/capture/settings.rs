@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::address::Address;
+use super::error::Advice;
 use crate::detect::PublishSettings;
 
 /// One camera.
@@ -264,6 +265,34 @@ impl CameraSettings {
             Source::V4l2(_) | Source::Rtsp(_) | Source::TestPattern(_) => return false,
         };
         !repeat && (self.start_time.is_some() || pace == Pace::None)
+    }
+
+    /// Whether the source has no end of its own: one that ends, fails or falls silent is opened
+    /// again whatever the reason. An address that is neither a file nor read as a recording is
+    /// taken for a network camera.
+    pub fn is_live(&self) -> bool {
+        match &self.source {
+            Source::V4l2(_) | Source::Rtsp(_) => true,
+            Source::TestPattern(pattern) => pattern.frames.is_none(),
+            Source::File(_) => false,
+            Source::Uri(uri) => !self.is_recording() && !uri.uri.has_scheme(&["file"]),
+        }
+    }
+
+    /// Whether the source begins again at its end.
+    pub fn repeats(&self) -> bool {
+        match &self.source {
+            Source::File(file) => file.repeat,
+            Source::Uri(uri) => uri.repeat,
+            Source::V4l2(_) | Source::Rtsp(_) | Source::TestPattern(_) => false,
+        }
+    }
+
+    /// Whether it is opened again after a failure, with what the failure itself advises. A file
+    /// that is played once is not, at whatever pace: then the camera has given up.
+    pub fn opens_again_after(&self, advice: Advice) -> bool {
+        let may_come_back = matches!(self.source, Source::Uri(_)) && advice == Advice::Retry;
+        self.is_live() || self.repeats() || may_come_back
     }
 
     /// Whether capture waits for the detector, so that no frame is skipped.

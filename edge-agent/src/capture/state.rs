@@ -34,6 +34,9 @@ pub struct CameraView {
     pub size_px: Option<(u32, u32)>,
     /// How often the source was opened again.
     pub reopened: u64,
+    /// Whether its thread ended because nothing more can come of the source. A camera that only
+    /// waits, to be opened again or for numbers, is `Failed` and has not given up.
+    pub gave_up: bool,
 }
 
 /// The shared account of one camera.
@@ -64,6 +67,7 @@ impl CameraAccount {
             last_seq: 0,
             size_px: None,
             reopened: 0,
+            gave_up: false,
         };
         let inner = Inner { view, last_frame: None, rate: Rate::new(Instant::now()) };
         Self { camera, inner: Mutex::new(inner) }
@@ -84,6 +88,17 @@ impl CameraAccount {
             .last_frame
             .map(|last| u64::try_from(now.duration_since(last).as_millis()).unwrap_or(u64::MAX));
         view
+    }
+
+    /// Its thread ended by a panic: nothing more will come, and nobody else can say so.
+    pub fn broke_off(&self) {
+        let problem = "its thread broke off; the log says where".to_owned();
+        self.set_state(CameraState::Failed, Some(problem));
+    }
+
+    pub(super) fn gave_up(&self, problem: String) {
+        self.set_state(CameraState::Failed, Some(problem));
+        self.lock().view.gave_up = true;
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
