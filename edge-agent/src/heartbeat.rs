@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use picket_wire::observation::Stamp;
 use picket_wire::status::{
@@ -35,6 +35,8 @@ pub struct Heartbeat {
     pub state_dir: PathBuf,
     /// When the agent started.
     pub started: Instant,
+    /// How the stages that all cameras share are.
+    pub stages: Stages,
 }
 
 impl Heartbeat {
@@ -89,8 +91,14 @@ impl Heartbeat {
         self.cameras.iter().map(status).collect()
     }
 
-    /// What is wrong, for the health page: nothing, as long as one camera works.
+    /// What is wrong, for the health page: nothing, as long as what all share works, and one camera.
     pub fn problem(&self) -> Option<String> {
+        let shared = self.stages.problems(Instant::now()).into_iter();
+        let problems: Vec<_> = shared.chain(self.camera_problem()).collect();
+        (!problems.is_empty()).then(|| problems.join("\n"))
+    }
+
+    fn camera_problem(&self) -> Option<String> {
         let views: Vec<_> = self.cameras.iter().map(|account| (account, account.view())).collect();
         let failed = |state| matches!(state, CameraState::Failed);
         if views.is_empty() || views.iter().any(|(_, view)| !failed(view.state)) {
@@ -100,6 +108,75 @@ impl Heartbeat {
             format!("camera {}: {}", account.camera(), view.problem.as_deref().unwrap_or("failed"))
         });
         Some(problems.collect::<Vec<_>>().join("\n"))
+    }
+}
+
+/// How long a stage that turns once a second may stand still.
+const STILL: Duration = Duration::from_secs(15);
+
+/// How the stages are that all cameras share: written with each heartbeat, read by the health page.
+#[derive(Debug, Default)]
+pub struct Stages(Mutex<Look>);
+
+/// What the last look showed.
+#[derive(Debug, Default)]
+struct Look {
+    at: Option<Instant>,
+    /// By stage: the count of its turns, and since when it is that.
+    turns: BTreeMap<&'static str, (u64, Instant)>,
+    spool_unreadable: Option<String>,
+    detector_gone: bool,
+}
+
+impl Stages {
+    /// Takes note of how they are. Whether all of them still turn.
+    pub fn look<const N: usize>(
+        &self,
+        turns: [(&'static str, u64); N],
+        spool_unreadable: Option<String>,
+        detector_gone: bool,
+        now: Instant,
+    ) -> bool {
+        let mut look = self.lock();
+        for (stage, count) in turns {
+            let known = look.turns.entry(stage).or_insert((count, now));
+            if known.0 != count {
+                *known = (count, now);
+            }
+        }
+        look.at = Some(now);
+        look.spool_unreadable = spool_unreadable;
+        look.detector_gone = detector_gone;
+        look.still(now).next().is_none()
+    }
+
+    fn problems(&self, now: Instant) -> Vec<String> {
+        let look = self.lock();
+        let mut problems: Vec<_> = look
+            .still(now)
+            .map(|(stage, s)| format!("the {stage} has stood still for {s} s"))
+            .collect();
+        // Without a new look nothing of the rest is known to hold.
+        if let Some(age) = look.at.map(|at| now.duration_since(at)).filter(|age| *age >= STILL) {
+            problems.push(format!("the agent has not looked after itself for {} s", age.as_secs()));
+        }
+        problems.extend(look.spool_unreadable.iter().map(|why| format!("the spool: {why}")));
+        problems.extend(look.detector_gone.then(|| "the detector has ended".to_owned()));
+        problems
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Look> {
+        // Each field is replaced in one assignment: a panic elsewhere leaves whole ones.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Look {
+    /// Stages that stand still, and for how many seconds.
+    fn still(&self, now: Instant) -> impl Iterator<Item = (&'static str, u64)> {
+        let since =
+            self.turns.iter().map(move |(stage, (_, at))| (*stage, now.duration_since(*at)));
+        since.filter(|(_, still)| *still >= STILL).map(|(stage, still)| (stage, still.as_secs()))
     }
 }
 
@@ -136,4 +213,32 @@ fn temperature_c() -> Option<f32> {
 fn disk_free_bytes(path: &Path) -> Option<u64> {
     let stat = rustix::fs::statvfs(path).ok()?;
     Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stage_that_stands_still_is_named_and_silences_the_watchdog() {
+        let (stages, start) = (Stages::default(), Instant::now());
+        let second = |n| start + Duration::from_secs(n);
+        for n in 0..=20 {
+            let turns = [("spool", n), ("uplink", n.min(3))];
+            let all_turn = stages.look(turns, None, false, second(n));
+            assert_eq!(all_turn, n < 18, "second {n}");
+        }
+        assert_eq!(stages.problems(second(20)), ["the uplink has stood still for 17 s"]);
+        assert!(stages.look([("spool", 21), ("uplink", 4)], None, false, second(21)));
+        assert!(stages.problems(second(21)).is_empty());
+    }
+
+    #[test]
+    fn a_lost_detector_an_unreadable_spool_and_a_stuck_watch_are_named() {
+        let (stages, start) = (Stages::default(), Instant::now());
+        assert!(stages.look([("spool", 1)], Some("torn".to_owned()), true, start));
+        assert_eq!(stages.problems(start), ["the spool: torn", "the detector has ended"]);
+        let later = stages.problems(start + STILL);
+        assert!(later.iter().any(|problem| problem.contains("looked after itself")), "{later:?}");
+    }
 }

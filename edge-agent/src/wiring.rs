@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -13,15 +14,14 @@ use picket_service::shutdown::Shutdown;
 use picket_service::{metrics as recorder, notify, ops};
 use picket_wire::CameraName;
 use picket_wire::observation::Stamp;
-use picket_wire::status::{CameraState, SpoolStatus};
 
 use crate::capture::{
     self, CameraAccount, CameraHandle, CameraSettings, CaptureContext, Clock, RecordingLog,
     ReserveError, ReserveSeq, SourcePosition, SystemClock,
 };
 use crate::config::Settings;
-use crate::detect::{self, DetectorHandle};
-use crate::heartbeat::Heartbeat;
+use crate::detect;
+use crate::heartbeat::{Heartbeat, Stages};
 use crate::spool::{self, Spool, SpoolHandle, SpoolReader};
 use crate::uplink::{Uplink, UplinkHandle};
 
@@ -31,8 +31,11 @@ const CAPTURED: usize = 2;
 const OBSERVED: usize = 16;
 /// How often the heartbeat is sent, and the state of the cameras is looked at.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// How long the cameras and the spool's last commit may take at the end.
-const END: Duration = Duration::from_secs(20);
+/// How long the cameras with the detector, the spool's last commit and its closing may take at the
+/// end, each. With the uplink's drain all of it fits into the service manager's stop limit.
+const END: Duration = Duration::from_secs(12);
+/// How often it is looked whether they have ended.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Runs the agent until it is told to end, or every recording was read and acknowledged.
 pub fn run(loaded: Loaded<Settings>) -> Result<()> {
@@ -47,14 +50,13 @@ pub fn run(loaded: Loaded<Settings>) -> Result<()> {
         let listener = tokio::net::TcpListener::bind(listen)
             .await
             .with_context(|| format!("ops.listen: cannot listen on {listen}"))?;
-        let agent = Agent::start(loaded)?;
+        let mut agent = Agent::start(loaded)?;
         tracing::info!("operations endpoint at http://{}/", listener.local_addr()?);
         let heartbeat = Arc::clone(&agent.heartbeat);
         let health: ops::Health = Arc::new(move || heartbeat.problem().map_or(Ok(()), Err));
         tokio::spawn(ops::serve(listener, render, health));
         notify::ready("capturing");
         let why = agent.watch(&shutdown).await;
-        notify::stopping();
         agent.end(why, &shutdown).await
     })
 }
@@ -66,21 +68,29 @@ enum Why {
     Asked,
     /// Every camera was a recording, and was read to its end.
     AllRead,
+    /// A thread broke off without which nothing goes on: the service manager starts it anew.
+    BrokeOff,
+}
+
+/// A camera, and its thread until that was joined.
+struct Camera {
+    account: Arc<CameraAccount>,
+    thread: Option<JoinHandle<()>>,
 }
 
 /// The running stages.
 struct Agent {
-    cameras: Vec<CameraHandle>,
-    /// Those that a failure ends: any other camera is opened again.
-    recordings: Vec<Arc<CameraAccount>>,
+    cameras: Vec<Camera>,
     /// Let go to stop the cameras.
     stop: Option<crossbeam_channel::Sender<()>>,
-    detector: Option<DetectorHandle>,
+    detector: Option<JoinHandle<()>>,
     drain_ms: u64,
     spool: SpoolHandle,
     uplink: UplinkHandle,
     status: SpoolReader,
     heartbeat: Arc<Heartbeat>,
+    /// What went wrong that a person, or the service manager, has to hear of at the end.
+    problems: Vec<String>,
 }
 
 impl Agent {
@@ -91,6 +101,17 @@ impl Agent {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
         let names: Vec<_> = cameras.iter().map(|camera| camera.name.clone()).collect();
         let spool_clock = Arc::new(SpoolClock::new(Arc::clone(&clock), &cameras));
+        let mut inputs = Vec::new();
+        let mut outlets = Vec::new();
+        for camera in cameras {
+            let (captured, to_look_at) = bounded(CAPTURED);
+            inputs.push((camera.name.clone(), camera.publish.clone(), to_look_at));
+            outlets.push((camera, captured));
+        }
+        let (observed, to_keep) = bounded(OBSERVED);
+        // Before the spool begins an epoch: a model that cannot be loaded would otherwise leave an
+        // epoch's records behind at each of the service manager's tries.
+        let detector = detect::spawn(&settings.detect, inputs, observed)?;
         let (spool, epoch) = Spool::open(
             &settings.spool,
             &settings.state_dir,
@@ -100,7 +121,6 @@ impl Agent {
         )?;
         tracing::info!(device = %settings.device, %epoch, cameras = names.len(), "starting");
 
-        let (observed, to_keep) = bounded(OBSERVED);
         let spool = spool.spawn_writer(to_keep)?;
         let uplink = Uplink::spawn(&settings.uplink, &settings.device, spool.reader()?)?;
         let (stop, stopped) = bounded(0);
@@ -112,145 +132,193 @@ impl Agent {
             recordings: Arc::new(SpoolNumbers(spool.clone())),
             stop: stopped,
         };
-        let mut inputs = Vec::new();
-        let mut handles = Vec::new();
-        for camera in cameras {
-            let (captured, to_look_at) = bounded(CAPTURED);
-            inputs.push((camera.name.clone(), camera.publish.clone(), to_look_at));
-            handles.push((camera, captured));
-        }
-        let detector = detect::spawn(&settings.detect, inputs, observed)?;
         let mut cameras = Vec::new();
-        let mut recordings = Vec::new();
-        for (camera, out) in handles {
-            let is_recording = camera.is_recording();
-            let handle = capture::spawn(camera, context.clone(), out)?;
-            recordings.extend(is_recording.then(|| Arc::clone(&handle.account)));
-            cameras.push(handle);
+        for (camera, out) in outlets {
+            let CameraHandle { account, join } = capture::spawn(camera, context.clone(), out)?;
+            cameras.push(Camera { account, thread: Some(join) });
         }
         let heartbeat = Heartbeat {
             device: settings.device.clone(),
             epoch,
             config_sha256: sha256,
-            detector: detector.identity.clone(),
+            detector: detector.identity,
             cameras: cameras.iter().map(|camera| Arc::clone(&camera.account)).collect(),
             ledger: spool.ledger(),
             clock,
             state_dir: settings.state_dir.clone(),
             started: Instant::now(),
+            stages: Stages::default(),
         };
         let status = spool.reader()?;
         Ok(Self {
             cameras,
-            recordings,
             stop: Some(stop),
-            detector: Some(detector),
+            detector: Some(detector.join),
             drain_ms: settings.uplink.drain_timeout_ms,
             spool,
             uplink,
             status,
             heartbeat: Arc::new(heartbeat),
+            problems: Vec::new(),
         })
     }
 
     /// Sends heartbeats until the end is asked for, or there is nothing left to capture.
-    async fn watch(&self, shutdown: &Shutdown) -> Why {
-        let mut turns = 0;
+    async fn watch(&mut self, shutdown: &Shutdown) -> Why {
+        let mut detector_was_gone = false;
         loop {
             tokio::select! {
                 () = tokio::time::sleep(HEARTBEAT) => {}
                 () = shutdown.asked() => return Why::Asked,
             }
-            self.send_status();
-            // A spool whose writer stands still holds up everything: then the service manager, no
-            // longer told that the agent lives, starts it again. A broker outage never does that.
-            let now = self.spool.turns();
-            if now != turns {
-                notify::alive();
+            self.beat();
+            let detector_is_gone = self.detector.as_ref().is_some_and(JoinHandle::is_finished);
+            self.join_ended_cameras();
+            if self.cameras.iter().all(|camera| camera.thread.is_none()) {
+                return if self.problems.is_empty() { Why::AllRead } else { Why::BrokeOff };
             }
-            turns = now;
-            if self.cameras.iter().all(|camera| camera.join.is_finished()) {
-                return Why::AllRead;
+            // It ends by itself just before the last camera's thread does, hence two looks.
+            if detector_is_gone && detector_was_gone {
+                self.problem("the detector ended while cameras run".to_owned());
+                return Why::BrokeOff;
             }
+            detector_was_gone = detector_is_gone;
         }
     }
 
-    fn send_status(&self) {
+    /// Sends a heartbeat, and tells the service manager that the agent lives. A spool or an uplink
+    /// that stands still holds up everything: then, no longer told so, the service manager starts
+    /// the agent again. Both turn also during a broker outage.
+    fn beat(&self) {
         let (wall, _) = self.heartbeat.clock.wall();
         let spool = self.status.status(wall.map(|now| now.as_millisecond()));
-        let spool = spool.unwrap_or_else(|error| {
-            tracing::warn!("the spool cannot be asked for its state: {}", chain(&error));
-            SpoolStatus::default()
-        });
-        match self.heartbeat.status(self.uplink.status(), spool).encode() {
+        let unreadable = spool.as_ref().err().map(|error| chain(error));
+        if let Some(why) = &unreadable {
+            tracing::warn!("the spool cannot be asked for its state: {why}");
+        }
+        let detector_gone = self.detector.as_ref().is_some_and(JoinHandle::is_finished);
+        let turns = [("spool", self.spool.turns()), ("uplink", self.uplink.turns())];
+        let all_turn = self.heartbeat.stages.look(turns, unreadable, detector_gone, Instant::now());
+        if all_turn {
+            notify::alive();
+        }
+        let status = self.heartbeat.status(self.uplink.status(), spool.unwrap_or_default());
+        match status.encode() {
             Ok(message) => self.uplink.send_status(message),
             Err(error) => tracing::warn!("the heartbeat cannot be sent: {}", chain(&error)),
         }
     }
 
-    /// From the left to the right, so that what was captured reaches the spool, and what is in the
-    /// spool the broker, as far as there is time.
-    async fn end(mut self, why: Why, shutdown: &Shutdown) -> Result<()> {
-        drop(self.stop.take());
-        for camera in std::mem::take(&mut self.cameras) {
-            join("a camera", camera.join)?;
-            let (name, view) = (camera.account.camera(), camera.account.view());
+    /// Joins the threads of cameras that ended; one that broke off leaves the others going.
+    fn join_ended_cameras(&mut self) {
+        let mut problems = Vec::new();
+        for Camera { account, thread } in &mut self.cameras {
+            let Some(ended) = thread.take_if(|thread| thread.is_finished()) else {
+                continue;
+            };
+            let (name, joined) = (account.camera(), ended.join());
+            if joined.is_err() {
+                account.broke_off();
+                problems.push(format!("camera {name}: its thread broke off; see the log before"));
+            }
+            let view = account.view();
             let (decoded, captured, skipped) = (view.decoded, view.captured, view.skipped);
             tracing::info!(camera = %name, decoded, captured, skipped, "camera closed");
         }
-        let problems = self.failed_recordings();
-        for problem in &problems {
-            tracing::error!("{problem}");
+        problems.into_iter().for_each(|problem| self.problem(problem));
+    }
+
+    /// From the left to the right, so that what was captured reaches the spool, and what is in the
+    /// spool the broker, as far as there is time. A step that fails leaves the others to be done.
+    async fn end(mut self, why: Why, shutdown: &Shutdown) -> Result<()> {
+        if why != Why::AllRead {
+            notify::stopping();
         }
-        if let Some(detector) = self.detector.take() {
-            join("the detector", detector.join)?;
-        }
+        drop(self.stop.take());
+        self.join_all(Instant::now() + END).await;
         self.heartbeat.count_captured();
-        self.spool.flush(END)?;
+        self.check("the spool cannot be flushed", self.spool.flush(END));
+        for problem in self.given_up() {
+            self.problem(problem);
+        }
         if why == Why::AllRead {
-            self.acknowledged(shutdown).await?;
+            self.acknowledged(shutdown).await;
+            // Only now: from here on the service manager waits no longer than its stop limit.
+            notify::stopping();
         }
-        let left = self.uplink.drain(Duration::from_millis(self.drain_ms))?;
-        self.spool.finish(END)?;
-        match left.records {
-            0 => tracing::info!("everything is acknowledged"),
-            records => {
-                tracing::warn!(
-                    records,
-                    "not acknowledged yet; kept in the spool for the next start"
-                )
-            }
+        let drained = self.uplink.drain(Duration::from_millis(self.drain_ms));
+        let drained = self.check("the uplink cannot be drained", drained);
+        self.check("the spool cannot be closed", self.spool.finish(END));
+        match drained.map(|left| left.records) {
+            Some(0) => tracing::info!("everything is acknowledged"),
+            Some(records) => tracing::warn!(
+                records,
+                "not acknowledged yet; kept in the spool for the next start"
+            ),
+            None => {}
         }
-        match problems.as_slice() {
+        match self.problems.as_slice() {
             [] => Ok(()),
             problems => bail!("{}", problems.join("\n")),
         }
     }
 
-    /// A recording that was read is only done when all of it is acknowledged, however long the
-    /// broker is away; the spool keeps it meanwhile.
-    async fn acknowledged(&self, shutdown: &Shutdown) -> Result<()> {
-        while !self.status.is_empty()? {
-            tokio::select! {
-                () = tokio::time::sleep(HEARTBEAT) => self.send_status(),
-                () = shutdown.asked() => break,
+    /// Waits for the cameras and the detector until the deadline. What hangs then, in a decoder for
+    /// instance, is left behind, and with it the detector, which waits for every camera.
+    async fn join_all(&mut self, deadline: Instant) {
+        loop {
+            self.join_ended_cameras();
+            let cameras_ended = self.cameras.iter().all(|camera| camera.thread.is_none());
+            let detector_ended = self.detector.as_ref().is_none_or(JoinHandle::is_finished);
+            if (cameras_ended && detector_ended) || Instant::now() >= deadline {
+                break;
             }
+            tokio::time::sleep(LOOK).await;
         }
-        Ok(())
+        let hung = self.cameras.iter().filter(|camera| camera.thread.is_some());
+        let hung: Vec<_> = hung.map(|camera| camera.account.camera().clone()).collect();
+        for name in hung {
+            self.problem(format!("camera {name}: its thread does not end and is left behind"));
+        }
+        let Some(detector) = self.detector.take() else {
+            return;
+        };
+        if !detector.is_finished() {
+            self.problem("the detector does not end and is left behind".to_owned());
+        } else if detector.join().is_err() {
+            self.problem("the detector broke off; see the log before".to_owned());
+        }
     }
 
-    /// What could not be read of recordings, once no camera runs any more.
-    fn failed_recordings(&self) -> Vec<String> {
-        let views = self.recordings.iter().map(|account| (account.camera(), account.view()));
-        let failed = views.filter(|(_, view)| view.state == CameraState::Failed);
-        failed
+    /// A recording that was read is only done when all of it is acknowledged, however long the
+    /// broker is away; the spool keeps it meanwhile.
+    async fn acknowledged(&mut self, shutdown: &Shutdown) {
+        while self.check("the spool cannot be read", self.status.is_empty()) == Some(false) {
+            tokio::select! {
+                () = tokio::time::sleep(HEARTBEAT) => self.beat(),
+                () = shutdown.asked() => return,
+            }
+        }
+    }
+
+    /// Cameras that read once and could not, at any pace; once no camera runs any more.
+    fn given_up(&self) -> Vec<String> {
+        let views = self.cameras.iter().map(|camera| (camera.account.camera(), &camera.account));
+        let views = views.map(|(name, account)| (name, account.view()));
+        let given_up = views.filter(|(_, view)| view.gave_up);
+        given_up
             .map(|(name, view)| format!("camera {name}: {}", view.problem.unwrap_or_default()))
             .collect()
     }
-}
 
-fn join(what: &str, thread: std::thread::JoinHandle<()>) -> Result<()> {
-    thread.join().map_err(|_| anyhow!("{what} broke off; see the log before"))
+    fn problem(&mut self, problem: String) {
+        tracing::error!("{problem}");
+        self.problems.push(problem);
+    }
+
+    fn check<T, E: std::error::Error>(&mut self, step: &str, done: Result<T, E>) -> Option<T> {
+        done.map_err(|error| self.problem(format!("{step}: {}", chain(&error)))).ok()
+    }
 }
 
 /// What capture needs of the spool.
