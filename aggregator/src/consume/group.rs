@@ -2,8 +2,12 @@
 //!
 //! One loop polls, whatever else happens: the group takes a member that does not poll for dead. So
 //! nothing is waited for in the loop. Taking over and handing over partitions are *turns* that run
-//! beside it, one at a time, in the order in which the group asked for them.
+//! beside it, one at a time. The group is told at once that new partitions are taken and they are
+//! read later, when the store has been asked where: it lets no partition go while it waits for an
+//! answer, and the store may be away for long. For the same reason taking over gives way to handing
+//! over, and begins again after it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -60,6 +64,13 @@ pub enum GroupError {
     Assign(#[source] KafkaError),
 }
 
+/// The client has found an offset outside its log, and does not say where.
+struct Suspicion {
+    until: Instant,
+    /// Partitions that were not looked at yet: they have records in hand, which are stored first.
+    unseen: HashSet<PartitionId>,
+}
+
 /// This instance's membership in the group.
 pub struct Group {
     consumer: Arc<StreamConsumer<Context>>,
@@ -73,7 +84,7 @@ pub struct Group {
     held: Holdings,
     turn: Turn,
     joined: bool,
-    suspect_until: Option<Instant>,
+    suspicion: Option<Suspicion>,
     membership: watch::Sender<Membership>,
     progress: Arc<Progress>,
 }
@@ -122,7 +133,7 @@ impl Group {
             held: Holdings::default(),
             turn: Turn::default(),
             joined: false,
-            suspect_until: None,
+            suspicion: None,
             membership,
             progress,
         })
@@ -140,8 +151,10 @@ impl Group {
                         break Err(e);
                     }
                 }
-                Some(change) = self.rebalances.recv(), if self.turn.is_idle() => {
-                    self.begin_turn(change);
+                Some(change) = self.rebalances.recv(), if !self.turn.is_releasing() => {
+                    if let Err(e) = self.change(change) {
+                        break Err(e);
+                    }
                 }
                 turned = self.turn.done() => {
                     if let Err(e) = self.end_turn(turned) {
@@ -149,7 +162,11 @@ impl Group {
                     }
                 }
                 Some(report) = self.reports.recv() => self.take(report),
-                _ = tick.tick() => self.tick(),
+                _ = tick.tick() => {
+                    if let Err(e) = self.tick() {
+                        break Err(e);
+                    }
+                }
             }
         };
         drop(consumer);
@@ -165,7 +182,9 @@ impl Group {
             Ok(message) => self.dispatch(&message),
             Err(e @ KafkaError::MessageConsumptionFatal(_)) => return Err(GroupError::Fatal(e)),
             Err(KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset)) => {
-                self.suspect_until = Some(Instant::now() + SUSPECT_FOR);
+                let unseen = self.held.ids().into_iter().collect();
+                let until = Instant::now() + SUSPECT_FOR;
+                self.suspicion = Some(Suspicion { until, unseen });
             }
             Err(e) => tracing::warn!(error = %e, "the consumer goes on after an error"),
         }
@@ -178,6 +197,7 @@ impl Group {
         let Some(held) = self.held.0.get_mut(&id) else { return };
         // A record without a worker is read again by the next one: its offset has not advanced.
         let Some(work) = &held.work else { return };
+        held.read = message.offset() + 1;
         if work.sender.send(Received::copy(message)) {
             held.state.paused = true;
             self.set_reading(&[id], false);
@@ -254,25 +274,36 @@ impl Group {
         }
     }
 
-    fn begin_turn(&mut self, change: Rebalance) {
+    fn change(&mut self, change: Rebalance) -> Result<(), GroupError> {
         self.joined = true;
         match change {
             Rebalance::Assign(ids) => {
-                for id in &ids {
-                    self.held.0.entry(*id).or_default();
-                }
-                self.turn.open(&self.opener, ids);
+                self.take_over_soon(&ids);
+                let none = TopicPartitionList::new();
+                self.consumer.incremental_assign(&none).map_err(GroupError::Assign)?;
+                self.reopen_due()?;
             }
             Rebalance::Revoke(ids) => {
+                let unopened = self.turn.abandon();
+                self.take_over_soon(&unopened);
                 let works = self.held.take_works(&ids);
                 self.turn.release(ids, works, self.works.release_limit());
             }
             Rebalance::Lost(ids) => {
                 tracing::warn!(partitions = ids.len(), "the group gave up on this instance");
+                let unopened = self.turn.abandon();
+                self.take_over_soon(&unopened);
                 // Dropped, not ended: what they would write now may be another owner's to write.
                 self.held.take_works(&ids).into_iter().for_each(Work::abandon);
                 self.turn.release(ids, Vec::new(), Duration::ZERO);
             }
+        }
+        Ok(())
+    }
+
+    fn take_over_soon(&mut self, ids: &[PartitionId]) {
+        for id in ids {
+            self.held.0.entry(*id).or_default().reopen_at = Some(Instant::now());
         }
     }
 
@@ -280,8 +311,11 @@ impl Group {
         match turned {
             Turned::Opened(results) => self.start(results)?,
             Turned::Released(ids) => self.let_go(&ids)?,
+            // What is read no more while the group waits to take it away would be answered for it.
+            Turned::Suspects(_) if !self.rebalances.is_empty() => {}
             Turned::Suspects(ids) => self.reopen(&ids)?,
         }
+        self.reopen_due()?;
         self.publish();
         Ok(())
     }
@@ -309,11 +343,11 @@ impl Group {
                 Err(e) => self.stopped(id, &e),
             }
         }
-        // Also an empty list is an answer that the group waits for.
-        self.consumer.incremental_assign(&list).map_err(GroupError::Assign)?;
-        if list.count() > 0 {
-            tracing::info!(partitions = list.count(), "partitions assigned");
+        if list.count() == 0 {
+            return Ok(());
         }
+        self.consumer.incremental_assign(&list).map_err(GroupError::Assign)?;
+        tracing::info!(partitions = list.count(), "partitions assigned");
         Ok(())
     }
 
@@ -330,8 +364,21 @@ impl Group {
         self.consumer.incremental_unassign(&self.list(&read)).map_err(GroupError::Assign)
     }
 
-    /// Takes partitions over once more, from their checkpoints.
+    /// Takes partitions over that are new, or whose work stopped a while ago. A change that the
+    /// group waits for comes first: to stop reading any partition would be taken for its answer.
+    fn reopen_due(&mut self) -> Result<(), GroupError> {
+        if !self.turn.is_idle() || !self.rebalances.is_empty() {
+            return Ok(());
+        }
+        let due = self.held.due(Instant::now());
+        self.reopen(&due)
+    }
+
+    /// Takes partitions over from their checkpoints.
     fn reopen(&mut self, ids: &[PartitionId]) -> Result<(), GroupError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
         let mut read = Vec::new();
         for id in ids {
             let Some(held) = self.held.0.get_mut(id) else { continue };
@@ -343,40 +390,43 @@ impl Group {
                 read.push(*id);
             }
         }
-        self.consumer.incremental_unassign(&self.list(&read)).map_err(GroupError::Assign)?;
+        if !read.is_empty() {
+            self.consumer.incremental_unassign(&self.list(&read)).map_err(GroupError::Assign)?;
+        }
         let known = ids.iter().filter(|id| self.held.0.contains_key(id)).copied().collect();
         self.turn.open(&self.opener, known);
         Ok(())
     }
 
-    fn tick(&mut self) {
+    fn tick(&mut self) -> Result<(), GroupError> {
         self.progress.beat();
         self.miss_workers();
         // A queue that drained before its pause was noted tells nobody, so all are asked.
         self.resume_drained(&self.held.ids());
         self.held.measure_lag(&self.ends);
         self.mirror();
-        self.begin_own_turn();
+        // What this instance does by itself, when the group asks for nothing.
+        self.reopen_due()?;
+        if self.turn.is_idle() && self.rebalances.is_empty() {
+            self.look_at_suspects();
+        }
         self.publish();
+        Ok(())
     }
 
-    /// What this instance does by itself, when the group asks for nothing.
-    fn begin_own_turn(&mut self) {
-        let now = Instant::now();
-        if !self.turn.is_idle() || !self.rebalances.is_empty() {
-            return;
+    /// Only partitions without a record in hand: of others the offset that is stored may have left
+    /// the log while the one to be read next has not.
+    fn look_at_suspects(&mut self) {
+        let Some(suspicion) = &mut self.suspicion else { return };
+        let over = Instant::now() >= suspicion.until;
+        let mut idle = self.held.idle();
+        suspicion.unseen.retain(|id| self.held.0.contains_key(id));
+        idle.retain(|(id, _)| suspicion.unseen.remove(id) || !over);
+        if over && suspicion.unseen.is_empty() {
+            self.suspicion = None;
         }
-        let stopped = self.held.due(now);
-        if !stopped.is_empty() {
-            if let Err(e) = self.reopen(&stopped) {
-                tracing::error!("stopped partitions stay stopped: {}", chain(&e));
-            }
-            return;
-        }
-        if self.suspect_until.is_some_and(|until| now < until) {
-            self.turn.look_for_out_of_range(&self.opener, self.held.next_offsets());
-        } else {
-            self.suspect_until = None;
+        if !idle.is_empty() {
+            self.turn.look_for_out_of_range(&self.opener, idle);
         }
     }
 

@@ -23,6 +23,8 @@ pub struct Held {
     pub assigned: bool,
     /// When it is taken over again, if its work stopped.
     pub reopen_at: Option<Instant>,
+    /// Everything before it was read from the broker.
+    pub read: i64,
     /// What Kafka was told.
     mirrored: i64,
 }
@@ -35,8 +37,14 @@ impl Held {
             work: Some(work),
             assigned: true,
             reopen_at: None,
+            read: offset,
             mirrored: offset,
         }
+    }
+
+    /// Whether all that was read is stored, so that the client stands where a checkpoint would.
+    fn is_idle(&self) -> bool {
+        self.work.is_some() && self.read <= self.state.next_offset
     }
 }
 
@@ -88,9 +96,10 @@ impl Holdings {
         self.0.iter().filter(|(_, held)| ended(held)).map(|(id, _)| *id).collect()
     }
 
-    /// Where each resumes.
-    pub fn next_offsets(&self) -> Vec<(PartitionId, i64)> {
-        self.0.iter().map(|(id, held)| (*id, held.state.next_offset)).collect()
+    /// Where those go on that have nothing in hand.
+    pub fn idle(&self) -> Vec<(PartitionId, i64)> {
+        let idle = self.0.iter().filter(|(_, held)| held.is_idle());
+        idle.map(|(id, held)| (*id, held.state.next_offset)).collect()
     }
 
     /// Compares what is stored with the ends of the logs.

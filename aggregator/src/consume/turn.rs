@@ -24,43 +24,64 @@ pub enum Turned {
     Suspects(Vec<PartitionId>),
 }
 
+/// What a turn is about.
+enum Errand {
+    Open(Vec<PartitionId>),
+    Release(Vec<PartitionId>),
+    Look,
+}
+
+struct Underway {
+    errand: Errand,
+    task: JoinHandle<Turned>,
+}
+
 /// At most one turn.
 #[derive(Default)]
 pub struct Turn {
-    task: Option<JoinHandle<Turned>>,
+    underway: Option<Underway>,
 }
 
 impl Turn {
     /// Whether none is under way.
     pub fn is_idle(&self) -> bool {
-        self.task.is_none()
+        self.underway.is_none()
+    }
+
+    /// Whether partitions are being handed over, which nothing may interrupt.
+    pub fn is_releasing(&self) -> bool {
+        matches!(&self.underway, Some(Underway { errand: Errand::Release(_), .. }))
+    }
+
+    fn begin(&mut self, errand: Errand, turn: impl Future<Output = Turned> + Send + 'static) {
+        self.underway = Some(Underway { errand, task: tokio::spawn(turn) });
     }
 
     /// Takes partitions over.
     pub fn open(&mut self, opener: &Opener, ids: Vec<PartitionId>) {
         let opener = opener.clone();
-        self.task = Some(tokio::spawn(async move {
+        self.begin(Errand::Open(ids.clone()), async move {
             let opened = ids.into_iter().map(|id| {
                 let opener = opener.clone();
                 async move { (id, opener.open(id).await) }
             });
             Turned::Opened(stream::iter(opened).buffer_unordered(AT_ONCE).collect().await)
-        }));
+        });
     }
 
     /// Hands partitions over once their work has ended.
     pub fn release(&mut self, ids: Vec<PartitionId>, works: Vec<Work>, limit: Duration) {
-        self.task = Some(tokio::spawn(async move {
+        self.begin(Errand::Release(ids.clone()), async move {
             Work::end_all(works, limit).await;
             Turned::Released(ids)
-        }));
+        });
     }
 
     /// Looks for partitions whose next offset lies outside their log. The client says that there is
     /// one, and not which.
     pub fn look_for_out_of_range(&mut self, opener: &Opener, offsets: Vec<(PartitionId, i64)>) {
         let opener = opener.clone();
-        self.task = Some(tokio::spawn(async move {
+        self.begin(Errand::Look, async move {
             let looked = offsets.into_iter().map(|(id, offset)| {
                 let opener = opener.clone();
                 async move {
@@ -71,29 +92,69 @@ impl Turn {
             });
             let found: Vec<_> = stream::iter(looked).buffer_unordered(AT_ONCE).collect().await;
             Turned::Suspects(found.into_iter().flatten().collect())
-        }));
+        });
     }
 
     /// The end of the turn under way; never, without one.
     pub async fn done(&mut self) -> Turned {
-        let Some(task) = &mut self.task else { return std::future::pending().await };
-        let turned = task.await;
-        self.task = None;
-        match turned {
-            Ok(turned) => turned,
-            Err(e) => {
-                // A turn that panicked: the group is not answered, misses this instance, and the
-                // partitions come again.
-                tracing::error!(error = %e, "a change of partitions did not end");
-                Turned::Suspects(Vec::new())
-            }
-        }
+        let Some(underway) = &mut self.underway else { return std::future::pending().await };
+        let turned = (&mut underway.task).await;
+        let errand = self.underway.take().map_or(Errand::Look, |underway| underway.errand);
+        turned.unwrap_or_else(|e| {
+            tracing::error!(error = %e, "a change of partitions did not end");
+            errand.after_a_panic()
+        })
     }
 
-    /// Ends the turn under way at once.
-    pub fn abandon(&mut self) {
-        if let Some(task) = self.task.take() {
-            task.abort();
+    /// Ends the turn under way at once; returns the partitions that it was about to take over.
+    pub fn abandon(&mut self) -> Vec<PartitionId> {
+        let Some(underway) = self.underway.take() else { return Vec::new() };
+        underway.task.abort();
+        match underway.errand {
+            Errand::Open(ids) => ids,
+            Errand::Release(_) | Errand::Look => Vec::new(),
         }
+    }
+}
+
+impl Errand {
+    /// What became of it if the turn panicked: nothing was taken over, and what was to be handed
+    /// over is, since its workers end by themselves when nobody holds their other end.
+    fn after_a_panic(self) -> Turned {
+        match self {
+            Self::Open(ids) => {
+                Turned::Opened(ids.into_iter().map(|id| (id, Err(PartitionError::Died))).collect())
+            }
+            Self::Release(ids) => Turned::Released(ids),
+            Self::Look => Turned::Suspects(Vec::new()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use picket_wire::Topic;
+
+    const ID: PartitionId = (Topic::Frames, 3);
+
+    #[tokio::test]
+    async fn a_turn_that_panicked_gives_its_partitions_back() {
+        let mut turn = Turn::default();
+        turn.begin(Errand::Open(vec![ID]), async { panic!("a fault in the turn") });
+        let Turned::Opened(results) = turn.done().await else { panic!("another turn") };
+        assert!(matches!(results[..], [(ID, Err(PartitionError::Died))]));
+        assert!(turn.is_idle());
+        turn.begin(Errand::Release(vec![ID]), async { panic!("a fault in the turn") });
+        assert!(matches!(turn.done().await, Turned::Released(ids) if ids == [ID]));
+    }
+
+    #[tokio::test]
+    async fn taking_over_that_is_abandoned_gives_its_partitions_back() {
+        let mut turn = Turn::default();
+        turn.begin(Errand::Open(vec![ID]), std::future::pending());
+        assert!(!turn.is_releasing());
+        assert_eq!(turn.abandon(), [ID]);
+        assert!(turn.is_idle());
     }
 }
