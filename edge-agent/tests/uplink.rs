@@ -366,3 +366,41 @@ fn probe_tells_a_refused_connection_from_a_missing_topic() {
     let wrong = report.topics[1].1.as_ref().unwrap_err();
     assert!(wrong.contains(&frames) && wrong.contains("topics create"), "{wrong}");
 }
+
+/// Writes a certificate of these years and its key, and gives settings that use them.
+fn tls_settings(dir: &Path, not_before_year: i32, not_after_year: i32) -> Settings {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(vec!["gate".to_owned()]).unwrap();
+    params.not_before = rcgen::date_time_ymd(not_before_year, 1, 1);
+    params.not_after = rcgen::date_time_ymd(not_after_year, 1, 1);
+    let certificate = params.self_signed(&key).unwrap().pem();
+    let write = |name: &str, text: &str| {
+        std::fs::write(dir.join(name), text).unwrap();
+        Some(dir.join(name))
+    };
+    Settings {
+        ca_file: write("ca.pem", &certificate),
+        certificate_file: write("device.pem", &certificate),
+        key_file: write("device.key", &key.serialize_pem()),
+        ..settings("127.0.0.1:9".to_owned())
+    }
+}
+
+#[test]
+fn certificate_out_of_its_time_is_a_problem_of_the_link_and_the_spool_still_fills() {
+    for (not_before, not_after, said) in [(2000, 2001, "expired on"), (3000, 4000, "not valid")] {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = tls_settings(dir.path(), not_before, not_after);
+        let agent = start(dir.path(), &settings);
+        agent.capture(1..=5);
+        assert_eq!(agent.books().spooled, 5);
+        agent.wait("the date is told", |agent| {
+            agent.uplink.status().problem.is_some_and(|why| why.contains(said))
+        });
+        agent.uplink.drain(Duration::ZERO).unwrap();
+        agent.spool.finish(LIMIT).unwrap();
+        let error = probe(&settings, &gate(), Duration::from_secs(3));
+        let Err(ProbeError::Unreachable { why, .. }) = error else { panic!("{error:?}") };
+        assert!(why.contains(said), "{why}");
+    }
+}

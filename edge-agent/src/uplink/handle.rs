@@ -95,6 +95,7 @@ impl Uplink {
             settled: Vec::new(),
             drain: None,
             certificate_looked_at: None,
+            dates_problem: None,
             shared: Arc::clone(&shared),
             settings: settings.clone(),
             reader,

@@ -34,5 +34,5 @@ mod window;
 
 pub use handle::{Drained, Uplink, UplinkError, UplinkHandle};
 pub use probe::{ProbeError, ProbeReport, probe};
-pub use security::{SecurityError, days_left};
+pub use security::{SecurityError, dates_problem, days_left};
 pub use settings::{Settings, SettingsError};

@@ -8,6 +8,8 @@ use super::security;
 use super::sender::Sender;
 
 const LOOK_AT_CERTIFICATE: Duration = Duration::from_secs(3600);
+/// While its dates are wrong: a clock that is set soon after the start makes them right.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// From here on a certificate that nobody renews is said with every look at it.
 const RENEW_DAYS: i64 = 14;
 
@@ -42,10 +44,17 @@ impl Sender {
     pub(super) fn show(&self) {
         let problem = self.link.problem().or_else(|| self.troubles.problem());
         let up = self.link.is_up() && problem.is_none();
+        // Said first while nothing goes: it is then the likeliest cause. While the broker takes
+        // records all the same it is only a log line.
+        let dates = self.dates_problem.as_deref().filter(|_| !up);
+        let problem = match (dates, problem) {
+            (Some(dates), Some(problem)) => Some(format!("{dates}; {problem}")),
+            (dates, problem) => dates.or(problem).map(ToOwned::to_owned),
+        };
         metrics::gauge!("picket_agent_uplink_up").set(if up { 1.0 } else { 0.0 });
         let mut status = self.shared.status.lock().unwrap_or_else(PoisonError::into_inner);
         status.up = up;
-        status.problem = problem.map(ToOwned::to_owned);
+        status.problem = problem;
     }
 
     /// What changes with time alone.
@@ -53,19 +62,33 @@ impl Sender {
         let (records, bytes) = self.window.depth();
         metrics::gauge!("picket_agent_uplink_in_flight_records").set(records as f64);
         metrics::gauge!("picket_agent_uplink_in_flight_bytes").set(bytes as f64);
-        if self.certificate_looked_at.is_none_or(|at| now - at >= LOOK_AT_CERTIFICATE) {
+        let every = if self.dates_problem.is_some() { LOOK_AGAIN } else { LOOK_AT_CERTIFICATE };
+        if self.certificate_looked_at.is_none_or(|at| now - at >= every) {
             self.certificate_looked_at = Some(now);
             self.look_at_certificate();
         }
         self.show();
     }
 
-    fn look_at_certificate(&self) {
+    fn look_at_certificate(&mut self) {
+        let dates = security::dates_problem(&self.settings);
+        let is_news = dates != self.dates_problem;
+        match &dates {
+            Some(problem) if is_news => {
+                tracing::warn!(target: "uplink", problem,
+                    "the broker will hardly let this device in: what is captured waits in the spool");
+            }
+            None if is_news => {
+                tracing::warn!(target: "uplink", "the certificates are in their time again");
+            }
+            _ => {}
+        }
+        self.dates_problem = dates;
         let Some(days) = security::days_left(&self.settings) else {
             return;
         };
         metrics::gauge!("picket_agent_uplink_certificate_days_left").set(days as f64);
-        if days < RENEW_DAYS {
+        if days < RENEW_DAYS && (is_news || self.dates_problem.is_none()) {
             tracing::warn!(target: "uplink", days_left = days,
                 "this device's certificate must be renewed");
         }

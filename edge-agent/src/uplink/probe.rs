@@ -22,6 +22,8 @@ pub struct ProbeReport {
     pub brokers: Vec<String>,
     /// Days until the device's certificate expires.
     pub certificate_days_left: Option<i64>,
+    /// What the dates of the certificates say against the link, if they do.
+    pub dates_problem: Option<String>,
     /// Per topic that devices write: its name, and partitions or what is wrong.
     pub topics: Vec<(String, Result<usize, String>)>,
 }
@@ -59,6 +61,7 @@ pub fn probe(
             .create_with_context(Reporter::new(Topic::Observations, reports_tx))
             .map_err(ProbeError::Producer)?;
     let names = TopicNames::new(settings.topic_prefix.clone());
+    let dates_problem = security::dates_problem(settings);
     let until = Instant::now() + limit;
     let mut brokers = Vec::new();
     let mut topics = Vec::new();
@@ -69,6 +72,10 @@ pub fn probe(
             // The reports say why; the answer only that there was none.
             producer.poll(Duration::from_millis(50));
             let why = newest_complaint(&reports).unwrap_or_else(|| error.to_string());
+            let why = match &dates_problem {
+                Some(dates) => format!("{dates}; {why}"),
+                None => why,
+            };
             ProbeError::Unreachable { brokers: settings.brokers.join(", "), why }
         })?;
         brokers = answer.brokers().iter().map(|b| format!("{}:{}", b.host(), b.port())).collect();
@@ -76,7 +83,8 @@ pub fn probe(
         topics.push((name, verdict(found, topic, &names)));
     }
     let certificate_days_left = security::days_left(settings);
-    Ok(ProbeReport { tls: settings.uses_tls(), brokers, certificate_days_left, topics })
+    let tls = settings.uses_tls();
+    Ok(ProbeReport { tls, brokers, certificate_days_left, dates_problem, topics })
 }
 
 fn verdict(

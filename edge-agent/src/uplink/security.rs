@@ -33,27 +33,6 @@ pub enum SecurityError {
         /// Which file.
         path: PathBuf,
     },
-    /// Its time is over.
-    #[error("uplink.{field} {}: the certificate expired on {when}", path.display())]
-    Expired {
-        /// Field of the config.
-        field: &'static str,
-        /// Which file.
-        path: PathBuf,
-        /// When.
-        when: String,
-    },
-    /// Its time has not begun.
-    #[error("uplink.{field} {}: the certificate is not valid before {when} (is this device's clock right?)",
-            path.display())]
-    NotYetValid {
-        /// Field of the config.
-        field: &'static str,
-        /// Which file.
-        path: PathBuf,
-        /// When.
-        when: String,
-    },
     /// Two files that do not belong together.
     #[error("uplink.key_file is not the key of uplink.certificate_file")]
     KeyMismatch,
@@ -65,7 +44,9 @@ pub enum SecurityError {
     },
 }
 
-/// Checks that the files are there, hold what they should, belong together, and are in their time.
+/// Checks that the files are there, hold what they should, and belong together. Their dates are not
+/// looked at here: an agent whose certificate has expired, or whose clock begins in 1970, still has a
+/// spool to fill. See [`dates_problem`].
 pub fn check(settings: &Settings) -> Result<(), SecurityError> {
     for (field, path) in settings.files() {
         let bytes = read(field, path)?;
@@ -96,6 +77,25 @@ pub fn days_left(settings: &Settings) -> Option<i64> {
     Some((not_after.timestamp() - ASN1Time::now().timestamp()).div_euclid(DAY_S))
 }
 
+/// What the dates of the certificates say against the link, in words; `None` if all are in their
+/// time by this device's clock.
+pub fn dates_problem(settings: &Settings) -> Option<String> {
+    let now = ASN1Time::now();
+    settings.files().filter(|(field, _)| *field != "key_file").find_map(|(field, path)| {
+        let (not_before, not_after) = validity(&fs::read(path).ok()?)?;
+        let path = path.display();
+        if now > not_after {
+            return Some(format!("uplink.{field} {path}: the certificate expired on {not_after}"));
+        }
+        (now < not_before).then(|| {
+            format!(
+                "uplink.{field} {path}: the certificate is not valid before {not_before} (is this \
+                 device's clock right?)"
+            )
+        })
+    })
+}
+
 fn read(field: &'static str, path: &Path) -> Result<Vec<u8>, SecurityError> {
     fs::read(path).map_err(|source| SecurityError::Unreadable {
         field,
@@ -106,17 +106,7 @@ fn read(field: &'static str, path: &Path) -> Result<Vec<u8>, SecurityError> {
 
 fn check_certificate(field: &'static str, path: &Path, bytes: &[u8]) -> Result<(), SecurityError> {
     let path = path.to_path_buf();
-    let Some((not_before, not_after)) = validity(bytes) else {
-        return Err(SecurityError::NoCertificate { field, path });
-    };
-    let now = ASN1Time::now();
-    if now > not_after {
-        return Err(SecurityError::Expired { field, path, when: not_after.to_string() });
-    }
-    if now < not_before {
-        return Err(SecurityError::NotYetValid { field, path, when: not_before.to_string() });
-    }
-    Ok(())
+    validity(bytes).map(drop).ok_or(SecurityError::NoCertificate { field, path })
 }
 
 /// Of the first certificate in a file.
@@ -141,10 +131,11 @@ mod tests {
         settings: Settings,
     }
 
-    fn files(not_after_year: i32) -> Files {
+    fn files(not_before_year: i32, not_after_year: i32) -> Files {
         let dir = tempfile::tempdir().unwrap();
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec!["gate".to_owned()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(not_before_year, 1, 1);
         params.not_after = rcgen::date_time_ymd(not_after_year, 1, 1);
         let certificate = params.self_signed(&key).unwrap();
         let write = |name: &str, text: String| {
@@ -164,37 +155,47 @@ mod tests {
 
     #[test]
     fn files_that_belong_together_pass_and_their_days_are_counted() {
-        let files = files(4000);
+        let files = files(2000, 4000);
         files.settings.check().unwrap();
+        assert_eq!(dates_problem(&files.settings), None);
         assert!(days_left(&files.settings).unwrap() > 365 * 1000);
     }
 
     #[test]
     fn key_of_another_certificate_is_refused() {
-        let files = files(4000);
+        let files = files(2000, 4000);
         let other = KeyPair::generate().unwrap().serialize_pem();
         fs::write(files.dir.path().join("device.key"), other).unwrap();
         let error = files.settings.check().unwrap_err();
         assert!(
             matches!(error, SettingsError::Security(SecurityError::KeyMismatch)),
             "{}",
-            crate::spool::chain(&error)
+            picket_service::logging::chain(&error)
         );
     }
 
     #[test]
-    fn expired_certificate_is_refused_with_its_date() {
-        let files = files(2001);
-        let text = crate::spool::chain(&files.settings.check().unwrap_err());
-        assert!(text.contains("expired on") && text.contains("2001"), "{text}");
+    fn expired_certificate_does_not_stop_the_agent_and_is_told_with_its_date() {
+        let files = files(2000, 2001);
+        files.settings.check().unwrap();
+        let problem = dates_problem(&files.settings).unwrap();
+        assert!(problem.contains("expired on") && problem.contains("2001"), "{problem}");
         assert!(days_left(&files.settings).unwrap() < 0);
     }
 
     #[test]
+    fn certificate_of_the_future_does_not_stop_the_agent_and_asks_for_the_clock() {
+        let files = files(3000, 4000);
+        files.settings.check().unwrap();
+        let problem = dates_problem(&files.settings).unwrap();
+        assert!(problem.contains("not valid before") && problem.contains("clock"), "{problem}");
+    }
+
+    #[test]
     fn file_without_a_certificate_is_refused() {
-        let files = files(4000);
+        let files = files(2000, 4000);
         fs::write(files.dir.path().join("device.pem"), "hello").unwrap();
-        let text = crate::spool::chain(&files.settings.check().unwrap_err());
+        let text = picket_service::logging::chain(&files.settings.check().unwrap_err());
         assert!(
             text.contains("uplink.certificate_file") && text.contains("no certificate"),
             "{text}"

@@ -58,6 +58,8 @@ pub struct Sender {
     pub(super) settled: Vec<Settled>,
     pub(super) drain: Option<(Instant, ChannelSender<Drained>)>,
     pub(super) certificate_looked_at: Option<Instant>,
+    /// What the dates of the certificates say against the link.
+    pub(super) dates_problem: Option<String>,
     pub(super) shared: Arc<Shared>,
 }
 

@@ -113,7 +113,7 @@ pub enum SettingsError {
 }
 
 impl Settings {
-    /// Refuses settings that cannot work, and files that are missing, expired, or of two minds.
+    /// Refuses settings that cannot work, and files that are missing or of two minds.
     pub fn check(&self) -> Result<(), SettingsError> {
         self.check_values()?;
         self.check_presence()?;
@@ -232,7 +232,7 @@ mod tests {
     fn a_missing_file_is_named_with_its_field() {
         let ca_file = Some(PathBuf::from("/nowhere/ca.pem"));
         let error = Settings { ca_file, ..plain() }.check().unwrap_err();
-        let text = crate::spool::chain(&error);
+        let text = picket_service::logging::chain(&error);
         assert!(text.contains("uplink.ca_file") && text.contains("/nowhere/ca.pem"), "{text}");
     }
 }
