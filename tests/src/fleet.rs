@@ -14,6 +14,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::OwnedMessage;
 use rdkafka::{Offset, TopicPartitionList};
 
+use crate::checkout;
 use crate::process::{Process, until};
 use crate::stack::{Credentials, Settings as StackSettings, Stack, StackOptions};
 
@@ -21,25 +22,6 @@ use crate::stack::{Credentials, Settings as StackSettings, Stack, StackOptions};
 const READY: Duration = Duration::from_secs(60);
 /// How long an orderly end may take.
 const END: Duration = Duration::from_secs(60);
-
-/// Where `make fetch` puts the model, the runtime and the clip.
-pub fn cache() -> PathBuf {
-    let cache = std::env::var_os("PICKET_CACHE").map_or_else(|| ".cache".into(), PathBuf::from);
-    repository().join(cache)
-}
-
-/// The repository that this was built from.
-pub fn repository() -> PathBuf {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.parent().unwrap_or(here).to_owned()
-}
-
-/// The real clip with a face.
-pub fn clip() -> Result<PathBuf> {
-    let clip = cache().join("video/carphone_pristine.mp4");
-    ensure!(clip.is_file(), "{} is missing: run `make fetch`", clip.display());
-    Ok(clip)
-}
 
 /// Stack, aggregator and the folder that holds everything they write.
 pub struct Fleet {
@@ -255,7 +237,7 @@ fn agent_config(
     dir: &Path,
     cameras: &str,
 ) -> Result<String> {
-    let cache = std::fs::canonicalize(cache()).context("run `make fetch` first")?;
+    let cache = std::fs::canonicalize(checkout::cache()).context("run `make fetch` first")?;
     Ok(format!(
         r#"device = "{device}"
 state_dir = "{state}"

@@ -2,8 +2,10 @@
 //!
 //! - [`fleet`]: agents and aggregators on a stack, with their configs; [`process`]: as processes.
 //! - [`oracle`]: what became of every `seq`, asked of MongoDB and the spool.
+//! - [`checkout`]: the repository, and what was fetched into its cache.
 //! - [`stack`]: Kafka and MongoDB, with certificates, on free ports.
 
+pub mod checkout;
 pub mod fleet;
 pub mod oracle;
 pub mod process;

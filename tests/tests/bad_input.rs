@@ -12,7 +12,7 @@ use std::process::{Command, ExitStatus, Output};
 use std::time::Duration;
 
 use picket_pki::{Authority, IssueOptions, MAX_DAYS, Role};
-use picket_tests::fleet;
+use picket_tests::checkout;
 use picket_tests::process::{Process, program, until};
 
 /// A folder with what a good agent config needs.
@@ -33,7 +33,7 @@ impl Bench {
     }
 
     fn good_config(&self) -> String {
-        let cache = std::fs::canonicalize(fleet::cache()).expect("run `make fetch` first");
+        let cache = std::fs::canonicalize(checkout::cache()).expect("run `make fetch` first");
         let pki = self.path("pki");
         format!(
             r#"device = "gate"
@@ -166,7 +166,15 @@ async fn a_file_that_is_no_video_is_told_by_name_and_makes_the_run_fail() {
 #[tokio::test]
 async fn a_truncated_video_gives_what_it_has_and_is_told_by_name() {
     let bench = Bench::new();
-    let whole = std::fs::read(fleet::clip().unwrap()).unwrap();
+    // With its index at the head, so that the half of it that is there can be played.
+    let whole = bench.path("whole.mp4");
+    let remux = Command::new("gst-launch-1.0")
+        .args(["-q", "filesrc", &format!("location={}", checkout::clip().unwrap().display())])
+        .args(["!", "qtdemux", "!", "h264parse", "!", "mp4mux", "faststart=true"])
+        .args(["!", "filesink", &format!("location={}", whole.display())])
+        .status();
+    assert!(remux.unwrap().success());
+    let whole = std::fs::read(whole).unwrap();
     let file = bench.path("cut.mp4");
     std::fs::write(&file, &whole[..whole.len() / 2]).unwrap();
     run_until_told(&bench, &file, "breaks off").await;

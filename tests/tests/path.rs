@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use mongodb::bson::{Document, doc};
+use picket_tests::checkout;
 use picket_tests::fleet::{self, Fleet, settled};
 use picket_tests::process::until;
 use picket_wire::Topic;
@@ -23,7 +24,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 
 /// The clip as a camera that ends.
 fn one_pass() -> String {
-    let clip = std::fs::canonicalize(fleet::clip().unwrap()).unwrap();
+    let clip = checkout::clip().unwrap();
     format!(
         "[[camera]]\nname = \"front\"\nsource.file = {{ path = {clip:?}, pace = \"none\" }}\n\
          start_time = \"2026-01-02T03:04:05Z\"\n"
@@ -32,7 +33,7 @@ fn one_pass() -> String {
 
 /// The clip as a camera that never ends, ten frames a second.
 fn endless() -> String {
-    let clip = std::fs::canonicalize(fleet::clip().unwrap()).unwrap();
+    let clip = checkout::clip().unwrap();
     format!(
         "[[camera]]\nname = \"front\"\nsource.file = {{ path = {clip:?}, repeat = true }}\n\
          sampling.fps = 10.0\n"
@@ -91,12 +92,42 @@ async fn the_one_face_in_the_clip_keeps_one_track_id_and_a_second_run_adds_nothi
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_one_face_keeps_one_track_id_through_each_pass_of_the_repeated_clip() {
+    const PASS_US: i64 = 4_004_000;
+    let dir = tempfile::tempdir().unwrap();
+    let fleet = Fleet::start(dir.path()).await.unwrap();
+    let agent = fleet.enrol("gate", &endless()).await.unwrap();
+    let mut process = agent.start().unwrap();
+    wait_for_stored(&fleet, 130).await;
+    assert!(process.terminate(LIMIT).await.unwrap().success(), "{}", process.log_tail());
+    settled(&fleet, &[&agent], LIMIT).await.unwrap();
+
+    let mut observations = documents(&fleet, "observations", doc! { "kind": "observation" }).await;
+    observations.sort_by_key(|observation| observation.get_i64("seq").unwrap());
+    let mut runs: Vec<String> = Vec::new();
+    for observation in &observations {
+        for detection in observation.get_array("detections").unwrap() {
+            let track = detection.as_document().unwrap().get_str("track").unwrap();
+            if runs.last().is_none_or(|last| last != track) {
+                runs.push(track.to_owned());
+            }
+        }
+    }
+    let time = |observation: &Document| observation.get_i64("mono_us").unwrap();
+    let played_us = time(observations.last().unwrap()) - time(&observations[0]);
+    let passes = usize::try_from(played_us / PASS_US).unwrap() + 1;
+    assert!(passes >= 3, "{played_us} us");
+    assert!(runs.len() <= passes, "more ids than passes, or one that came back: {runs:?}");
+    fleet.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_folder_survives_kill_9_and_stores_each_frame_of_each_video_once() {
     let dir = tempfile::tempdir().unwrap();
     let videos = dir.path().join("videos");
     std::fs::create_dir(&videos).unwrap();
     for name in ["Gate North.mp4", "yard.mp4"] {
-        std::fs::copy(fleet::clip().unwrap(), videos.join(name)).unwrap();
+        std::fs::copy(checkout::clip().unwrap(), videos.join(name)).unwrap();
     }
     let fleet = Fleet::start(dir.path()).await.unwrap();
     let folder = format!(
@@ -129,7 +160,7 @@ async fn a_folder_survives_kill_9_and_stores_each_frame_of_each_video_once() {
 
 /// Counted by a tool that is not ours.
 fn frames_of_the_clip() -> usize {
-    let clip = std::fs::canonicalize(fleet::clip().unwrap()).unwrap();
+    let clip = checkout::clip().unwrap();
     let output = Command::new("gst-launch-1.0")
         .args(["-v", "filesrc", &format!("location={}", clip.display())])
         .args(["!", "decodebin", "!", "identity", "silent=false", "!", "fakesink"])
@@ -206,7 +237,7 @@ async fn a_tool_that_is_not_ours_reads_frames_and_observations() {
     let agent = fleet.enrol("gate", &one_pass()).await.unwrap();
     agent.run_to_end(LIMIT).await.unwrap();
 
-    let schema = fleet::repository().join("wire/schemas/observation.schema.json");
+    let schema = checkout::repository().join("wire/schemas/observation.schema.json");
     let schema = serde_json::from_str(&std::fs::read_to_string(schema).unwrap()).unwrap();
     let validator = jsonschema::validator_for(&schema).unwrap();
     let text = String::from_utf8(kcat(&fleet, Topic::Observations, "%h\t%s\n")).unwrap();

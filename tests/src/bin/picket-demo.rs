@@ -3,6 +3,7 @@
 //! Settings come from the environment, as `make` hands them on: `DURATION_S`, `VIDEO` (file or
 //! folder), `RTSP` (address), `CAMERA` (device file), `PAGE_PORT`.
 
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use mongodb::bson::{Document, doc};
 use picket_service::shutdown::Shutdown;
+use picket_tests::checkout;
 use picket_tests::fleet::{self, Agent, Fleet};
 use picket_tests::oracle::Findings;
 use picket_tests::process::Process;
@@ -32,7 +34,8 @@ async fn main() -> ExitCode {
 
 async fn demo() -> Result<()> {
     let source = Source::from_environment()?;
-    let dir = fleet::cache().join("demo");
+    let dir = checkout::cache().join("demo");
+    let _lock = lock(&dir.with_extension("lock"))?;
     if dir.exists() {
         std::fs::remove_dir_all(&dir).with_context(|| format!("remove {}", dir.display()))?;
     }
@@ -67,6 +70,16 @@ async fn demo() -> Result<()> {
     summary.judge(&source)
 }
 
+/// Held while the demo runs: a second one would remove the folder under the first.
+fn lock(path: &Path) -> Result<File> {
+    let file = File::create(path).with_context(|| format!("make {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => bail!("a demo is running already"),
+        Err(TryLockError::Error(error)) => Err(error).context("lock the demo's folder"),
+    }
+}
+
 /// What the agent captures.
 enum Source {
     Clip(PathBuf),
@@ -86,7 +99,7 @@ impl Source {
             }
             (None, Some(url), None) => Ok(Self::Rtsp(url)),
             (None, None, Some(device)) => Ok(Self::Camera(device)),
-            (None, None, None) => Ok(Self::Clip(std::fs::canonicalize(fleet::clip()?)?)),
+            (None, None, None) => Ok(Self::Clip(checkout::clip()?)),
             _ => bail!("give one of VIDEO, RTSP and CAMERA, not several"),
         }
     }

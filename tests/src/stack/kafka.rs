@@ -10,9 +10,10 @@ use picket_pki::Role;
 use rdkafka::admin::AdminClient;
 use rdkafka::client::DefaultClientContext;
 
+use super::HOST;
 use super::part::Part;
 use super::settings::Settings;
-use super::{HOST, fetched, repository};
+use crate::checkout::{fetched, repository};
 use crate::process::until;
 
 const START_LIMIT: Duration = Duration::from_secs(120);

@@ -26,7 +26,7 @@ mod settings;
 
 use std::fs::{self, File, TryLockError};
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use picket_pki::{Authority, IssueOptions, Role};
@@ -185,25 +185,4 @@ fn open_or_make_authority(dir: &Path) -> Result<Authority> {
         }
     }
     Ok(authority)
-}
-
-/// A file that `make fetch` puts into the cache folder.
-fn fetched(path: &str) -> Result<PathBuf> {
-    let cache = match std::env::var_os("PICKET_CACHE") {
-        Some(folder) => PathBuf::from(folder),
-        None => repository().join(".cache"),
-    };
-    let path = cache.join(path);
-    if !path.exists() {
-        bail!("{} is missing: run `make fetch`", path.display());
-    }
-    Ok(path)
-}
-
-/// The checkout that this process was started in; else the one that it was built from, which may be
-/// another one, or gone, where a build folder is shared or a program was copied.
-fn repository() -> PathBuf {
-    let here = std::env::current_dir().unwrap_or_default();
-    let checkout = here.ancestors().find(|folder| folder.join("tests/stack/pom.xml").exists());
-    checkout.map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(".."), Path::to_owned)
 }

@@ -11,9 +11,10 @@ use mongodb::Client;
 use mongodb::bson::{Document, doc};
 use mongodb::options::{AuthMechanism, ClientOptions, Credential};
 
+use super::HOST;
 use super::part::Part;
 use super::settings::{MongoSettings, Settings};
-use super::{HOST, fetched};
+use crate::checkout::fetched;
 use crate::process::until;
 
 const START_LIMIT: Duration = Duration::from_secs(60);

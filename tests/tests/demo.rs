@@ -1,0 +1,51 @@
+//! The demo says whether it worked.
+
+#![allow(clippy::unwrap_used, reason = "a panic in a test is a failed test")]
+
+use std::process::{Command, Output};
+
+use picket_tests::checkout;
+use picket_tests::process::program;
+
+fn demo(cache: &std::path::Path, settings: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(program("picket-demo").unwrap());
+    command.envs(settings.iter().copied()).env("PICKET_CACHE", cache);
+    command.output().unwrap()
+}
+
+fn text_of(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+/// A cache of its own, so that a demo that somebody watches is not disturbed; what was fetched is
+/// taken from the real one.
+fn cache() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for fetched in ["models", "runtime", "video", "stack"] {
+        let real = std::fs::canonicalize(checkout::cache().join(fetched)).unwrap();
+        std::os::unix::fs::symlink(real, dir.path().join(fetched)).unwrap();
+    }
+    dir
+}
+
+#[test]
+fn the_demo_shows_the_books_and_ends_well() {
+    let cache = cache();
+    let output = demo(cache.path(), &[("DURATION_S", "8")]);
+    let text = text_of(&output);
+    assert!(output.status.success(), "{text}");
+    for row in ["live page: http://127.0.0.1:", "frames sampled", "latency", "books balanced"] {
+        assert!(text.contains(row), "{row} is not in:\n{text}");
+    }
+}
+
+#[test]
+fn a_demo_in_which_nothing_flows_ends_badly_and_says_why() {
+    let cache = cache();
+    let videos = tempfile::tempdir().unwrap();
+    std::fs::write(videos.path().join("notes.mp4"), "these are not pictures\n".repeat(99)).unwrap();
+    let output = demo(cache.path(), &[("VIDEO", videos.path().to_str().unwrap())]);
+    let text = text_of(&output);
+    assert!(!output.status.success(), "{text}");
+    assert!(text.contains("notes.mp4"), "{text}");
+}
