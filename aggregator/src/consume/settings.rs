@@ -7,6 +7,13 @@ use picket_wire::topic::{DEFAULT_PREFIX, TopicNames};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+/// A batch is one transaction, and MongoDB's limits of one are reached beyond this.
+const MAX_BATCH_RECORDS: usize = 100_000;
+/// A GiB: a batch is in memory whole, and each partition has one.
+const MAX_BATCH_KIB: usize = 1024 * 1024;
+/// A TiB: more is a slip of the finger.
+const MAX_QUEUE_MIB: usize = 1024 * 1024;
+
 /// Section `[consume]`: the Kafka cluster that the devices write to.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -98,13 +105,13 @@ impl Settings {
         if self.topic_prefix.is_empty() || !self.topic_prefix.bytes().all(fits) {
             return Err(Problem::new("topic_prefix", "must be letters, digits, '.', '_' and '-'"));
         }
-        for (field, value) in [
-            ("batch_records", self.batch_records),
-            ("batch_kib", self.batch_kib),
-            ("queue_mib", self.queue_mib),
+        for (field, value, most) in [
+            ("batch_records", self.batch_records, MAX_BATCH_RECORDS),
+            ("batch_kib", self.batch_kib, MAX_BATCH_KIB),
+            ("queue_mib", self.queue_mib, MAX_QUEUE_MIB),
         ] {
-            if value == 0 {
-                return Err(Problem::new(field, "must be 1 or more"));
+            if !(1..=most).contains(&value) {
+                return Err(Problem::new(field, format_args!("{value} is not 1 to {most}")));
             }
         }
         if self.batch_wait_ms > 1000 {
@@ -194,6 +201,16 @@ mod tests {
     fn plaintext_and_certificates_contradict_each_other() {
         let both = "brokers = ['a:1']\nallow_plaintext = true\nca_file = '/ca.pem'";
         assert_eq!(settings(both).check().unwrap_err().field, "allow_plaintext");
+    }
+
+    #[test]
+    fn numbers_beyond_sense_are_refused_by_name() {
+        for field in ["batch_records", "batch_kib", "queue_mib", "batch_wait_ms", "release_s"] {
+            let most = settings(&format!(
+                "brokers = ['a:1']\nallow_plaintext = true\n{field} = 9223372036854775807"
+            ));
+            assert_eq!(most.check().unwrap_err().field, field);
+        }
     }
 
     #[test]
