@@ -37,19 +37,19 @@ fn expiry() -> IndexModel {
 }
 
 fn indexes(collection: &str) -> Vec<IndexModel> {
-    let by_time = |field: &str| index(doc! { "device": 1, "camera": 1, field: -1 });
+    // With `_id` at the end as the pages sort: a list that goes on where the last one ended.
+    let by_time = |field: &str| index(doc! { field: -1, "_id": -1 });
+    let of_camera = |field: &str| index(doc! { "device": 1, "camera": 1, field: -1, "_id": -1 });
     match collection {
         collection::OBSERVATIONS => vec![
             expiry(),
             by_time("captured_at"),
+            of_camera("captured_at"),
             index(doc! { "device": 1, "camera": 1, "epoch": 1, "seq": 1 }),
-            index(doc! { "captured_at": -1 }),
         ],
-        collection::TRACKS => {
-            vec![expiry(), by_time("last_seen"), index(doc! { "last_seen": -1 })]
-        }
+        collection::TRACKS => vec![expiry(), by_time("first_seen"), of_camera("first_seen")],
         collection::FRAMES => {
-            vec![expiry(), by_time("captured_at"), index(doc! { "observation": 1 })]
+            vec![expiry(), of_camera("captured_at"), index(doc! { "observation": 1 })]
         }
         collection::CAMERAS | collection::LEDGER => {
             vec![index(doc! { "device": 1, "camera": 1 })]
