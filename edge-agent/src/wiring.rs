@@ -17,7 +17,7 @@ use picket_wire::observation::Stamp;
 
 use crate::capture::{
     self, CameraAccount, CameraHandle, CameraSettings, CaptureContext, Clock, RecordingLog,
-    ReserveError, ReserveSeq, SourcePosition, SystemClock,
+    ReserveError, ReserveSeq, Seats, SourcePosition, SystemClock,
 };
 use crate::config::Settings;
 use crate::detect;
@@ -29,6 +29,8 @@ use crate::uplink::{Uplink, UplinkHandle};
 const CAPTURED: usize = 2;
 /// Observations between the detector and the spool, with their pictures.
 const OBSERVED: usize = 16;
+/// Share of the spool's cap above which recordings wait: the rest is for cameras, which cannot.
+const FULL_ENOUGH: f64 = 0.9;
 /// How often the heartbeat is sent, and the state of the cameras is looked at.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How long the cameras with the detector, the spool's last commit and its closing may take at the
@@ -130,6 +132,7 @@ impl Agent {
             clock: Arc::clone(&clock),
             reserve: Arc::new(SpoolNumbers(spool.clone())),
             recordings: Arc::new(SpoolNumbers(spool.clone())),
+            seats: Seats::for_this_machine(),
             stop: stopped,
         };
         let mut cameras = Vec::new();
@@ -333,6 +336,10 @@ impl ReserveSeq for SpoolNumbers {
         self.0
             .reserve(camera, count)
             .map_err(|source| ReserveError { camera: camera.clone(), source: source.into() })
+    }
+
+    fn has_room(&self) -> bool {
+        self.0.fill() <= FULL_ENOUGH
     }
 }
 

@@ -7,6 +7,7 @@ mod common;
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, never};
 use gstreamer::prelude::*;
 use picket_edge_agent::capture::{
     self, CameraHandle, CameraSettings, CaptureContext, Captured, Frame, RecordingLog,
-    ReserveError, ReserveSeq, SourcePosition, SystemClock,
+    ReserveError, ReserveSeq, Seats, SourcePosition, SystemClock,
 };
 use picket_wire::observation::ClockState;
 use picket_wire::status::CameraState;
@@ -81,6 +82,7 @@ fn start_with(
         clock: Arc::new(SystemClock::start()),
         reserve,
         recordings: Arc::new(Log(place)),
+        seats: Seats::for_this_machine(),
         stop: stopped,
     };
     let handle = capture::spawn(settings, context, out).unwrap();
@@ -410,6 +412,58 @@ fn a_camera_that_got_no_numbers_says_so_and_goes_on_when_it_gets_some() {
             assert_eq!(camera.all_frames().0.len(), 119);
         }
     }
+}
+
+/// Has room for so many frames.
+struct SmallSpool {
+    numbers: Numbers,
+    given: AtomicU64,
+    room: AtomicU64,
+}
+
+impl ReserveSeq for SmallSpool {
+    fn reserve(
+        &self,
+        camera: &CameraName,
+        count: u64,
+    ) -> Result<RangeInclusive<u64>, ReserveError> {
+        self.numbers.reserve(camera, count)
+    }
+
+    fn has_room(&self) -> bool {
+        self.given.fetch_add(1, Ordering::SeqCst) < self.room.load(Ordering::SeqCst)
+    }
+}
+
+#[test]
+fn a_recording_waits_while_the_spool_is_nearly_full_and_then_goes_on() {
+    let spool = Arc::new(SmallSpool {
+        numbers: Numbers::default(),
+        given: AtomicU64::new(0),
+        room: AtomicU64::new(10),
+    });
+    let camera = start_with(settings(recording(&common::clip())), None, spool.clone());
+    let frames: Vec<Frame> = (0..10).map(|_| camera.frame()).collect();
+    assert!(camera.frames.recv_timeout(Duration::from_secs(1)).is_err(), "there is no room");
+    spool.room.store(u64::MAX, Ordering::SeqCst);
+    let (rest, end) = camera.all_frames();
+    assert_eq!((frames.len() + rest.len(), rest[0].id.seq), (120, 11));
+    assert!(end.unwrap().at_end);
+}
+
+#[test]
+fn a_recording_that_waits_for_room_stops_when_told_to() {
+    let spool = SmallSpool {
+        numbers: Numbers::default(),
+        given: AtomicU64::new(0),
+        room: AtomicU64::new(0),
+    };
+    let camera = start_with(settings(recording(&common::clip())), None, Arc::new(spool));
+    camera.wait_until("open", |view| view.decoded == 1);
+    let began = Instant::now();
+    drop(camera.stop);
+    camera.handle.join.join().unwrap();
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
 }
 
 #[test]

@@ -15,6 +15,7 @@ use super::outlet::{Handed, Outlet, Sampled};
 use super::pipeline::{Next, Picture, Pipeline};
 use super::recording::{RecordingLog, fingerprint};
 use super::sampling::Sampler;
+use super::seats::Seat;
 use super::settings::{CameraSettings, Source};
 use super::stamp::{Stamper, Timing};
 use super::state::CameraAccount;
@@ -27,6 +28,9 @@ const STALL_LIMIT: Duration = Duration::from_secs(15);
 
 /// Pause before numbers are asked for again.
 const NUMBERS_PAUSE: Duration = Duration::from_secs(1);
+
+/// Pause before it is asked again whether there is room to keep more.
+const ROOM_PAUSE: Duration = Duration::from_millis(200);
 
 /// How a session with the source went.
 enum Finish {
@@ -58,6 +62,8 @@ impl Place {
 }
 
 pub(super) struct Camera {
+    /// Of a recording that is read as fast as possible: kept while it is read.
+    pub seat: Option<Seat>,
     pub settings: CameraSettings,
     pub clock: Arc<dyn Clock>,
     pub recordings: Arc<dyn RecordingLog>,
@@ -77,6 +83,9 @@ impl Camera {
         };
         let mut stamper = Stamper::new(timing);
         let mut backoff = Backoff::default();
+        if self.seat.as_ref().is_some_and(|seat| !seat.wait(|| self.stopping())) {
+            return;
+        }
         let mut place = match self.find_place() {
             Ok(Some(place)) => place,
             Ok(None) => return,
@@ -220,6 +229,9 @@ impl Camera {
     /// A number for a frame. Without numbers a live camera's frame passes by, uncaptured and counted;
     /// a recording waits.
     fn number(&mut self) -> Result<u64, Handed> {
+        if self.settings.waits_for_detector() && self.stopped_before_there_is_room() {
+            return Err(Handed::Stopping);
+        }
         loop {
             let error = match self.outlet.number() {
                 Ok(seq) => {
@@ -246,6 +258,24 @@ impl Camera {
                 return Err(Handed::On);
             }
         }
+    }
+
+    fn stopped_before_there_is_room(&self) -> bool {
+        if self.outlet.has_room() {
+            return false;
+        }
+        let camera = &self.settings.name;
+        tracing::warn!(
+            target: "capture", %camera,
+            "camera {camera}: the spool is nearly full; reading waits until the broker took some"
+        );
+        while !self.outlet.has_room() {
+            if self.stopped_within(ROOM_PAUSE) {
+                return true;
+            }
+        }
+        tracing::info!(target: "capture", %camera, "camera {camera}: reading goes on");
+        false
     }
 
     fn check_for_stall(&self, last_frame: Instant) -> Result<(), CaptureError> {

@@ -10,6 +10,8 @@
 //!   recording with `pace = "none"` always waits, so that nothing of it is skipped.
 //! - A recording is read once. After a restart it goes on behind the last frame that was kept, with
 //!   the same frames as an unbroken reading; one that was read to its end is not opened again.
+//!   It waits while the spool is nearly full, so that it pushes out nothing that is older.
+//! - Of recordings with `pace = "none"` only a few are read at a time, in the order of their names.
 //! - A camera that fails is opened again with back-off, for ever; no other camera notices.
 //!
 //! **Limits**
@@ -30,6 +32,7 @@ pub mod pipeline;
 pub mod planes;
 pub mod recording;
 mod sampling;
+mod seats;
 pub mod seq;
 pub mod settings;
 pub mod source;
@@ -50,6 +53,7 @@ pub use folder::FolderSettings;
 pub use frame::{Captured, Frame, SourcePosition};
 pub use planes::Planes;
 pub use recording::RecordingLog;
+pub use seats::Seats;
 pub use seq::{ReserveError, ReserveSeq};
 pub use settings::{CameraSettings, SettingsError};
 pub use state::{CameraAccount, CameraView};
@@ -70,6 +74,8 @@ pub struct CaptureContext {
     pub reserve: Arc<dyn ReserveSeq>,
     /// How far recordings were read.
     pub recordings: Arc<dyn RecordingLog>,
+    /// How many of them are read at a time.
+    pub seats: Arc<Seats>,
     /// Disconnected when the agent stops: whoever starts the cameras keeps the sender and lets it go.
     pub stop: Receiver<()>,
 }
@@ -78,7 +84,8 @@ pub struct CaptureContext {
 pub struct CameraHandle {
     /// How it is.
     pub account: Arc<CameraAccount>,
-    /// Its thread, which ends after its source, or within a second after the agent's stop.
+    /// Its thread, which ends after its source, or within a second after the agent's stop; later
+    /// only while the detector has not yet taken what came before.
     pub join: JoinHandle<()>,
 }
 
@@ -99,8 +106,12 @@ pub fn spawn(
         context.stop.clone(),
         Arc::clone(&account),
     );
+    // Asked for here and not on the thread: threads start in no order.
+    let reads_fast = settings.waits_for_detector() && !settings.repeats();
+    let seat = reads_fast.then(|| context.seats.queue(name.clone()));
     let camera = Camera {
         settings,
+        seat,
         clock: context.clock,
         recordings: context.recordings,
         stop: context.stop,

@@ -23,8 +23,10 @@ use super::state::CameraAccount;
 /// Longest age of a run of skipped frames, while there is room for it in the channel.
 const LONGEST_RUN: Duration = Duration::from_secs(1);
 
-/// How long a stopping camera tries to hand on its last run.
-const LAST_RUN_PATIENCE: Duration = Duration::from_millis(500);
+/// How long a stopping camera tries to hand on its last run. The detector empties the channel at the
+/// end, so there will be room; a second or two are not enough for a slow one. Less than the agent
+/// waits for its cameras.
+const LAST_RUN_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What became of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +71,11 @@ impl Outlet {
         account: Arc<CameraAccount>,
     ) -> Self {
         Self { key, epoch, seq: SeqBlocks::default(), reserve, out, stop, account, run: None }
+    }
+
+    /// Whether what captures as fast as it can has to wait before it takes a number.
+    pub fn has_room(&self) -> bool {
+        self.reserve.has_room()
     }
 
     /// The next frame's number, which must be used at once by `offer` or `hand_on`.
@@ -125,7 +132,7 @@ impl Outlet {
         }
     }
 
-    /// Hands on the last run, waiting for room until the agent stops, and then a little longer.
+    /// Hands on the last run, waiting for room also while the agent stops.
     pub fn flush(&mut self) {
         let Some((run, _)) = self.run.take() else {
             return;
@@ -212,6 +219,21 @@ mod tests {
             let first = self.0.fetch_add(n, Ordering::Relaxed) + 1;
             Ok(first..=first + n - 1)
         }
+    }
+
+    #[test]
+    fn the_last_run_waits_for_a_slow_detector_also_after_the_stop() {
+        let (mut outlet, taken) = outlet(1);
+        let (source, stop) = bounded::<()>(0);
+        outlet.stop = stop;
+        (0..5).for_each(|_| offer(&mut outlet));
+        drop(source);
+        let flushed = std::thread::spawn(move || outlet.flush());
+        // A detector that needs longer than a second for a frame.
+        let _ = never::<()>().recv_timeout(Duration::from_millis(1200));
+        let got: Vec<_> = taken.iter().flat_map(|captured| seqs(&captured)).collect();
+        flushed.join().unwrap();
+        assert_eq!(got, [1, 2, 3, 4, 5]);
     }
 
     fn outlet(capacity: usize) -> (Outlet, Receiver<Captured>) {

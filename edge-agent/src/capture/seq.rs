@@ -24,6 +24,12 @@ pub trait ReserveSeq: Send + Sync {
     /// Reserves the next `count` numbers of a camera in this epoch, counting from 1.
     fn reserve(&self, camera: &CameraName, count: u64)
     -> Result<RangeInclusive<u64>, ReserveError>;
+
+    /// Whether there is room to keep more. What can wait, a recording read as fast as possible,
+    /// waits without it rather than push out what is older.
+    fn has_room(&self) -> bool {
+        true
+    }
 }
 
 /// The numbers a camera has in hand.
