@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use picket_wire::{CameraKey, CameraName, DeviceName, EpochId};
 
 use super::books::Ledger;
@@ -16,7 +16,7 @@ use super::error::SpoolError;
 use super::reader::SpoolReader;
 use super::settings::Settings;
 use super::store::{Shared, Store};
-use super::writer::{Command, Writer};
+use super::writer::{self, Command, Writer};
 use crate::capture::SourcePosition;
 use crate::detect::Observed;
 
@@ -78,7 +78,8 @@ impl SpoolHandle {
         count: u64,
     ) -> Result<RangeInclusive<u64>, SpoolError> {
         let camera = camera.clone();
-        self.ask(RESERVE_LIMIT, |reply| Command::Reserve { camera, count, reply })
+        let command = |reply| Command::Reserve { camera, count, reply };
+        writer::ask(&self.commands, RESERVE_LIMIT, command)
     }
 
     /// How far a recording was kept by this or an earlier run.
@@ -117,33 +118,17 @@ impl SpoolHandle {
 
     /// Waits until all that was sent to the writer before is committed.
     pub fn flush(&self, limit: Duration) -> Result<(), SpoolError> {
-        self.ask(limit, Command::Flush)
+        writer::ask(&self.commands, limit, Command::Flush)
     }
 
     /// Commits all that was sent to the writer, closes the books, and ends the writer. To be called
     /// last, after the uplink has ended: what it settles later is not heard.
     pub fn finish(&self, limit: Duration) -> Result<(), SpoolError> {
-        self.ask(limit, Command::Finish)?;
+        writer::ask(&self.commands, limit, Command::Finish)?;
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         match thread.map(JoinHandle::join) {
             Some(Err(_)) => Err(SpoolError::WriterGone),
             Some(Ok(())) | None => Ok(()),
-        }
-    }
-
-    fn ask<T>(
-        &self,
-        limit: Duration,
-        command: impl FnOnce(Sender<Result<T, SpoolError>>) -> Command,
-    ) -> Result<T, SpoolError> {
-        let (reply, answer) = bounded(1);
-        self.commands.send(command(reply)).map_err(|_| SpoolError::WriterGone)?;
-        match answer.recv_timeout(limit) {
-            Ok(answer) => answer,
-            Err(RecvTimeoutError::Timeout) => {
-                Err(SpoolError::TimedOut { waited_ms: limit.as_millis() })
-            }
-            Err(RecvTimeoutError::Disconnected) => Err(SpoolError::WriterGone),
         }
     }
 }

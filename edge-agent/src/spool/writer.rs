@@ -1,14 +1,18 @@
 //! The one thread that writes: it collects, commits, retries, and answers.
 
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, never, select};
+use crossbeam_channel::{
+    Receiver, RecvTimeoutError, SendError, Sender, TrySendError, bounded, never, select,
+};
+use picket_service::logging::chain;
 use picket_wire::CameraName;
 
 use super::batch::{Batch, Settled};
-use super::error::{SpoolError, chain};
+use super::error::SpoolError;
 use super::schema;
 use super::settings::Settings;
 use super::store::Store;
@@ -40,6 +44,25 @@ pub enum Command {
     Finish(Reply<()>),
 }
 
+/// Asks the writer, and waits for its answer.
+pub fn ask<T>(
+    commands: &Sender<Command>,
+    limit: Duration,
+    command: impl FnOnce(Reply<T>) -> Command,
+) -> Result<T, SpoolError> {
+    // A rendezvous: an answer that nobody waits for any more fails at the writer, which then keeps
+    // what it was about to give out.
+    let (reply, answer) = bounded(0);
+    commands.send(command(reply)).map_err(|_| SpoolError::WriterGone)?;
+    match answer.recv_timeout(limit) {
+        Ok(answer) => answer,
+        Err(RecvTimeoutError::Timeout) => {
+            Err(SpoolError::TimedOut { waited_ms: limit.as_millis() })
+        }
+        Err(RecvTimeoutError::Disconnected) => Err(SpoolError::WriterGone),
+    }
+}
+
 /// The disk refuses writes.
 struct Failing {
     since: Instant,
@@ -61,6 +84,9 @@ pub struct Writer {
     pub committed: Sender<()>,
     pub batch: Batch,
     failing: Option<Failing>,
+    /// Blocks that were reserved for someone who had stopped waiting; one per camera, because it is
+    /// given out before another is reserved.
+    unclaimed: BTreeMap<CameraName, RangeInclusive<u64>>,
     flushes: Vec<Reply<()>>,
     finish: Option<Reply<()>>,
 }
@@ -75,8 +101,20 @@ impl Writer {
         committed: Sender<()>,
     ) -> Self {
         let batch = Batch::default();
-        let (failing, flushes, finish) = (None, Vec::new(), None);
-        Self { store, settings, input, commands, committed, batch, failing, flushes, finish }
+        let (failing, unclaimed) = (None, BTreeMap::new());
+        let (flushes, finish) = (Vec::new(), None);
+        Self {
+            store,
+            settings,
+            input,
+            commands,
+            committed,
+            batch,
+            failing,
+            unclaimed,
+            flushes,
+            finish,
+        }
     }
 
     /// Runs until it is told to finish, or until nobody is left who could tell it.
@@ -121,9 +159,12 @@ impl Writer {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Reserve { camera, count, reply } => {
-                // Nobody waits any more if the answer cannot be sent; the block is then lost, which
-                // costs numbers and nothing else.
-                let _ = reply.send(self.reserve(&camera, count));
+                let answer = reply.send(self.reserve(&camera, count));
+                // Nobody waits any more: no record would ever account for these numbers, so they
+                // are the next ones to be given out.
+                if let Err(SendError(Ok(block))) = answer {
+                    self.unclaimed.insert(camera, block);
+                }
             }
             Command::Settle(settled) => self.batch.settle(settled),
             Command::Flush(reply) => {
@@ -142,6 +183,10 @@ impl Writer {
         camera: &CameraName,
         count: u64,
     ) -> Result<RangeInclusive<u64>, SpoolError> {
+        // Durable already, whatever the disk does now. It may be another count than this caller's.
+        if let Some(block) = self.unclaimed.remove(camera) {
+            return Ok(block);
+        }
         match &self.failing {
             // Asking a failing disk for each frame would keep the writer from its retries.
             Some(failing) => Err(SpoolError::Failing { problem: failing.problem.clone() }),
@@ -299,5 +344,58 @@ fn remedy(error: &SpoolError) -> &'static str {
         "restart the agent: it sets the damaged database aside and begins a new one"
     } else {
         "check the disk and the file system of the state directory (read-only? worn out?)"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use crossbeam_channel::unbounded;
+    use picket_wire::observation::{ClockState, Stamp};
+
+    use super::*;
+    use crate::spool::Clock;
+
+    struct Unset;
+
+    impl Clock for Unset {
+        fn now(&self) -> Stamp {
+            Stamp { mono_us: 1, captured_at: None, clock: ClockState::Unset }
+        }
+        fn stamps(&self, _: &CameraName) -> bool {
+            true
+        }
+    }
+
+    #[test]
+    fn block_that_nobody_waited_for_is_given_out_first_next_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = Settings::default();
+        let north: CameraName = "north".parse().unwrap();
+        let (device, cameras) = ("gate".parse().unwrap(), [north.clone()]);
+        let store = Store::open(&settings, dir.path(), &device, &cameras, Arc::new(Unset)).unwrap();
+        let (_input, input) = unbounded();
+        let (_commands, commands) = unbounded();
+        let (committed, _committed) = bounded(1);
+        let mut writer = Writer::new(store, settings, input, commands, committed);
+        let mut ask = |waits: bool| {
+            let (reply, answer) = bounded(0);
+            let answer = waits.then_some(answer);
+            let asker = std::thread::spawn(move || answer.map(|answer| answer.recv().unwrap()));
+            if !waits {
+                // The receiver is gone before the writer answers.
+                asker.join().unwrap();
+                writer.obey(Command::Reserve { camera: north.clone(), count: 256, reply });
+                return None;
+            }
+            writer.obey(Command::Reserve { camera: north.clone(), count: 256, reply });
+            asker.join().unwrap().map(Result::unwrap)
+        };
+        assert_eq!(ask(true), Some(1..=256));
+        assert_eq!(ask(false), None);
+        assert_eq!(ask(false), None);
+        assert_eq!(ask(true), Some(257..=512));
+        assert_eq!(ask(true), Some(513..=768));
     }
 }
