@@ -93,15 +93,23 @@ pub fn open_for_writing(state_dir: &Path, settings: &Settings) -> Result<Connect
     let path = state_dir.join(FILE);
     match open(&path, settings).and_then(|connection| look_closely(connection, state_dir)) {
         Err(error) if error.is_corruption() => {
-            let aside = set_aside(state_dir)?;
-            metrics::counter!("picket_agent_spool_corrupt_databases_total").increment(1);
-            tracing::error!(target: "spool", error = super::error::chain(&error),
-                aside = %aside.display(),
-                "the spool is damaged: it was set aside and a new one begun; what it held is not sent");
+            give_up(state_dir, &error)?;
             open(&path, settings)
         }
         other => other,
     }
+}
+
+/// Sets a damaged database aside, and says so. Nobody may have it open.
+pub fn give_up(state_dir: &Path, error: &SpoolError) -> Result<(), SpoolError> {
+    // Should the power go before all its files are moved, the next start looks closely.
+    mark_suspect(state_dir);
+    let aside = set_aside(state_dir)?;
+    metrics::counter!("picket_agent_spool_corrupt_databases_total").increment(1);
+    tracing::error!(target: "spool", error = picket_service::logging::chain(error),
+        aside = %aside.display(),
+        "the spool is damaged: it was set aside and a new one begun; what it held is not sent");
+    Ok(())
 }
 
 fn check_sqlite_version() -> Result<(), SpoolError> {

@@ -57,7 +57,7 @@ pub struct Store {
     checkpoint_bytes: u64,
     since_checkpoint_bytes: u64,
     pub shared: Arc<Shared>,
-    _lock: StateLock,
+    _lock: Arc<StateLock>,
 }
 
 impl Store {
@@ -73,7 +73,30 @@ impl Store {
         settings.check()?;
         std::fs::create_dir_all(state_dir)
             .map_err(|source| SpoolError::Directory { path: state_dir.to_path_buf(), source })?;
-        let lock = StateLock::take(state_dir)?;
+        let lock = Arc::new(StateLock::take(state_dir)?);
+        let begin = || {
+            let (clock, lock) = (Arc::clone(&clock), Arc::clone(&lock));
+            Self::begin(settings, state_dir, device, cameras, clock, lock)
+        };
+        match begin() {
+            // Damage beyond the file's head shows only in reading what is needed to begin. Started
+            // again and again by the service manager, the agent would never capture.
+            Err(error) if error.is_corruption() => {
+                schema::give_up(state_dir, &error)?;
+                begin()
+            }
+            other => other,
+        }
+    }
+
+    fn begin(
+        settings: &Settings,
+        state_dir: &Path,
+        device: &DeviceName,
+        cameras: &[CameraName],
+        clock: Arc<dyn Clock>,
+        lock: Arc<StateLock>,
+    ) -> Result<Self, SpoolError> {
         let connection = schema::open_for_writing(state_dir, settings)?;
         let accounts = books::load(&connection)?;
         let (epoch_in_database, totals) = totals::load(&connection)?;
@@ -121,6 +144,8 @@ impl Store {
     fn begin_epoch(&mut self) -> Result<(), SpoolError> {
         let now = self.now();
         let cameras = self.cameras.clone();
+        let before = cameras.iter().filter_map(|key| Some((key, self.accounts.get(key)?.clone())));
+        let before: Vec<_> = before.map(|(key, account)| (key.clone(), account)).collect();
         let cap_pages = self.cap_pages;
         let needed = quota::pages_for(cameras.iter().map(|_| 1024));
         self.transact(now, true, |tx| {
@@ -141,7 +166,9 @@ impl Store {
                 (account.epoch, account.reserved, account.last_committed) = (epoch, 0, 0);
             }
             Ok(())
-        })
+        })?;
+        before.iter().for_each(|(key, account)| tell_what_a_crash_took(key, account));
+        Ok(())
     }
 
     /// Makes a block of `seq` durable and gives it out.
@@ -286,7 +313,7 @@ impl Store {
             Err(error) => {
                 // The log only grows meanwhile; try again after as much again.
                 self.since_checkpoint_bytes = 0;
-                tracing::warn!(target: "spool", error = super::error::chain(&error),
+                tracing::warn!(target: "spool", error = picket_service::logging::chain(&error),
                     "the spool's log could not be moved into its database");
             }
         }
@@ -320,6 +347,20 @@ impl Store {
         })?;
         self.checkpoint("TRUNCATE").map(|_| ())
     }
+}
+
+/// The epoch record tells the centre; this tells the operator. Equal after a clean end.
+fn tell_what_a_crash_took(key: &CameraKey, before: &Account) {
+    let bound = before.reserved.saturating_sub(before.last_committed);
+    if bound == 0 {
+        return;
+    }
+    metrics::counter!("picket_agent_spool_crash_lost_bound_total",
+        "camera" => key.camera.to_string())
+    .increment(bound);
+    tracing::warn!(target: "spool", camera = %key.camera, epoch = %before.epoch,
+        last_committed = before.last_committed, reserved = before.reserved, at_most = bound,
+        "the agent did not end cleanly: frames that were not yet committed are lost");
 }
 
 /// Writes what came in, in its order; the positions follow all that they stand for.
