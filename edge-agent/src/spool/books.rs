@@ -190,8 +190,11 @@ impl Ledger {
         Self { device, given_out, committed }
     }
 
-    /// Counts `count` more `seq` of a camera as given out. To be called by capture before it hands
-    /// the frames on, so that the writer never settles what was not yet counted.
+    /// Counts `count` more `seq` of a camera as given out. Wiring calls it with each heartbeat and
+    /// once more when the cameras have ended, so that it may be behind what the writer has already
+    /// settled: `in_memory` is then 0 for a moment, never less, and the books balance all the same.
+    /// Before [`close`](super::store::Store::close) it must be up to date, since it is the bound that
+    /// a clean end leaves.
     pub fn captured(&self, camera: &CameraName, count: u64) {
         if let Some(given_out) = self.given_out.get(camera) {
             given_out.fetch_add(count, Ordering::SeqCst);
