@@ -300,6 +300,79 @@ fn corrupt_database_is_set_aside() {
     assert_eq!(spool::stat(dir.path()).unwrap().set_aside, 1);
 }
 
+/// Damages the first page of a table, behind the file's head.
+fn damage(dir: &Path, table: &str) {
+    use std::os::unix::fs::FileExt;
+    let path = dir.join("spool.sqlite");
+    let sql = "SELECT rootpage FROM sqlite_schema WHERE name = ?1";
+    let connection = Connection::open(&path).unwrap();
+    let page: u32 = connection.query_row(sql, [table], |row| row.get(0)).unwrap();
+    drop(connection);
+    let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+    file.write_all_at(&[0xaa; 8192], u64::from(page - 1) * 8192).unwrap();
+}
+
+#[test]
+fn damage_behind_the_head_is_set_aside_at_the_next_start() {
+    for table in ["spool", "records", "pictures", "accounts", "recordings"] {
+        let dir = tempfile::tempdir().unwrap();
+        let agent = start(dir.path());
+        let before = agent.epoch;
+        agent.capture(1..=3, Some(1000));
+        agent.finish();
+        damage(dir.path(), table);
+        let agent = start(dir.path());
+        assert!(agent.epoch.number > before.number, "{table}");
+        assert_eq!(agent.take(Topic::Observations).len(), 1, "{table}: a new spool");
+        assert_eq!(spool::stat(dir.path()).unwrap().set_aside, 1, "{table}");
+        assert!(!dir.path().join("spool.sqlite.suspect").exists(), "{table}");
+        agent.capture(1..=3, None);
+        agent.finish();
+    }
+}
+
+#[test]
+fn row_that_cannot_be_read_is_named_and_hides_none_behind_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let agent = start(dir.path());
+    agent.capture(1..=5, None);
+    agent.flush();
+    let connection = Connection::open(dir.path().join("spool.sqlite")).unwrap();
+    connection.execute("UPDATE records SET headers = 'x' WHERE first = 3", []).unwrap();
+    let rows = agent.take(Topic::Observations);
+    assert_eq!(rows.len(), 3, "the epoch record and two observations");
+    let behind = rows[2].id + 1;
+    let error = agent.reader.next_batch(Topic::Observations, behind..i64::MAX, ALL).unwrap_err();
+    assert!(matches!(error, SpoolError::BadRow { id, .. } if id == behind), "{error}");
+    assert_eq!(error.advice(), spool::Advice::Discard);
+    assert!(dir.path().join("spool.sqlite.suspect").exists(), "the next start looks closely");
+    let rest = agent.reader.next_batch(Topic::Observations, behind + 1..i64::MAX, ALL).unwrap();
+    assert_eq!(rest.len(), 2);
+}
+
+#[test]
+fn refused_gap_or_epoch_record_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let agent = start(dir.path());
+    agent.capture(1..=1, None);
+    agent.flush();
+    let rows = agent.take(Topic::Observations);
+    assert!(!rows[0].is_replaceable() && rows[1].is_replaceable());
+    let refuse = |row: &Spooled| Settled {
+        topic: row.topic,
+        id: row.id,
+        outcome: Outcome::Refused(Reason::REFUSED_BY_BROKER.into()),
+    };
+    agent.reader.settle(rows.iter().map(refuse).collect()).unwrap();
+    agent.flush();
+    let gap = agent.take(Topic::Observations);
+    assert_eq!(gap[0], rows[0], "the epoch record is sent again");
+    agent.reader.settle(gap[1..].iter().map(refuse).collect()).unwrap();
+    agent.flush();
+    assert_eq!(agent.take(Topic::Observations), gap[1..], "and so is the gap");
+    agent.balanced();
+}
+
 #[test]
 fn database_of_a_later_format_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();

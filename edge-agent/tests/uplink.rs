@@ -292,6 +292,60 @@ fn record_that_is_refused_for_good_becomes_a_gap_and_blocks_nothing() {
 }
 
 #[test]
+fn row_that_cannot_be_read_becomes_a_gap_and_blocks_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let nowhere = settings("127.0.0.1:9".to_owned());
+    let agent = start(dir.path(), &nowhere);
+    agent.capture(1..=5);
+    agent.uplink.drain(Duration::ZERO).unwrap();
+    agent.spool.finish(LIMIT).unwrap();
+    let connection = rusqlite::Connection::open(dir.path().join("spool.sqlite")).unwrap();
+    connection.execute("UPDATE records SET headers = 'x' WHERE first = 3", []).unwrap();
+    drop(connection);
+
+    let mock = cluster();
+    let agent = start(dir.path(), &settings(mock.bootstrap_servers()));
+    agent.capture(1..=5);
+    agent.wait("all settled", |agent| {
+        let books = agent.books();
+        books.acknowledged == 9 && books.dropped.get(&Reason::SPOOL_DAMAGED.into()) == Some(&1)
+    });
+    agent.end();
+}
+
+#[test]
+fn what_a_drain_left_is_what_the_spool_still_holds() {
+    let (mock, dir) = (cluster(), tempfile::tempdir().unwrap());
+    let agent = start(dir.path(), &settings(mock.bootstrap_servers()));
+    agent.wait("the link is up", |agent| agent.uplink.status().up);
+    agent.capture(1..=500);
+    let reader = agent.spool.reader().unwrap();
+    // Some are acknowledged as it ends: these count as such, though their deletion came last.
+    let left = agent.uplink.drain(Duration::ZERO).unwrap();
+    let status = reader.status(None).unwrap();
+    assert_eq!((left.records, left.bytes), (status.records, status.bytes));
+    agent.spool.finish(LIMIT).unwrap();
+}
+
+#[test]
+fn refused_epoch_record_is_tried_again_and_never_dropped() {
+    let (mock, dir) = (cluster(), tempfile::tempdir().unwrap());
+    let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_RECORD;
+    // In company, then twice alone.
+    mock.request_errors(RDKafkaApiKey::Produce, &[refusal, refusal, refusal]);
+    let agent = start(dir.path(), &settings(mock.bootstrap_servers()));
+    agent.wait("the link is up", |agent| agent.uplink.status().up);
+    agent.capture(1..=5);
+    agent.wait("all acknowledged", |agent| agent.books().acknowledged == 5);
+    agent.end();
+    let messages = consume(&mock, Topic::Observations, 6);
+    let is_epoch = |(message, _): &&(Message, String)| {
+        matches!(message, Message::Record { record: CameraRecord::Epoch(_), .. })
+    };
+    assert_eq!(messages.iter().filter(is_epoch).count(), 1);
+}
+
+#[test]
 fn missing_topic_is_told_by_name_and_what_waits_is_sent_once_it_is_there() {
     let (mock, dir) = (cluster(), tempfile::tempdir().unwrap());
     let name = TopicNames::default().name(Topic::Observations);

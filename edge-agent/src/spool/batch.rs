@@ -235,7 +235,7 @@ fn fitting_row(record: CameraRecord) -> Result<Row, Reason> {
         }
         Err(error) => {
             tracing::error!(target: "spool", id = %record.id(),
-                error = super::error::chain(&error), "a record is dropped");
+                error = picket_service::logging::chain(&error), "a record is dropped");
             Err(Reason::ENCODE_FAILED.into())
         }
     }

@@ -3,10 +3,11 @@
 use std::io;
 use std::path::PathBuf;
 
-use picket_wire::CameraName;
 use picket_wire::message::EncodeError;
+use picket_wire::{CameraName, Topic};
 use rusqlite::ErrorCode;
 
+use super::record::RowId;
 use super::settings::SettingsError;
 
 /// A step of the spool that failed.
@@ -137,6 +138,26 @@ pub enum SpoolError {
         /// What it holds.
         value: String,
     },
+    /// One row of a queue does not hold what a row must; those behind it may.
+    #[error("row {id} of {topic} cannot be sent: its {what} cannot be read")]
+    BadRow {
+        /// Of which queue.
+        topic: Topic,
+        /// Which row.
+        id: RowId,
+        /// Which column.
+        what: &'static str,
+    },
+    /// One row of a queue lies on damaged pages; those behind it may not.
+    #[error("row {id} of {topic} lies on damaged pages")]
+    DamagedRow {
+        /// Of which queue.
+        topic: Topic,
+        /// Which row.
+        id: RowId,
+        /// Why.
+        source: rusqlite::Error,
+    },
     /// A step of a commit failed; nothing of the batch was kept.
     #[error("cannot {step} in the spool")]
     Commit {
@@ -174,6 +195,19 @@ pub enum SpoolError {
     WriterGone,
 }
 
+/// Whether a query gave what these tables cannot hold.
+fn is_of_another_shape(error: &rusqlite::Error) -> bool {
+    use rusqlite::Error as E;
+    matches!(
+        error,
+        E::QueryReturnedNoRows
+            | E::FromSqlConversionFailure(..)
+            | E::IntegralValueOutOfRange(..)
+            | E::InvalidColumnType(..)
+            | E::Utf8Error(..)
+    )
+}
+
 /// What a caller should do about an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Advice {
@@ -189,11 +223,13 @@ impl SpoolError {
     /// What a caller should do.
     pub fn advice(&self) -> Advice {
         match self {
+            Self::Encode(_) | Self::Row { .. } | Self::BadRow { .. } => Advice::Discard,
+            // Damage does not go by itself.
+            _ if self.is_corruption() => Advice::Stop,
             Self::Read { .. }
             | Self::Commit { .. }
             | Self::Failing { .. }
             | Self::TimedOut { .. } => Advice::Retry,
-            Self::Encode(_) | Self::Row { .. } => Advice::Discard,
             _ => Advice::Stop,
         }
     }
@@ -205,6 +241,7 @@ impl SpoolError {
             | Self::Pragma { source, .. }
             | Self::Schema { source, .. }
             | Self::Read { source, .. }
+            | Self::DamagedRow { source, .. }
             | Self::Commit { source, .. } => source.sqlite_error_code(),
             _ => None,
         }
@@ -214,17 +251,12 @@ impl SpoolError {
     pub(super) fn is_corruption(&self) -> bool {
         let damaged = [ErrorCode::DatabaseCorrupt, ErrorCode::NotADatabase];
         self.sqlite_code().is_some_and(|code| damaged.contains(&code))
-            || matches!(self, Self::Row { .. })
+            || matches!(self, Self::Row { .. } | Self::BadRow { .. })
+            || matches!(self, Self::Read { source, .. } if is_of_another_shape(source))
     }
 
     /// Whether there was no room: at the cap or on the disk.
     pub(super) fn is_full(&self) -> bool {
         self.sqlite_code() == Some(ErrorCode::DiskFull)
     }
-}
-
-/// The error with all that caused it, for a log line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

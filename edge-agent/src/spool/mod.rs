@@ -14,11 +14,13 @@
 //!   noticed, behind rows that it is older than.
 //! - *Duplicates*: a row is deleted only after the broker has acknowledged it; one that was
 //!   acknowledged when the power went is sent again, byte for byte the same.
-//! - *Loss*: nothing is dropped without a count and a gap record, both in one transaction.
+//! - *Loss*: nothing is dropped without a count and a gap record, both in one transaction. The
+//!   exceptions are damage: a database that is set aside, and a row of which not even the camera can
+//!   be read; both are errors in the log.
 //!
 //! **Limits**: the database takes `max_bytes`; pictures go before observations, oldest first, never
 //! what is on its way. Memory: one batch, and `max_pending_bytes` while the disk refuses writes. A
-//! gap, epoch or clock record is never evicted; adjoining gaps become one until they are sent, so
+//! gap, epoch or clock record is never evicted, nor dropped when it is refused; adjoining gaps become one until they are sent, so
 //! that they stay few. The file does not shrink.
 //!
 //! # On disk
@@ -64,7 +66,7 @@ mod writer;
 pub use batch::{Outcome, Settled};
 pub use books::Ledger;
 pub use clock::Clock;
-pub use error::{Advice, SpoolError, chain};
+pub use error::{Advice, SpoolError};
 pub use handle::{Spool, SpoolHandle};
 pub use reader::{AccountStat, Limits, SpoolReader, Spooled, Stat, stat};
 pub use record::RowId;

@@ -5,20 +5,22 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 use picket_wire::status::{Books, SpoolStatus};
-use picket_wire::{CameraKey, EpochId, Topic};
+use picket_wire::{CameraKey, EpochId, Kind, Topic};
 use rusqlite::Connection;
 
 use super::batch::Settled;
 use super::books;
 use super::error::SpoolError;
+use super::lease::Held;
 use super::record::RowId;
 use super::schema;
 use super::store::Shared;
 use super::totals::{self, Totals, table};
-use super::writer::Command;
+use super::writer::{self, Command};
 
 /// A record as it lies in the spool, ready to be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +42,14 @@ impl Spooled {
     pub fn bytes(&self) -> u64 {
         let headers: usize = self.headers.iter().map(|(n, v)| n.len() + v.len()).sum();
         (self.key.len() + headers + self.value.len()) as u64
+    }
+
+    /// Whether it stands for frames or a picture, which a gap record could stand for in its place.
+    /// A gap, an epoch or a clock record has no such second: without it the centre waits for ever.
+    pub fn is_replaceable(&self) -> bool {
+        let kind = self.headers.iter().find(|(name, _)| name == picket_wire::header::KIND);
+        let replaceable = [Kind::Observation, Kind::Skip, Kind::Frame, Kind::Crop];
+        kind.is_some_and(|(_, text)| replaceable.iter().any(|kind| kind.as_str() == text))
     }
 
     /// Its id, for a log line.
@@ -77,7 +87,8 @@ impl SpoolReader {
     }
 
     /// Takes the oldest rows of a table with a number in `ids` that are not on their way already.
-    /// Each stays with the caller until it is settled or given back.
+    /// Each stays with the caller until it is settled or given back. A row that cannot be read ends
+    /// the batch before it, and is the error of the next call if it comes first there.
     pub fn next_batch(
         &self,
         topic: Topic,
@@ -87,7 +98,29 @@ impl SpoolReader {
         // Held over the read: what is read was not evicted before, and will not be evicted after.
         let mut held = self.shared.leases.lock();
         let mut batch = Vec::new();
+        let read = self.read(topic, ids, limits, &held, &mut batch);
+        if let Err(error) = read {
+            if error.is_corruption() {
+                schema::mark_suspect(&self.shared.state_dir);
+            }
+            if batch.is_empty() {
+                return Err(error);
+            }
+        }
+        batch.iter().for_each(|spooled| held.hand_out(spooled.id));
+        Ok(batch)
+    }
+
+    fn read(
+        &self,
+        topic: Topic,
+        ids: Range<RowId>,
+        limits: Limits,
+        held: &Held,
+        batch: &mut Vec<Spooled>,
+    ) -> Result<(), SpoolError> {
         let mut bytes = 0;
+        let mut from = ids.start;
         let read = |source| SpoolError::Read { what: "rows to send", source };
         let sql = format!(
             "SELECT id, key, headers, value FROM {} WHERE id >= ?1 AND id < ?2 ORDER BY id",
@@ -95,11 +128,11 @@ impl SpoolReader {
         );
         let mut statement = self.connection.prepare_cached(&sql).map_err(read)?;
         let mut rows = statement.query([ids.start, ids.end]).map_err(read)?;
-        while batch.len() < limits.rows
-            && bytes < limits.bytes
-            && let Some(row) = rows.next().map_err(read)?
-        {
+        while batch.len() < limits.rows && bytes < limits.bytes {
+            let next = rows.next().map_err(|source| self.at_row(topic, from..ids.end, source));
+            let Some(row) = next? else { break };
             let id = row.get(0).map_err(read)?;
+            from = id + 1;
             // SQLite reads a column's pages when it is asked for: stepping over a row costs little.
             if !held.is_in_flight(id) {
                 let spooled = spooled(topic, id, row)?;
@@ -107,8 +140,24 @@ impl SpoolReader {
                 batch.push(spooled);
             }
         }
-        batch.iter().for_each(|spooled| held.hand_out(spooled.id));
-        Ok(batch)
+        Ok(())
+    }
+
+    /// The error with the row that it is about: numbers lie on other pages than values, so that
+    /// they can often still be read.
+    fn at_row(&self, topic: Topic, ids: Range<RowId>, source: rusqlite::Error) -> SpoolError {
+        let error = SpoolError::Read { what: "rows to send", source };
+        let sql = format!("SELECT min(id) FROM {} WHERE id >= ?1 AND id < ?2", table(topic));
+        let id = || {
+            let row = [ids.start, ids.end];
+            self.connection.query_row(&sql, row, |row| row.get::<_, Option<RowId>>(0)).ok()?
+        };
+        match (error.is_corruption().then(id).flatten(), error) {
+            (Some(id), SpoolError::Read { source, .. }) => {
+                SpoolError::DamagedRow { topic, id, source }
+            }
+            (_, error) => error,
+        }
     }
 
     /// Gives rows back that were not delivered; they will be read again.
@@ -125,6 +174,11 @@ impl SpoolReader {
             return Ok(());
         }
         self.commands.send(Command::Settle(settled)).map_err(|_| SpoolError::WriterGone)
+    }
+
+    /// Waits until all that was settled before is committed.
+    pub fn flush(&self, limit: Duration) -> Result<(), SpoolError> {
+        writer::ask(&self.commands, limit, Command::Flush)
     }
 
     /// Says that something was committed since it was last asked.
@@ -162,12 +216,11 @@ impl SpoolReader {
 }
 
 fn spooled(topic: Topic, id: RowId, row: &rusqlite::Row<'_>) -> Result<Spooled, SpoolError> {
-    let read = |source| SpoolError::Read { what: "rows to send", source };
-    let headers: String = row.get(2).map_err(read)?;
-    let headers = serde_json::from_str(&headers)
-        .map_err(|_| SpoolError::Row { what: "headers", value: headers })?;
-    let key = row.get(1).map_err(read)?;
-    Ok(Spooled { topic, id, key, headers, value: row.get(3).map_err(read)? })
+    let bad = |what| SpoolError::BadRow { topic, id, what };
+    let headers: String = row.get(2).map_err(|_| bad("headers"))?;
+    let headers = serde_json::from_str(&headers).map_err(|_| bad("headers"))?;
+    let key = row.get(1).map_err(|_| bad("key"))?;
+    Ok(Spooled { topic, id, key, headers, value: row.get(3).map_err(|_| bad("value"))? })
 }
 
 /// Wall time of the oldest row, in milliseconds; none if the clock was not set then.

@@ -158,8 +158,23 @@ impl Transaction<'_> {
 
     /// Deletes a row that the uplink is done with, and books how it ended.
     pub fn settle(&mut self, settled: &Settled) -> Result<(), SpoolError> {
+        if settled.outcome != Outcome::Acknowledged && !self.may_go(settled)? {
+            tracing::error!(target: "spool", row = settled.id,
+                "a gap, epoch or clock record was refused: it stays, since nothing could stand for it");
+            return Ok(());
+        }
+        let row = match self.delete(settled.topic, settled.id) {
+            // Whose it was cannot be read any more, so no account can tell of it.
+            Err(error @ SpoolError::Row { .. }) => {
+                tracing::error!(target: "spool", row = settled.id, %error,
+                    "a damaged row is deleted without a gap record");
+                self.totals.subtract(settled.topic, 0);
+                return Ok(());
+            }
+            other => other?,
+        };
         // Not there: it was settled before, and the uplink was told so too late.
-        let Some(row) = self.delete(settled.topic, settled.id)? else {
+        let Some(row) = row else {
             return Ok(());
         };
         match &settled.outcome {
@@ -172,6 +187,21 @@ impl Transaction<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Whether a row that is refused may be dropped: the `seq` that a gap, epoch or clock record
+    /// settles would else stay open at the centre for ever.
+    fn may_go(&self, settled: &Settled) -> Result<bool, SpoolError> {
+        let sql = format!("SELECT kind FROM {} WHERE id = ?1", table(settled.topic));
+        let kind = self
+            .connection
+            .prepare_cached(&sql)
+            .and_then(|mut statement| {
+                statement.query_row([settled.id], |row| row.get::<_, String>(0)).optional()
+            })
+            .map_err(|source| SpoolError::Read { what: "a refused row", source })?;
+        let stays = [Kind::Gap, Kind::Epoch, Kind::Clock, Kind::Certificate];
+        Ok(!stays.iter().any(|stays| Some(stays.as_str()) == kind.as_deref()))
     }
 
     /// What is dropped with a row. A gap, an epoch or a clock record settles no frame: `None`.

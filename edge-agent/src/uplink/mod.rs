@@ -12,8 +12,9 @@
 //!   it. A message that fails alone and is sent again may come after its successors.
 //! - *Duplicates*: after a crash or a replaced producer a message may be sent twice, with the same
 //!   bytes; the centre knows it by its id.
-//! - *Loss*: only what the broker will never take, each tried alone before it is given up, counted,
-//!   and told as a gap.
+//! - *Loss*: only what the broker will never take, each tried alone before it is given up, and rows
+//!   that the spool cannot read any more; counted, and told as a gap. A gap, epoch or clock record is
+//!   tried for ever: nothing could stand for it.
 //!
 //! **Limits**: `max_in_flight_bytes` in memory at the producer, some 2 MiB read ahead. While the
 //! link is down nothing is handed over but one message at a time that tries the way. A heartbeat

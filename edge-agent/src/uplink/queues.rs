@@ -1,15 +1,23 @@
 //! The four queues, read from the spool a little ahead.
 
 use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
+use picket_service::logging::chain;
+use picket_wire::observation::Reason;
 use picket_wire::{Lane, Topic};
 
 use super::lanes::{Lanes, Queue};
-use crate::spool::{Limits, RowId, SpoolError, SpoolReader, Spooled};
+use crate::spool::{Advice, Limits, Outcome, RowId, Settled, SpoolError, SpoolReader, Spooled};
 
 /// Read ahead per queue: enough that the spool is not asked for each record, little enough that
 /// memory does not grow with the backlog.
 const AHEAD: Limits = Limits { rows: 128, bytes: 512 * 1024 };
+
+/// Before a queue is read again that could not be.
+const RETRY_READ: Duration = Duration::from_secs(1);
+/// The same where a person is needed.
+const STOPPED: Duration = Duration::from_secs(60);
 
 /// One queue: a range of rows, read from its front.
 #[derive(Debug, Default)]
@@ -18,6 +26,47 @@ struct Shelf {
     read: VecDeque<Spooled>,
     /// Nothing more is there until something is committed or given back.
     exhausted: bool,
+    /// It could not be read.
+    held_until: Option<Instant>,
+}
+
+impl Shelf {
+    fn unreadable(
+        &mut self,
+        queue: Queue,
+        error: &SpoolError,
+        given_up: &mut Vec<Settled>,
+        now: Instant,
+    ) {
+        let (lane, topic) = (queue.lane.as_str(), queue.topic.suffix());
+        let text = chain(error);
+        match (error.advice(), error) {
+            (Advice::Discard, SpoolError::BadRow { id, .. }) => {
+                tracing::error!(target: "uplink", lane, topic, row = id, error = text,
+                    "a row of the spool is given up");
+                let outcome = Outcome::Refused(Reason::SPOOL_DAMAGED.into());
+                given_up.push(Settled { topic: queue.topic, id: *id, outcome });
+                self.next = id + 1;
+            }
+            // Deleting it would read the same pages. It stays for the next start, which looks
+            // closely, and what is behind it goes.
+            (_, SpoolError::DamagedRow { id, .. }) => {
+                tracing::error!(target: "uplink", lane, topic, row = id, error = text,
+                    "a row of the spool is stepped over; restart the agent to have its spool checked");
+                self.next = id + 1;
+            }
+            (Advice::Retry, _) => {
+                tracing::warn!(target: "uplink", lane, topic, error = text,
+                    "a queue of the spool cannot be read; tried again");
+                self.held_until = Some(now + RETRY_READ);
+            }
+            (Advice::Stop | Advice::Discard, _) => {
+                tracing::error!(target: "uplink", lane, topic, error = text,
+                    "a queue of the spool cannot be read; restart the agent to have its spool checked");
+                self.held_until = Some(now + STOPPED);
+            }
+        }
+    }
 }
 
 /// What is to be sent, by lane and topic.
@@ -27,13 +76,14 @@ pub struct Queues {
     /// Rows from here on are live: they were committed while the link was up.
     live_from: RowId,
     shelves: [Shelf; 4],
+    given_up: Vec<Settled>,
 }
 
 impl Queues {
     /// What was in the spool at the start is backlog, what this run commits is live.
     pub fn new(backlog_one_in: u32, live_from: RowId) -> Self {
-        let mut queues =
-            Self { lanes: Lanes::new(backlog_one_in), live_from, shelves: Default::default() };
+        let (lanes, shelves) = (Lanes::new(backlog_one_in), Default::default());
+        let mut queues = Self { lanes, live_from, shelves, given_up: Vec::new() };
         queues.rewind();
         queues
     }
@@ -99,37 +149,46 @@ impl Queues {
         &mut self,
         reader: &SpoolReader,
         has_room: impl Fn(Topic) -> bool,
-    ) -> Result<Option<(Lane, Spooled)>, SpoolError> {
-        self.restock(reader)?;
+        now: Instant,
+    ) -> Option<(Lane, Spooled)> {
+        self.restock(reader, now);
         let shelves = &self.shelves;
         let waits = |queue: Queue| !shelves[queue.index()].read.is_empty();
         let chosen = self.lanes.choose(|queue| has_room(queue.topic) && waits(queue));
-        let Some(queue) = chosen else { return Ok(None) };
-        let Some(spooled) = self.shelves[queue.index()].read.pop_front() else {
-            return Ok(None);
-        };
+        let queue = chosen?;
+        let spooled = self.shelves[queue.index()].read.pop_front()?;
         let shelves = &self.shelves;
         let other =
             |other: &Queue| other.lane != queue.lane && !shelves[other.index()].read.is_empty();
         let other_waits = Queue::ALL.iter().any(other);
         self.lanes.sent(queue.lane, spooled.bytes(), other_waits);
-        Ok(Some((queue.lane, spooled)))
+        Some((queue.lane, spooled))
     }
 
-    fn restock(&mut self, reader: &SpoolReader) -> Result<(), SpoolError> {
+    /// Each by itself: what cannot be read in one holds up no other.
+    fn restock(&mut self, reader: &SpoolReader, now: Instant) {
         for queue in Queue::ALL {
             let end = self.end_of(queue);
             let shelf = &mut self.shelves[queue.index()];
-            if shelf.exhausted || !shelf.read.is_empty() {
+            let held = shelf.held_until.is_some_and(|until| now < until);
+            if held || shelf.exhausted || !shelf.read.is_empty() {
                 continue;
             }
-            let read = reader.next_batch(queue.topic, shelf.next..end, AHEAD)?;
-            match read.last() {
-                Some(last) => shelf.next = last.id + 1,
-                None => shelf.exhausted = true,
+            match reader.next_batch(queue.topic, shelf.next..end, AHEAD) {
+                Ok(read) => {
+                    match read.last() {
+                        Some(last) => shelf.next = last.id + 1,
+                        None => shelf.exhausted = true,
+                    }
+                    shelf.read = read.into();
+                }
+                Err(error) => shelf.unreadable(queue, &error, &mut self.given_up, now),
             }
-            shelf.read = read.into();
         }
-        Ok(())
+    }
+
+    /// Rows that can never be sent, to be settled as refused.
+    pub fn given_up(&mut self) -> Vec<Settled> {
+        std::mem::take(&mut self.given_up)
     }
 }

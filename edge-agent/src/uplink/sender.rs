@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender as ChannelSender, select};
+use picket_service::logging::chain;
 use picket_wire::message::Outgoing;
 use picket_wire::observation::Reason;
 use picket_wire::{Lane, Topic, TopicNames};
@@ -18,10 +19,13 @@ use super::queues::Queues;
 use super::settings::Settings;
 use super::troubles::Troubles;
 use super::window::{Parcel, Sent, Ticket, Window};
-use crate::spool::{Outcome, RowId, Settled, SpoolReader, Spooled, chain};
+use crate::spool::{Outcome, RowId, Settled, SpoolReader, Spooled};
 
 /// How often time is looked at when nothing happens.
 const TICK: Duration = Duration::from_millis(200);
+
+/// How long the last settlements may take to be committed.
+const FLUSH: Duration = Duration::from_secs(3);
 
 /// What the rest of the agent asks of the uplink.
 pub enum Command {
@@ -53,7 +57,8 @@ pub struct Sender {
     /// Rows that the broker refused in company: each is tried alone before it is given up, since
     /// the broker refuses a whole batch for one of it.
     pub(super) suspects: VecDeque<(Topic, RowId)>,
-    pub(super) alone: Option<Ticket>,
+    /// The one that is on its way alone, and whether a gap record could stand for it.
+    pub(super) alone: Option<(Ticket, bool)>,
     pub(super) status: Option<Outgoing>,
     pub(super) settled: Vec<Settled>,
     pub(super) drain: Option<(Instant, ChannelSender<Drained>)>,
@@ -116,7 +121,7 @@ impl Sender {
                         Err(code) => self.not_delivered(ticket, sent, code, now),
                     }
                 }
-                if self.alone == Some(ticket) {
+                if self.alone.is_some_and(|(alone, _)| alone == ticket) {
                     self.alone = None;
                 }
             }
@@ -162,7 +167,11 @@ impl Sender {
         let topic = sent.parcel.topic();
         let verdict = link::judge(code, topic, &self.names);
         if let (Verdict::Refused(reason), Parcel::Row { topic, id, .. }) = (&verdict, sent.parcel) {
-            return self.refused(ticket, topic, id, reason.clone());
+            return self.refused(ticket, topic, id, reason.clone(), now);
+        }
+        if let (Verdict::Refused(reason), Parcel::Status) = (&verdict, sent.parcel) {
+            // The next one is a second away, and says nothing of the link or of other topics.
+            return tracing::warn!(target: "uplink", %reason, "a heartbeat was refused");
         }
         if let Parcel::Row { topic, id, .. } = sent.parcel {
             self.queues.again(&self.reader, topic, id);
@@ -183,9 +192,19 @@ impl Sender {
         self.show();
     }
 
-    fn refused(&mut self, ticket: Ticket, topic: Topic, id: RowId, reason: Reason) {
-        if self.alone != Some(ticket) {
+    fn refused(&mut self, ticket: Ticket, topic: Topic, id: RowId, reason: Reason, now: Instant) {
+        let alone = self.alone.filter(|(alone, _)| *alone == ticket);
+        let Some((_, is_replaceable)) = alone else {
             return self.suspects.push_back((topic, id));
+        };
+        if !is_replaceable {
+            self.queues.again(&self.reader, topic, id);
+            let problem = format!(
+                "the broker refuses a gap, epoch or clock record on the topic {} ({reason}): \
+                 without it the accounts stay open, so it is tried again",
+                self.names.name(topic)
+            );
+            return self.topic_in_trouble(topic, problem, now);
         }
         tracing::error!(target: "uplink", topic = self.names.name(topic), row = id, %reason,
             "the broker will never take this record: it is dropped and told as a gap");
@@ -247,17 +266,9 @@ impl Sender {
     fn send_next(&mut self, now: Instant) -> bool {
         let (window, troubles) = (&self.window, &self.troubles);
         let open = |topic| window.has_room(topic) && !troubles.holds(topic, now);
-        let next = self.queues.next(&self.reader, open);
-        match next {
-            Ok(Some((lane, spooled))) => self.send(&spooled, lane, now).is_some(),
-            Ok(None) => false,
-            Err(error) => {
-                tracing::error!(target: "uplink", error = chain(&error),
-                    "the spool cannot be read");
-                self.link.hold(now);
-                false
-            }
-        }
+        let next = self.queues.next(&self.reader, open, now);
+        self.settled.extend(self.queues.given_up());
+        next.is_some_and(|(lane, spooled)| self.send(&spooled, lane, now).is_some())
     }
 
     fn send(&mut self, spooled: &Spooled, lane: Lane, now: Instant) -> Option<Ticket> {
@@ -296,13 +307,19 @@ impl Sender {
         self.reader.give_back([id]);
         let limits = crate::spool::Limits { rows: 1, bytes: 1 };
         let read = self.reader.next_batch(topic, id..id + 1, limits);
-        if let Ok([spooled]) = read.as_deref() {
-            // The next ticket is the one that this sending gets.
-            self.alone = Some(self.window.next_ticket());
-            let lane = self.queues.lane_of(id);
-            if self.send(spooled, lane, now).is_none() {
-                self.alone = None;
+        match read.as_deref() {
+            Ok([spooled]) => {
+                // The next ticket is the one that this sending gets.
+                self.alone = Some((self.window.next_ticket(), spooled.is_replaceable()));
+                let lane = self.queues.lane_of(id);
+                if self.send(spooled, lane, now).is_none() {
+                    self.alone = None;
+                }
             }
+            // Not there any more.
+            Ok(_) => {}
+            // Its queue meets the same error, and knows what to do about it.
+            Err(_) => self.queues.again(&self.reader, topic, id),
         }
     }
 
@@ -354,6 +371,12 @@ impl Sender {
         }
         self.hand_back();
         if let Some((_, reply)) = self.drain.take() {
+            // What was settled just now is still on disk until the writer has committed it, and
+            // would be counted as not acknowledged.
+            if let Err(error) = self.reader.flush(FLUSH) {
+                tracing::warn!(target: "uplink", error = chain(&error),
+                    "the count of what is left may be too high");
+            }
             let left = self.reader.status(None).unwrap_or_default();
             let _ = reply.send(Drained { records: left.records, bytes: left.bytes });
         }
