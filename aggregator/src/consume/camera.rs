@@ -20,6 +20,11 @@ use crate::store::{StoreError, encode};
 use crate::track::{Detection, ObservationRef, Settings as TrackSettings, TrackSummary, Tracker};
 use crate::upsert::{self, CrashGap, Origin, Retention, WallTimes};
 
+/// Most reasons that are counted by name.
+const MAX_REASONS: usize = 64;
+/// The name under which all others are counted.
+pub const OTHER_REASON: &str = "other";
+
 /// Where the tracker of a camera stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position {
@@ -172,6 +177,8 @@ impl Camera {
         let late = match record {
             CameraRecord::Observation(r) => self.take_observation(r, digest, origin, changes)?,
             other => {
+                let ingest = origin.ingest(self.retention.observations_days);
+                let document = upsert::other(other, digest, &ingest)?;
                 match other {
                     CameraRecord::Skip(r) => self.take_skip(r),
                     CameraRecord::Gap(r) => self.take_gap(r),
@@ -180,8 +187,7 @@ impl Camera {
                     }
                     _ => {}
                 }
-                let ingest = origin.ingest(self.retention.observations_days);
-                changes.records.push(upsert::other(other, digest, &ingest)?);
+                changes.records.push(document);
                 false
             }
         };
@@ -218,18 +224,30 @@ impl Camera {
         let ledger = self.ledgers.entry(epoch).or_default();
         ledger.dirty = true;
         for accounts in [&mut ledger.accounts, &mut self.accounts] {
-            add(accounts.refused.entry(reason.to_owned()).or_default(), 1);
+            add_reason(&mut accounts.refused, reason, 1);
         }
         self.dirty = true;
     }
 
-    /// Accounts for a run; returns how many of it were new.
+    /// Counts a message that could not be read, under its key: which epoch it is of, nobody knows.
+    /// One that is part of the state already, because its log is read anew, is not counted twice.
+    pub fn refuse_unread(&mut self, origin: &Origin, reason: &str) {
+        if origin.offset < self.next_offset {
+            return;
+        }
+        add_reason(&mut self.accounts.refused, reason, 1);
+        self.next_offset = origin.offset.saturating_add(1);
+        self.dirty = true;
+    }
+
+    /// Accounts for a run. Comes after whatever of the record can fail: a record that is put aside
+    /// accounts for nothing.
     fn settle(
         &mut self,
         epoch: EpochId,
         run: (u64, u64),
         count: impl Fn(&mut CentreAccounts, i64),
-    ) -> u64 {
+    ) {
         let ledger = self.ledgers.entry(epoch).or_default();
         let new = ledger.accounted.insert(run.0, run.1);
         if new > 0 {
@@ -238,7 +256,6 @@ impl Camera {
             count(&mut ledger.accounts, new);
             count(&mut self.accounts, new);
         }
-        new
     }
 
     fn take_skip(&mut self, skip: &Skip) {
@@ -249,7 +266,7 @@ impl Camera {
         let reason = gap.reason.as_str();
         if gap.of == GapOf::Observations {
             self.settle(gap.id.epoch, (gap.first, gap.last), |a, n| {
-                add(a.dropped.entry(reason.to_owned()).or_default(), n);
+                add_reason(&mut a.dropped, reason, n);
             });
             return;
         }
@@ -257,7 +274,7 @@ impl Camera {
         ledger.dirty = true;
         let count = i64::try_from(gap.count).unwrap_or(i64::MAX);
         for accounts in [&mut ledger.accounts, &mut self.accounts] {
-            add(accounts.pictures_dropped.entry(reason.to_owned()).or_default(), count);
+            add_reason(&mut accounts.pictures_dropped, reason, count);
         }
     }
 
@@ -269,20 +286,28 @@ impl Camera {
         origin: &Origin,
         changes: &mut Changes,
     ) -> Result<(), StoreError> {
+        if let Some(previous) = &start.previous {
+            let (first, last) = (previous.last_committed.saturating_add(1), previous.reserved);
+            let count = self.missing(previous.epoch, first, last);
+            if count > 0 {
+                let gap = CrashGap { epoch: previous.epoch, first, last, count };
+                let ingest = origin.ingest(self.retention.observations_days);
+                changes.records.push(upsert::crash_gap(record, gap, digest, &ingest)?);
+            }
+            self.settle(previous.epoch, (first, last), |a, n| {
+                add_reason(&mut a.dropped, Reason::CRASH, n);
+            });
+        }
         if !self.is_past(start.id.epoch, 0) {
             self.enter(start.id.epoch, origin, changes);
         }
-        let Some(previous) = &start.previous else { return Ok(()) };
-        let (first, last) = (previous.last_committed.saturating_add(1), previous.reserved);
-        let count = self.settle(previous.epoch, (first, last), |a, n| {
-            add(a.dropped.entry(Reason::CRASH.to_owned()).or_default(), n);
-        });
-        if count > 0 {
-            let gap = CrashGap { epoch: previous.epoch, first, last, count };
-            let ingest = origin.ingest(self.retention.observations_days);
-            changes.records.push(upsert::crash_gap(record, gap, digest, &ingest)?);
-        }
         Ok(())
+    }
+
+    /// How many of a run are not accounted for.
+    fn missing(&self, epoch: EpochId, first: u64, last: u64) -> u64 {
+        let known = self.ledgers.get(&epoch).map_or(0, |l| l.accounted.count_within(first, last));
+        last.saturating_add(1).saturating_sub(first).saturating_sub(known)
     }
 
     fn take_observation(
@@ -293,7 +318,6 @@ impl Camera {
         changes: &mut Changes,
     ) -> Result<bool, StoreError> {
         let (epoch, seq) = (record.id.epoch, record.id.seq);
-        self.settle(epoch, (seq, seq), |a, n| add(&mut a.stored, n));
         let late = self.is_past(epoch, seq);
         let tracks = if late {
             Vec::new()
@@ -305,6 +329,7 @@ impl Camera {
         let ingest = origin.ingest(self.retention.observations_days);
         let document = upsert::observation(record, &tracks, late, digest, ingest);
         changes.records.push(encode(collection::OBSERVATIONS, &document)?);
+        self.settle(epoch, (seq, seq), |a, n| add(&mut a.stored, n));
         Ok(late)
     }
 
@@ -405,6 +430,13 @@ impl Camera {
 /// Counts stop at their end: what devices claim to have dropped can be any number, in every epoch.
 fn add(count: &mut i64, n: i64) {
     *count = count.saturating_add(n);
+}
+
+/// Reasons come from devices, as any word. The documents that hold them must not grow without end.
+fn add_reason(counts: &mut BTreeMap<String, i64>, reason: &str, n: i64) {
+    let known = counts.len() < MAX_REASONS || counts.contains_key(reason);
+    let reason = if known { reason } else { OTHER_REASON };
+    add(counts.entry(reason.to_owned()).or_default(), n);
 }
 
 #[cfg(test)]

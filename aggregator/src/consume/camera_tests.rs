@@ -212,6 +212,33 @@ fn losses_beyond_all_counting_stop_at_the_end_of_the_count() {
 }
 
 #[test]
+fn reasons_without_end_are_counted_and_not_all_named() {
+    let mut camera = camera();
+    let gaps: Vec<_> = (1..=100)
+        .map(|seq| {
+            let mut record = gap(FIRST, seq, seq, GapOf::Observations);
+            if let CameraRecord::Gap(gap) = &mut record {
+                gap.reason = format!("reason-{seq}").try_into().unwrap();
+            }
+            record
+        })
+        .collect();
+    take(&mut camera, &gaps);
+    assert_eq!(camera.accounts.dropped.len(), MAX_REASONS + 1);
+    assert_eq!(camera.accounts.dropped[OTHER_REASON], 36);
+}
+
+#[test]
+fn what_cannot_be_read_is_booked_once_however_often_its_log_is_read() {
+    let mut camera = camera();
+    for _ in 0..2 {
+        camera.refuse_unread(&origin(4), "body-invalid");
+    }
+    camera.refuse_unread(&origin(5), "body-invalid");
+    assert_eq!(camera.accounts.refused["body-invalid"], 2);
+}
+
+#[test]
 fn a_lost_tracker_ends_its_tracks_with_the_next_record() {
     let mut camera = camera();
     take(&mut camera, &[seen(FIRST, 1)]);

@@ -12,6 +12,9 @@ use crate::store::bulk::Update;
 use crate::store::checkpoints::BatchEnd;
 use crate::upsert::{self, Origin};
 
+/// Why a record is put aside that can be read and not be stored.
+pub const UNSTORABLE: &str = "unstorable";
+
 /// A record, and what it says.
 pub struct Entry {
     /// As it came.
@@ -55,7 +58,7 @@ impl Entry {
     /// The record as a dead letter: it can be read and not be stored.
     pub fn unstorable(self, error: &StoreError) -> DeadLetter {
         let detail = picket_service::logging::chain(error);
-        DeadLetter { record: self.record, reason: "unstorable", detail }
+        DeadLetter { record: self.record, reason: UNSTORABLE, detail }
     }
 }
 

@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use metrics::counter;
 use mongodb::bson::{self, Bson, doc};
 use picket_wire::header::Lane;
-use picket_wire::observation::{ClockState, GapOf};
+use picket_wire::observation::{ClockState, GapOf, Reason};
 use picket_wire::{CameraKey, CameraRecord, EpochId, Message};
 use serde::{Deserialize, Serialize};
 
-use super::camera::{Camera, Changes, Known, Place, Verdict};
+use super::camera::{Camera, Changes, Known, OTHER_REASON, Place, Verdict};
 use super::dead_letter::DeadLetter;
-use super::effects::{Effects, Entry, Stored};
+use super::effects::{Effects, Entry, Stored, UNSTORABLE};
 use crate::metrics::{DROPPED, TRACKERS_DISCARDED};
 use crate::store::bulk::Update;
 use crate::store::checkpoints::{CameraCheckpoint, Claim, camera_checkpoint_id};
@@ -76,9 +76,9 @@ impl Observations {
     }
 
     async fn load_cameras(&mut self, entries: &[Entry]) -> Result<(), StoreError> {
-        let keys: BTreeSet<&CameraKey> = records(entries).map(|record| &record.id().key).collect();
-        let new: Vec<&CameraKey> =
-            keys.into_iter().filter(|key| !self.cameras.contains_key(*key)).collect();
+        let keys: BTreeSet<CameraKey> = entries.iter().filter_map(camera_of).collect();
+        let new: Vec<CameraKey> =
+            keys.into_iter().filter(|key| !self.cameras.contains_key(key)).collect();
         if new.is_empty() {
             return Ok(());
         }
@@ -98,7 +98,7 @@ impl Observations {
             if let Some(checkpoint) = checkpoints.remove(&camera_checkpoint_id(&id)) {
                 self.restore(&mut camera, checkpoint);
             }
-            self.cameras.insert(key.clone(), camera);
+            self.cameras.insert(key, camera);
         }
         Ok(())
     }
@@ -183,6 +183,9 @@ impl Observations {
             Ok(_) => return,
             Err(reject) => {
                 let reject = reject.clone();
+                if let Some(camera) = camera_of(&entry).and_then(|key| self.cameras.get_mut(&key)) {
+                    camera.refuse_unread(&entry.origin, reject.code());
+                }
                 effects.dead_letters.push(DeadLetter::unreadable(entry.record, &reject));
                 return;
             }
@@ -199,7 +202,10 @@ impl Observations {
             }
             Ok(Verdict::Duplicate) => effects.duplicates += 1,
             Ok(Verdict::Conflict) => effects.dead_letters.push(entry.conflict(&id)),
-            Err(error) => effects.dead_letters.push(entry.unstorable(&error)),
+            Err(error) => {
+                camera.refuse_unread(&entry.origin, UNSTORABLE);
+                effects.dead_letters.push(entry.unstorable(&error));
+            }
         }
     }
 
@@ -251,6 +257,15 @@ fn records(entries: &[Entry]) -> impl Iterator<Item = &CameraRecord> {
     })
 }
 
+/// Whose a record is: of one that cannot be read, its key says so, if even that can be read.
+fn camera_of(entry: &Entry) -> Option<CameraKey> {
+    match &entry.message {
+        Ok(Message::Record { record, .. }) => Some(record.id().key.clone()),
+        Ok(_) => None,
+        Err(_) => std::str::from_utf8(entry.record.key.as_deref()?).ok()?.parse().ok(),
+    }
+}
+
 fn discarded(camera: &mut Camera, label: &'static str, why: &str) {
     camera.tracker_lost = true;
     counter!(TRACKERS_DISCARDED, "why" => label).increment(1);
@@ -260,8 +275,25 @@ fn discarded(camera: &mut Camera, label: &'static str, why: &str) {
 fn count_drops(record: &CameraRecord) {
     if let CameraRecord::Gap(gap) = record {
         let of = if gap.of == GapOf::Frames { "pictures" } else { "observations" };
-        counter!(DROPPED, "of" => of, "reason" => gap.reason.to_string()).increment(gap.count);
+        let reason = label(gap.reason.as_str());
+        counter!(DROPPED, "of" => of, "reason" => reason).increment(gap.count);
     }
+}
+
+/// A reason as a label: a device may send any word, and a metric keeps each label for ever.
+fn label(reason: &str) -> &'static str {
+    let known = [
+        Reason::CRASH,
+        Reason::DETECTOR_BUSY,
+        Reason::DETECTOR_FAILED,
+        Reason::SPOOL_FULL,
+        Reason::SPOOL_DAMAGED,
+        Reason::SPOOL_FAILED,
+        Reason::TOO_LARGE,
+        Reason::REFUSED_BY_BROKER,
+        Reason::ENCODE_FAILED,
+    ];
+    known.into_iter().find(|known| *known == reason).unwrap_or(OTHER_REASON)
 }
 
 fn captured_live_ms(lane: Lane, record: &CameraRecord) -> Option<i64> {
