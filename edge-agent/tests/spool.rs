@@ -351,6 +351,35 @@ fn row_that_cannot_be_read_is_named_and_hides_none_behind_it() {
 }
 
 #[test]
+fn row_on_damaged_pages_is_named_and_hides_none_behind_it() {
+    use std::os::unix::fs::FileExt;
+    let dir = tempfile::tempdir().unwrap();
+    let agent = start(dir.path());
+    agent.capture(1..=3, Some(100_000));
+    agent.finish();
+    // The first page within the second picture: its link to the next one leads nowhere.
+    let path = dir.path().join("spool.sqlite");
+    let bytes = std::fs::read(&path).unwrap();
+    let within = |page: &[u8]| page[4..].iter().all(|byte| *byte == 2);
+    let page = bytes.chunks(8192).position(within).unwrap();
+    let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+    file.write_all_at(&[0xff; 4], page as u64 * 8192).unwrap();
+
+    let agent = start(dir.path());
+    let first = agent.take(Topic::Frames);
+    assert_eq!(first.len(), 1);
+    let from = |id| agent.reader.next_batch(Topic::Frames, id..i64::MAX, ALL);
+    let Err(SpoolError::DamagedRow { id, .. }) = from(first[0].id + 1) else { panic!("no error") };
+    assert!(dir.path().join("spool.sqlite.suspect").exists());
+    assert_eq!(from(id + 1).unwrap().len(), 1, "the third");
+    agent.finish();
+
+    let agent = start(dir.path());
+    assert!(agent.take(Topic::Frames).is_empty(), "a close look sets the database aside");
+    assert_eq!(spool::stat(dir.path()).unwrap().set_aside, 1);
+}
+
+#[test]
 fn refused_gap_or_epoch_record_stays() {
     let dir = tempfile::tempdir().unwrap();
     let agent = start(dir.path());
