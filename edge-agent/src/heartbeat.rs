@@ -63,7 +63,9 @@ impl Heartbeat {
         }
     }
 
-    /// Counts into the books what the cameras have numbered since the last time.
+    /// Counts into the books what the cameras have numbered since the last time. With each heartbeat
+    /// and before the books are closed, not with each frame: a number that a stopping recording puts
+    /// back would otherwise stay counted. Between two heartbeats the books may lag, and balance.
     pub fn count_captured(&self) {
         for account in &self.cameras {
             let known = self.ledger.given_out(account.camera());
