@@ -92,6 +92,7 @@ impl Uplink {
             suspects: VecDeque::new(),
             alone: None,
             status: None,
+            refusal_told: None,
             settled: Vec::new(),
             drain: None,
             certificate_looked_at: None,

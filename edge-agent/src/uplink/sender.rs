@@ -24,6 +24,7 @@ use crate::spool::{Outcome, RowId, Settled, SpoolReader, Spooled};
 /// How often time is looked at when nothing happens.
 const TICK: Duration = Duration::from_millis(200);
 
+const REMIND_EVERY: Duration = Duration::from_secs(60);
 /// How long the last settlements may take to be committed.
 const FLUSH: Duration = Duration::from_secs(3);
 
@@ -60,6 +61,8 @@ pub struct Sender {
     /// The one that is on its way alone, and whether a gap record could stand for it.
     pub(super) alone: Option<(Ticket, bool)>,
     pub(super) status: Option<Outgoing>,
+    /// When a refused heartbeat was last told of.
+    pub(super) refusal_told: Option<Instant>,
     pub(super) settled: Vec<Settled>,
     pub(super) drain: Option<(Instant, ChannelSender<Drained>)>,
     pub(super) certificate_looked_at: Option<Instant>,
@@ -170,8 +173,12 @@ impl Sender {
             return self.refused(ticket, topic, id, reason.clone(), now);
         }
         if let (Verdict::Refused(reason), Parcel::Status) = (&verdict, sent.parcel) {
-            // The next one is a second away, and says nothing of the link or of other topics.
-            return tracing::warn!(target: "uplink", %reason, "a heartbeat was refused");
+            // The next one is a second away, and this says nothing of the link or of other topics.
+            if self.refusal_told.is_none_or(|at| now - at >= REMIND_EVERY) {
+                self.refusal_told = Some(now);
+                tracing::warn!(target: "uplink", %reason, "heartbeats are refused");
+            }
+            return;
         }
         if let Parcel::Row { topic, id, .. } = sent.parcel {
             self.queues.again(&self.reader, topic, id);
