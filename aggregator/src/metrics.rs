@@ -24,6 +24,8 @@ pub const BATCH_RECORDS: &str = "picket_aggregator_upsert_batch_records_total";
 pub const BATCHES: &str = "picket_aggregator_upsert_batches_total";
 /// From capture to checkpoint.
 pub const CAPTURE_TO_STORE: &str = "picket_aggregator_upsert_capture_to_store_seconds";
+/// Old pictures that were removed.
+pub const PICTURES_REMOVED: &str = "picket_aggregator_upsert_pictures_removed_total";
 /// Steps that failed and were repeated.
 pub const RETRIES: &str = "picket_aggregator_upsert_retries_total";
 /// Partitions that stopped.

@@ -47,6 +47,9 @@ pub enum ImageError {
         #[source]
         source: object_store::Error,
     },
+    /// Old pictures could not be looked for or removed.
+    #[error("cannot remove old pictures")]
+    Sweep(#[source] object_store::Error),
 }
 
 impl ImageError {
@@ -55,7 +58,7 @@ impl ImageError {
         match self {
             Self::Directory { .. } | Self::Open { .. } => Remedy::Stop,
             Self::Put { .. } => Remedy::Retry,
-            Self::Get { .. } => Remedy::Discard,
+            Self::Get { .. } | Self::Sweep(_) => Remedy::Discard,
         }
     }
 }
@@ -74,7 +77,8 @@ impl Images {
         let store = LocalFileSystem::new_with_prefix(directory)
             .map_err(|source| ImageError::Open { path: directory.to_owned(), source })?;
         // Without fsync a document could outlive the picture that it points at.
-        Ok(Self { store: Arc::new(store.with_fsync(true)) })
+        // Without cleanup the directories of all epochs would stay after their pictures.
+        Ok(Self { store: Arc::new(store.with_fsync(true).with_automatic_cleanup(true)) })
     }
 
     /// The store below, for whoever only reads.

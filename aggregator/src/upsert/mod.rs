@@ -7,7 +7,7 @@
 //! **Promises.** The same record at the same place in the log gives the same document, `ingest`
 //! aside. A picture is durable before the document that points at it.
 //!
-//! **Limits.** One picture is in memory whole; the topic's limit bounds it.
+//! **Limits.** Pictures go by their age, a day after their documents. One picture is in memory whole; the topic's limit bounds it.
 
 mod device;
 mod frame;
@@ -15,6 +15,7 @@ mod images;
 mod origin;
 mod record;
 mod settings;
+mod sweep;
 mod track;
 
 pub use device::device;
