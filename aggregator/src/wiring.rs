@@ -1,7 +1,8 @@
 //! All stages, joined. Nothing else knows more than its neighbour.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::convert::Infallible;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -9,13 +10,14 @@ use picket_service::logging::chain;
 use picket_service::shutdown::Shutdown;
 use picket_service::{metrics as recorder, notify};
 use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
 
 use crate::config::Settings;
 use crate::consume::{Centre, Membership, Progress};
 use crate::metrics;
 use crate::remedy::Remedy;
-use crate::store::Store;
-use crate::upsert::Images;
+use crate::store::{self, Store};
+use crate::upsert::{Images, Retention};
 use crate::web::{self, GroupState, WebContext};
 
 /// Between attempts to reach MongoDB at the start.
@@ -24,6 +26,12 @@ const STORE_RETRY: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A stage that has not turned for so long is stuck.
 const STUCK: Duration = Duration::from_secs(30);
+
+/// How often old pictures are looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(3600);
+
+/// The place in the group, once there is one.
+type Place = Arc<OnceLock<watch::Receiver<Membership>>>;
 
 /// Runs the aggregator until it is told to end.
 pub async fn run(settings: Settings) -> Result<()> {
@@ -37,22 +45,34 @@ pub async fn run(settings: Settings) -> Result<()> {
         .with_context(|| format!("web.listen: cannot listen on {listen}"))?;
     let address = listener.local_addr()?;
     let images = Images::in_directory(&settings.upsert.images_directory)?;
-    let Some(store) = connect(&settings, &shutdown).await? else { return Ok(()) };
-
-    let database = store.database().clone();
-    let retention = settings.upsert.retention();
-    let mut centre =
-        Centre::spawn(settings.consume, settings.track, retention, store, images.clone())?;
+    let store = Store::open(&settings.store)?;
+    let place = Place::default();
     let router = web::router(WebContext {
-        database,
+        database: store.database().clone(),
         images: images.object_store(),
-        membership: group_state(centre.membership()),
+        membership: group_state(place.clone()),
         render_metrics,
         version: env!("CARGO_PKG_VERSION"),
     });
     let asked = shutdown.clone();
+    // Before MongoDB is reached: whoever wonders why nothing comes asks the page.
     let pages = tokio::spawn(web::serve(listener, router, async move { asked.asked().await }));
     tracing::info!("page at http://{address}/");
+    notify::ready("waiting for MongoDB");
+    let reached = tokio::select! {
+        reached = reach(&store, &settings.store, &shutdown) => reached?,
+        never = keep_alive() => match never {},
+    };
+    if !reached {
+        pages.await??;
+        return Ok(());
+    }
+
+    let retention = settings.upsert.retention();
+    let sweep = tokio::spawn(sweep_hourly(images.clone(), retention));
+    let mut centre = Centre::spawn(settings.consume, settings.track, retention, store, images)?;
+    // Set here and nowhere else, so it cannot be set already.
+    let _ = place.set(centre.membership());
     notify::ready("consuming");
 
     let progress = centre.progress();
@@ -65,26 +85,29 @@ pub async fn run(settings: Settings) -> Result<()> {
         }
     }
     notify::stopping();
-    let stopped = centre.stop().await;
+    sweep.abort();
+    let stopped = tokio::select! {
+        stopped = centre.stop() => stopped,
+        never = keep_alive() => match never {},
+    };
     pages.await??;
     tracing::info!("ended in order");
     Ok(stopped?)
 }
 
-/// Reaches MongoDB and prepares it, however long that takes; `None` if the end was asked for first.
-async fn connect(settings: &Settings, shutdown: &Shutdown) -> Result<Option<Store>> {
+/// Reaches MongoDB and prepares it, however long that takes; false if the end was asked for first.
+async fn reach(store: &Store, settings: &store::Settings, shutdown: &Shutdown) -> Result<bool> {
     loop {
         let attempt = async {
-            let store = Store::connect(&settings.store).await?;
-            store.prepare().await?;
-            Ok(store)
+            store.check(settings).await?;
+            store.prepare().await
         };
-        let error: crate::store::StoreError = tokio::select! {
+        let error = tokio::select! {
             result = attempt => match result {
-                Ok(store) => return Ok(Some(store)),
+                Ok(()) => return Ok(true),
                 Err(error) => error,
             },
-            () = shutdown.asked() => return Ok(None),
+            () = shutdown.asked() => return Ok(false),
         };
         if error.remedy() != Remedy::Retry {
             return Err(error.into());
@@ -92,7 +115,31 @@ async fn connect(settings: &Settings, shutdown: &Shutdown) -> Result<Option<Stor
         tracing::warn!("MongoDB is away, trying again: {}", chain(&error));
         tokio::select! {
             () = tokio::time::sleep(STORE_RETRY) => {}
-            () = shutdown.asked() => return Ok(None),
+            () = shutdown.asked() => return Ok(false),
+        }
+    }
+}
+
+/// Tells the service manager that the program is alive while no stage turns.
+async fn keep_alive() -> Infallible {
+    loop {
+        notify::alive();
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Removes pictures that have outlived their documents, for as long as the program runs.
+async fn sweep_hourly(images: Images, retention: Retention) {
+    let mut hourly = tokio::time::interval(SWEEP_EVERY);
+    hourly.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        hourly.tick().await;
+        match images.sweep(retention, jiff::Timestamp::now()).await {
+            Ok(0) => {}
+            Ok(removed) => {
+                tracing::info!(removed, "removed pictures that outlived their documents")
+            }
+            Err(e) => tracing::warn!("old pictures stay until the next sweep: {}", chain(&e)),
         }
     }
 }
@@ -113,8 +160,11 @@ async fn watch_progress(progress: &Progress, shutdown: &Shutdown) {
 }
 
 /// The place in the group, as the pages ask for it.
-fn group_state(membership: watch::Receiver<Membership>) -> web::Membership {
+fn group_state(place: Place) -> web::Membership {
     Arc::new(move || {
+        let Some(membership) = place.get() else {
+            return GroupState::Unknown("not joined before MongoDB answers".to_owned());
+        };
         let membership = membership.borrow();
         if !membership.joined {
             return GroupState::Unknown("waiting for the consumer group to assign".to_owned());

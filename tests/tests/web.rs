@@ -14,8 +14,8 @@ use picket_aggregator::store::documents::{
     collection,
 };
 use picket_aggregator::web::{self, GroupState, WebContext};
-use picket_tests::fleet::{database, get};
-use picket_tests::process::until;
+use picket_tests::fleet::{Fleet, database, get};
+use picket_tests::process::{Process, until};
 use picket_tests::stack::{Stack, StackOptions};
 use serde::Serialize;
 use tempfile::TempDir;
@@ -244,4 +244,23 @@ async fn without_mongodb_the_pages_say_so_and_nothing_is_missing_after() {
     pages.write_picture(2).await;
     feed.until(&["\"picture\"", "/2.jpg"]).await;
     pages.until_it_says("/readyz", "200 OK").await;
+}
+
+#[tokio::test]
+async fn an_aggregator_that_starts_without_mongodb_answers_and_becomes_ready_by_itself() {
+    let dir = TempDir::new().unwrap();
+    let mut fleet = Fleet::start(dir.path()).await.unwrap();
+    fleet.aggregator.terminate(LIMIT).await.unwrap();
+    fleet.stack.stop_mongodb().await.unwrap();
+    let config = dir.path().join("aggregator.toml");
+    let args = ["run", "--config", config.to_str().unwrap()];
+    let log = dir.path().join("without-mongodb.log");
+    fleet.aggregator = Process::start("picket-aggregator", &args, &log).unwrap();
+    let page = fleet.page().await.unwrap();
+    for (path, status) in [("/healthz", "200"), ("/metrics", "200"), ("/readyz", "503")] {
+        let answer = get(&page, path).await.unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{path}: {answer}");
+    }
+    fleet.stack.start_mongodb().await.unwrap();
+    fleet.aggregator_ready().await.unwrap();
 }

@@ -28,20 +28,32 @@ pub(super) fn durable() -> WriteConcern {
 }
 
 impl Store {
-    /// Connects, logs in, and checks that the server answers.
-    pub async fn connect(settings: &Settings) -> Result<Self, StoreError> {
+    /// The connection, which is made when it is first used: the server may be away.
+    pub fn open(settings: &Settings) -> Result<Self, StoreError> {
         let options = options(settings)?;
         let client = Client::with_options(options).map_err(|e| StoreError::Client(Box::new(e)))?;
         let database = client.database(&settings.database);
+        Ok(Self { client, database })
+    }
+
+    /// Connects, logs in, and checks that the server answers.
+    pub async fn connect(settings: &Settings) -> Result<Self, StoreError> {
+        let store = Self::open(settings)?;
+        store.check(settings).await?;
+        Ok(store)
+    }
+
+    /// Checks that the server answers and can do what is asked of it.
+    pub async fn check(&self, settings: &Settings) -> Result<(), StoreError> {
         let hosts = settings.hosts.join(", ");
-        let hello = database.run_command(doc! { "hello": 1 }).await;
+        let hello = self.database.run_command(doc! { "hello": 1 }).await;
         let hello =
             hello.map_err(|e| StoreError::Connect { hosts: hosts.clone(), source: Box::new(e) })?;
         if !hello.contains_key("setName") {
             return Err(StoreError::NoReplicaSet { hosts });
         }
         tracing::info!(hosts = ?settings.hosts, database = settings.database, "MongoDB answers");
-        Ok(Self { client, database })
+        Ok(())
     }
 
     /// The database, for reading.
