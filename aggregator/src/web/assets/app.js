@@ -292,6 +292,17 @@ const VERDICTS = {
 };
 const WORST = ['balanced', 'balanced-with-losses', 'unknown', 'unbalanced'];
 
+// What stays on the way while statuses come, longer than a status and its records take, will not
+// arrive: it was put aside where no camera could be told, or it expired in the broker.
+const STUCK_MS = 60000;
+const wayEmpty = new Map();
+
+function stuckOnTheWay(r) {
+  if (!r.on_the_way || !(ageOf(r.as_of) <= freshness.status_ms)) wayEmpty.set(r.camera, Date.now());
+  if (!wayEmpty.has(r.camera)) wayEmpty.set(r.camera, Date.now());
+  return Date.now() - wayEmpty.get(r.camera) > STUCK_MS;
+}
+
 function drawBooks() {
   const list = [...books.values()].sort((a, b) => a.camera.localeCompare(b.camera));
   const sum = { captured: 0, skipped: 0, in_memory: 0, spooled: 0, acknowledged: 0, dropped: 0, way: 0, stored: 0, centre: 0, refused: 0 };
@@ -302,11 +313,13 @@ function drawBooks() {
   }
   const worst = list.reduce((w, r) => (WORST.indexOf(r.verdict) > WORST.indexOf(w) ? r.verdict : w), list.length ? 'balanced' : 'unknown');
   const row = (r) => {
-    const [kind, word] = VERDICTS[r.verdict];
+    const stuck = stuckOnTheWay(r);
+    const [kind, word] = stuck && r.verdict === 'balanced' ? ['warn', VERDICTS[r.verdict][1]] : VERDICTS[r.verdict];
     const d = r.device;
     const says = [r.verdict === 'unbalanced' ? r.says : '',
       r.dropped ? `lost: ${reasons(r.dropped_by_reason)}` : '',
-      r.refused ? `refused: ${reasons(r.refused_by_reason)}` : ''].filter(Boolean).join('; ');
+      r.refused ? `refused: ${reasons(r.refused_by_reason)}` : '',
+      stuck ? `${count(r.on_the_way)} do not arrive` : ''].filter(Boolean).join('; ');
     const sum = d ? `${count(d.captured)} captured; ${count(d.in_memory)} in memory + ${count(d.spooled)} spooled + ${count(d.acknowledged)} acknowledged + ${count(r.dropped)} dropped` : r.says;
     const old = ageOf(r.as_of);
     const pictures = r.pictures_dropped ? `${count(r.pictures_dropped)} pictures lost, their observations kept` : '';
@@ -314,7 +327,7 @@ function drawBooks() {
       cell(r.camera, 'name-cell'),
       number(d?.captured), number(d?.skipped), number(d?.in_memory), number(d?.spooled), number(d?.acknowledged),
       cell(count(r.dropped), r.dropped ? 'n loss' : 'n zero', { title: pictures }),
-      number(r.on_the_way), number(r.stored), number(r.skipped_at_centre),
+      number(r.on_the_way, stuck ? 'warn' : ''), number(r.stored), number(r.skipped_at_centre),
       number(r.refused, 'loss'),
       cell(word, 'gap', { chip: kind, small: says, title: sum }),
       cell(old == null ? '–' : `${span(old)} ago`, old > freshness.status_ms ? 'n warn' : 'n zero', { title: r.as_of ?? '' }),
