@@ -386,6 +386,23 @@ async fn a_picture_lies_on_disk_when_its_document_is_there_and_poison_moves_on()
     centre.stop().await.unwrap();
 }
 
+#[tokio::test]
+async fn an_observation_that_cannot_be_read_is_booked_under_its_camera() {
+    let bench = bench().await;
+    let store = bench.store().await;
+    let centre = bench.centre(&store).await;
+    let epoch = "unread/front/1-0a1b2c3d";
+    let unread = Outgoing { value: b"{".to_vec(), ..seen(epoch, 1).encode().unwrap() };
+    bench.send(unread).await;
+    bench.send(skip(epoch, 1, 1).encode().unwrap()).await;
+    bench.send(seen(epoch, 2).encode().unwrap()).await;
+    let camera = complete(&store, "unread/front", 2).await;
+    let refused = camera.get_document("accounts").unwrap().get_document("refused").unwrap();
+    let reason = dead_letters(&bench, "unread/front")[0][dead_letter::REASON].clone();
+    assert_eq!(refused, &doc! { reason: 1_i64 });
+    centre.stop().await.unwrap();
+}
+
 /// Everything that is stored of a device, `ingest` aside.
 async fn stored(store: &Store, device: &str) -> Vec<Document> {
     use futures_util::TryStreamExt;
