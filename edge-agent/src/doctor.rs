@@ -126,13 +126,12 @@ fn broker(page: &mut Page, settings: &Settings) {
         }
     }
     match uplink::days_left(&settings.uplink) {
-        // No reason not to start: what is captured is kept until there is a new one. That the broker
-        // refuses it shows in the lines above.
-        Some(days) if days < 0 => {
-            page.line("certificate", &format!("WARNING: expired {} days ago; renew it", -days))
-        }
         Some(days) => page.line("certificate", &format!("{days} days left")),
         None => page.line("certificate", "none"),
+    }
+    // No reason not to start: what is captured is kept until there is a new one.
+    if let Some(problem) = uplink::dates_problem(&settings.uplink) {
+        page.line("certificate", &format!("WARNING: {problem}"));
     }
 }
 

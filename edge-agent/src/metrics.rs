@@ -204,4 +204,10 @@ pub const TABLE: &[Metric] = &[
         &[],
         "Days until the device's certificate expires.",
     ),
+    metric(
+        "picket_agent_spool_crash_lost_bound_total",
+        MetricKind::Counter,
+        &["camera"],
+        "At most so many frames were lost between the last commit and a crash; each start after one adds its bound.",
+    ),
 ];

@@ -187,7 +187,7 @@ impl Camera {
                     pipeline.rewind()?;
                 }
                 Next::End if self.settings.is_live() => return Err(self.live_ended()),
-                Next::End => return Ok(Finish::Ended),
+                Next::End => return self.whole(&pipeline, place).map(|()| Finish::Ended),
             }
         }
     }
@@ -288,6 +288,24 @@ impl Camera {
         Ok(())
     }
 
+    /// A container that lost its tail often just ends. It is taken as cut off when a tenth of what it
+    /// promises, and more than a second, is not there; a soundtrack may be a little longer.
+    fn whole(&self, pipeline: &Pipeline, place: &Place) -> Result<(), CaptureError> {
+        let read_ns = place.seen_ns.unwrap_or_default();
+        match pipeline.duration_ns() {
+            Some(promised_ns)
+                if promised_ns.saturating_sub(read_ns) > (promised_ns / 10).max(SECOND_NS) =>
+            {
+                let (read_s, promised_s) = (read_ns / SECOND_NS, promised_ns / SECOND_NS);
+                Err(CaptureError::Broken {
+                    source_name: super::source::name(&self.settings.source),
+                    why: format!("it has {read_s} s of the {promised_s} s that it promises"),
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn live_ended(&self) -> CaptureError {
         CaptureError::LiveEnded { source_name: super::source::name(&self.settings.source) }
     }
@@ -350,5 +368,6 @@ impl Camera {
     }
 }
 
+const SECOND_NS: u64 = 1_000_000_000;
 /// Between the passes of a repeated file: about a frame.
 const FRAME_GAP_NS: u64 = 40_000_000;

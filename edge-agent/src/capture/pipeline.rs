@@ -136,6 +136,11 @@ impl Pipeline {
         self.pictures
     }
 
+    /// How long the source says that it is.
+    pub fn duration_ns(&self) -> Option<u64> {
+        self.pipeline.query_duration::<gst::ClockTime>().map(gst::ClockTime::nseconds)
+    }
+
     /// The next frame, waiting for it so long at most.
     ///
     /// What was decoded before an error comes first: of a recording that was cut off, all that is
