@@ -130,4 +130,10 @@ pub const TABLE: &[Metric] = &[
         "Checkpoints that lay outside the log: records expired in the broker, or the topic was made \
          anew. The checkpoint and an ERROR in the log say which offsets.",
     ),
+    metric(
+        PICTURES_REMOVED,
+        MetricKind::Counter,
+        &[],
+        "Pictures removed because their documents' time was over.",
+    ),
 ];
