@@ -1,6 +1,6 @@
 //! Every metric of the aggregator: name, labels, and what it tells.
 
-use picket_service::metrics::{Metric, MetricKind};
+use picket_service::metrics::{Metric, MetricKind, metric};
 
 /// Records read from the broker.
 pub const RECORDS: &str = "picket_aggregator_consume_records_total";
@@ -38,15 +38,6 @@ pub const LAG: &str = "picket_aggregator_consume_lag_records";
 pub const PAUSED: &str = "picket_aggregator_consume_paused_partitions";
 /// Checkpoints outside the log.
 pub const OUT_OF_RANGE: &str = "picket_aggregator_consume_log_out_of_range_total";
-
-const fn metric(
-    name: &'static str,
-    kind: MetricKind,
-    labels: &'static [&'static str],
-    help: &'static str,
-) -> Metric {
-    Metric { name, kind, labels, help }
-}
 
 /// All of them, for `/metrics` and the reference page.
 pub const TABLE: &[Metric] = &[

@@ -1,15 +1,6 @@
 //! Every metric of the agent: name, labels, and what it tells.
 
-use picket_service::metrics::{Metric, MetricKind};
-
-const fn metric(
-    name: &'static str,
-    kind: MetricKind,
-    labels: &'static [&'static str],
-    help: &'static str,
-) -> Metric {
-    Metric { name, kind, labels, help }
-}
+use picket_service::metrics::{Metric, MetricKind, metric};
 
 /// All of them, for `/metrics` and the reference page.
 pub const TABLE: &[Metric] = &[

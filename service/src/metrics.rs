@@ -29,6 +29,16 @@ pub struct Metric {
     pub help: &'static str,
 }
 
+/// One line of a program's table.
+pub const fn metric(
+    name: &'static str,
+    kind: MetricKind,
+    labels: &'static [&'static str],
+    help: &'static str,
+) -> Metric {
+    Metric { name, kind, labels, help }
+}
+
 /// Renders all metrics as Prometheus text.
 pub type Render = Arc<dyn Fn() -> String + Send + Sync>;
 

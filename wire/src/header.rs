@@ -5,8 +5,8 @@ use std::fmt;
 use jiff::Timestamp;
 
 use crate::id;
-use crate::message::Reject;
 use crate::observation::{ClockState, Stamp};
+use crate::reject::Reject;
 
 /// Schema name and version.
 pub const SCHEMA: &str = "picket-schema";

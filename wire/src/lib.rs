@@ -2,7 +2,7 @@
 //!
 //! - [`name`], [`id`]: who and what; [`topic`]: where; [`header`]: what every message says of itself.
 //! - [`observation`], [`status`]: the bodies.
-//! - [`message`]: encoding, decoding, and the checks between key, headers and body.
+//! - [`message`]: encoding, decoding, and the checks between key, headers and body; [`reject`]: why one is refused.
 //! - [`dead_letter`]: what becomes of a message that nobody can read.
 //! - [`schema`]: the published JSON Schemas in `schemas/`; `golden/` holds messages of each release
 //!   that every later one must read.
@@ -13,12 +13,14 @@ pub mod id;
 pub mod message;
 pub mod name;
 pub mod observation;
+pub mod reject;
 pub mod schema;
 pub mod status;
 pub mod topic;
 
 pub use header::{Kind, Lane};
 pub use id::{CameraKey, EpochId, ObservationId};
-pub use message::{CameraRecord, Message, Outgoing, Picture, Reject, decode};
+pub use message::{CameraRecord, Message, Outgoing, Picture, decode};
 pub use name::{CameraName, DeviceName};
+pub use reject::Reject;
 pub use topic::{Topic, TopicNames};

@@ -79,7 +79,8 @@ impl Opener {
             );
         }
         let offset = begin.offset();
-        tracing::info!(
+        // One line for each of 144 partitions says little at a start; their number is told once.
+        tracing::debug!(
             topic,
             partition = id.1,
             offset,

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use picket_service::metrics::{Metric, MetricKind};
+use picket_service::metrics::{Metric, MetricKind, metric};
 
 use super::error::WebError;
 
@@ -15,15 +15,6 @@ const EVENTS: &str = "picket_aggregator_web_events_total";
 const RESYNCS: &str = "picket_aggregator_web_resyncs_total";
 const FEED_UP: &str = "picket_aggregator_web_feed_up";
 const FEED_INTERRUPTIONS: &str = "picket_aggregator_web_feed_interruptions_total";
-
-const fn metric(
-    name: &'static str,
-    kind: MetricKind,
-    labels: &'static [&'static str],
-    help: &'static str,
-) -> Metric {
-    Metric { name, kind, labels, help }
-}
 
 /// All metrics of this stage.
 pub const METRICS: &[Metric] = &[
