@@ -224,18 +224,34 @@ fn doctor_says_on_one_page_what_is_wrong() {
     assert!(!output.status.success(), "the broker cannot be reached:\n{text}");
 }
 
-#[test]
-fn the_aggregator_refuses_a_page_that_others_could_reach() {
-    let bench = Bench::new();
+/// An aggregator's config, as `check-config` sees it.
+fn check_aggregator(bench: &Bench, change: impl FnOnce(String) -> String) -> Output {
     let path = bench.path("aggregator.toml");
     let config = format!(
         "[consume]\nbrokers = [\"127.0.0.1:1\"]\nallow_plaintext = true\n\
          [store]\nhosts = [\"127.0.0.1:1\"]\nallow_plaintext = true\n\
-         [upsert]\nimages_directory = {:?}\n[web]\nlisten = \"0.0.0.0:8080\"\n",
+         [upsert]\nimages_directory = {:?}\n[web]\nlisten = \"127.0.0.1:8080\"\n",
         bench.path("images"),
     );
-    std::fs::write(&path, config).unwrap();
-    let output = run("picket-aggregator", &["check-config", "--config", path.to_str().unwrap()]);
-    let text = text_of(&output);
-    assert!(!output.status.success() && text.contains("web.listen"), "{text}");
+    std::fs::write(&path, change(config)).unwrap();
+    run("picket-aggregator", &["check-config", "--config", path.to_str().unwrap()])
+}
+
+#[test]
+fn the_aggregator_takes_a_good_config_and_names_what_is_wrong_in_a_bad_one() {
+    let bench = Bench::new();
+    let good = check_aggregator(&bench, |config| config);
+    assert!(good.status.success(), "{}", text_of(&good));
+    for (from, to, words) in [
+        ("brokers", "brokres", ["aggregator.toml:2", "did you mean `brokers`"]),
+        ("\"127.0.0.1:8080\"", "8080", ["aggregator.toml:10", "web.listen"]),
+        ("127.0.0.1:8080", "0.0.0.0:8080", ["aggregator.toml", "web.listen"]),
+    ] {
+        let bad = check_aggregator(&bench, |config| config.replace(from, to));
+        let text = text_of(&bad);
+        assert!(!bad.status.success(), "{text}");
+        for word in words {
+            assert!(text.contains(word), "{word:?} is not in:\n{text}");
+        }
+    }
 }
