@@ -38,8 +38,19 @@ pub fn free_pages(connection: &Connection, cap_pages: u64) -> Result<u64, SpoolE
     Ok(cap_pages.saturating_sub(u64::try_from(used).unwrap_or(0)))
 }
 
-/// Drops what must go until `needed` pages are free, or nothing is left that may go.
-pub fn evict(tx: &mut Transaction<'_>, cap_pages: u64, needed: u64) -> Result<(), SpoolError> {
+/// Whether the database itself is near its cap. Where the file system is full instead, dropping rows
+/// makes no room: the file does not shrink.
+pub fn is_near_cap(connection: &Connection, cap_pages: u64) -> Result<bool, SpoolError> {
+    Ok(free_pages(connection, cap_pages)? <= cap_pages / 8)
+}
+
+/// Drops what must go until `needed` pages are free, or nothing is left that may go. Gives what went,
+/// to be told once it is committed: a transaction that fails drops nothing.
+pub fn evict(
+    tx: &mut Transaction<'_>,
+    cap_pages: u64,
+    needed: u64,
+) -> Result<Vec<Dropped>, SpoolError> {
     let mut runs = Vec::new();
     // A picture frees many pages: one at a time, so that none goes in vain.
     for (topic, step) in [(Topic::Frames, 1), (Topic::Observations, 16)] {
@@ -54,12 +65,18 @@ pub fn evict(tx: &mut Transaction<'_>, cap_pages: u64, needed: u64) -> Result<()
         }
     }
     for dropped in &runs {
+        tx.gap(dropped)?;
+    }
+    Ok(runs)
+}
+
+/// Says what an eviction took.
+pub fn tell(evicted: &[Dropped]) {
+    for dropped in evicted {
         tracing::warn!(target: "spool", camera = %dropped.key, first = dropped.first,
             last = dropped.last, count = dropped.count, of = ?dropped.of,
             "the spool is full: the oldest were dropped");
-        tx.gap(dropped)?;
     }
-    Ok(())
 }
 
 fn evict_row(

@@ -148,8 +148,9 @@ impl Store {
         let before: Vec<_> = before.map(|(key, account)| (key.clone(), account)).collect();
         let cap_pages = self.cap_pages;
         let needed = quota::pages_for(cameras.iter().map(|_| 1024));
+        let mut evicted = Vec::new();
         self.transact(now, true, |tx| {
-            quota::evict(tx, cap_pages, needed)?;
+            evicted = quota::evict(tx, cap_pages, needed)?;
             for key in &cameras {
                 let previous = tx.accounts.get(key).map(|account| PreviousEpoch {
                     epoch: account.epoch,
@@ -167,6 +168,7 @@ impl Store {
             }
             Ok(())
         })?;
+        quota::tell(&evicted);
         before.iter().for_each(|(key, account)| tell_what_a_crash_took(key, account));
         Ok(())
     }
@@ -198,6 +200,7 @@ impl Store {
         let gaps = batch.entries.iter().any(|entry| matches!(entry, Entry::Dropped(_)))
             || batch.settled.iter().any(|settled| settled.outcome != Outcome::Acknowledged);
         let mut positions = Positions::new();
+        let mut evicted = Vec::new();
         let clocks = self.clock_records(&now);
         let cap_pages = self.cap_pages;
         self.transact(now, full || gaps, |tx| {
@@ -205,7 +208,7 @@ impl Store {
                 tx.settle(settled)?;
             }
             if full {
-                quota::evict(tx, cap_pages, needed)?;
+                evicted = quota::evict(tx, cap_pages, needed)?;
             }
             for record in &clocks {
                 tx.insert(&Row::of_record(record)?)?;
@@ -213,6 +216,7 @@ impl Store {
             positions = write_entries(tx, &batch.entries)?;
             Ok(())
         })?;
+        quota::tell(&evicted);
         for record in &clocks {
             let id = record.id();
             self.relations.said(id.key.clone(), id.seq, &now);
@@ -221,6 +225,16 @@ impl Store {
         self.give_back(batch);
         self.since_checkpoint_bytes += batch.bytes() + 4 * PAGE_BYTES;
         Ok(())
+    }
+
+    /// Whether the database is near its cap, as against a file system that is full.
+    pub fn is_near_cap(&self) -> bool {
+        quota::is_near_cap(&self.connection, self.cap_pages).unwrap_or(false)
+    }
+
+    /// Most pages that the database may take.
+    pub fn cap_pages(&self) -> u64 {
+        self.cap_pages
     }
 
     /// Whether a clock record is due though no frame came.

@@ -283,7 +283,8 @@ impl Writer {
         if error.is_corruption() {
             schema::mark_suspect(&self.store.shared.state_dir);
         }
-        let more_pages = if error.is_full() { 64 } else { 0 };
+        let more_pages = if error.is_full() && self.store.is_near_cap() { 64 } else { 0 };
+        let most_pages = self.store.cap_pages() / 8;
         match &mut self.failing {
             None => {
                 tracing::warn!(target: "spool", problem, remedy = remedy(error),
@@ -301,7 +302,7 @@ impl Writer {
                 failing.wait = (failing.wait * 2).min(LAST_RETRY);
                 failing.retry_at = now + failing.wait;
                 failing.problem = problem;
-                failing.extra_pages = failing.extra_pages * 2 + more_pages;
+                failing.extra_pages = (failing.extra_pages * 2 + more_pages).min(most_pages);
             }
         }
     }
