@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
+use picket_service::logging::chain;
 use picket_wire::status::CameraState;
 
 use super::backoff::{self, Backoff};
@@ -335,7 +336,7 @@ impl Camera {
             wait_ms = wait.as_millis() as u64,
             "camera {camera} failed and will be opened again"
         );
-        self.account.set_state(CameraState::Failed, Some(error.chain()));
+        self.account.set_state(CameraState::Failed, Some(chain(error)));
         self.account.reopened();
         self.outlet.flush();
     }
@@ -351,7 +352,7 @@ impl Camera {
                 tracing::info!(target: "capture", %camera, "camera {camera}: the recording ended")
             }
         }
-        self.account.set_state(CameraState::Ended, broke_off.map(CaptureError::chain));
+        self.account.set_state(CameraState::Ended, broke_off.map(|error| chain(error)));
         self.outlet.end(position);
     }
 
@@ -363,7 +364,7 @@ impl Camera {
             target: "capture", %camera, error = error as &dyn std::error::Error,
             "camera {camera} gives nothing more"
         );
-        self.account.gave_up(error.chain());
+        self.account.gave_up(chain(error));
         self.outlet.end(None);
     }
 }

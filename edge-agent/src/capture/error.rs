@@ -142,17 +142,6 @@ impl CaptureError {
     pub fn ends_a_recording(&self) -> bool {
         matches!(self, Self::Broken { .. })
     }
-
-    /// The error and its causes on one line, for the status, which holds text.
-    pub fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            text = format!("{text}: {error}");
-            cause = error.source();
-        }
-        text
-    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use picket_service::config::hex;
 use picket_wire::CameraName;
 use sha2::{Digest, Sha256};
 
@@ -33,11 +34,6 @@ pub fn fingerprint(path: &Path, stopped: impl Fn() -> bool) -> std::io::Result<O
             bytes => hash.update(&part[..bytes]),
         }
     }
-}
-
-/// Bytes as lower-case hex digits.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

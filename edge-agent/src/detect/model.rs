@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use super::runtime::Runtime;
 use super::settings::DetectSettings;
 use super::yunet;
-use crate::capture::recording::hex;
+use picket_service::config::hex;
 
 /// A loaded model.
 pub struct Model {
