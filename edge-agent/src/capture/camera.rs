@@ -319,7 +319,9 @@ impl Camera {
         !matches!(self.stop.recv_timeout(wait), Err(RecvTimeoutError::Timeout))
     }
 
+    /// Said before the first frame is handed on: whoever has a frame can ask what decoded it.
     fn running(&self, decoder: Option<String>) {
+        self.account.set_decoder(decoder.clone());
         let (camera, decoder) = (&self.settings.name, decoder.unwrap_or_else(|| "none".to_owned()));
         tracing::info!(
             target: "capture", %camera, decoder,

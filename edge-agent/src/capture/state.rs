@@ -140,6 +140,10 @@ impl CameraAccount {
             .increment(1);
     }
 
+    pub(super) fn set_decoder(&self, decoder: Option<String>) {
+        self.lock().view.decoder = decoder;
+    }
+
     pub(super) fn decoded(&self) {
         self.lock().view.decoded += 1;
         metrics::counter!("picket_agent_capture_decoded_total", "camera" => self.camera.to_string())
