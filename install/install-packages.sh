@@ -66,6 +66,7 @@ else
     # apt's own sum for these and all that they bring along, before anything is installed.
     apt-get install --simulate --assume-yes --no-install-recommends "${missing[@]}" |
         awk '/^[0-9]+ upgraded/ {print "install: " $0}'
+    # Only asked: saying no to apt makes it end with an error.
     apt-get install --print-uris --no-install-recommends --assume-no "${missing[@]}" 2>/dev/null |
         awk '/^Need to get|^After this operation/ {print "install: " $0}' || true
 fi

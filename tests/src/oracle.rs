@@ -219,12 +219,17 @@ fn judge(findings: &mut Findings) {
     findings.violations.extend(violations);
 }
 
+/// Opens a spool's file for reading, whether its agent runs or not.
+pub fn open_spool(path: &Path) -> Result<rusqlite::Connection> {
+    let flags =
+        rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY | rusqlite::OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    rusqlite::Connection::open_with_flags(path, flags)
+        .with_context(|| format!("open {}", path.display()))
+}
+
 /// Reads the spool's file as any SQLite tool would; the layout is documented in the agent's `spool`.
 fn read_spool(path: &Path, findings: &mut Findings) -> Result<()> {
-    let spool = rusqlite::Connection::open_with_flags(
-        path,
-        rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY | rusqlite::OpenFlags::SQLITE_OPEN_NO_MUTEX,
-    )?;
+    let spool = open_spool(path)?;
     let waiting =
         "SELECT key, epoch, first, last, kind, value ->> 'of' FROM records WHERE json_valid(value)
         UNION ALL SELECT key, epoch, first, last, kind, NULL FROM pictures";

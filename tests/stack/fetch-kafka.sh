@@ -44,6 +44,7 @@ if [ "${1:-}" = repin ]; then
     say "wrote $pins"
 fi
 if ! in_place "$partial"; then
+    # Names the jars that differ; the refusal is in the next line.
     (cd "$partial" && sha256sum --check --quiet "$pins") >&2 || true
     fail "the jars differ from $pins; nothing was installed"
 fi

@@ -16,6 +16,7 @@ use futures_util::TryStreamExt;
 use mongodb::bson::{Document, doc};
 use picket_tests::checkout;
 use picket_tests::fleet::{self, Fleet, settled};
+use picket_tests::oracle::open_spool;
 use picket_tests::process::until;
 use picket_wire::Topic;
 use rdkafka::Message;
@@ -197,8 +198,7 @@ async fn an_outage_of_the_broker_loses_nothing_and_doubles_nothing() {
 }
 
 fn spooled(spool: &Path) -> u64 {
-    let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
-    let spool = rusqlite::Connection::open_with_flags(spool, flags).unwrap();
+    let spool = open_spool(spool).unwrap();
     spool.query_row("SELECT count(*) FROM records", [], |row| row.get(0)).unwrap()
 }
 

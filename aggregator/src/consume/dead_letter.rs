@@ -3,14 +3,12 @@
 use std::time::Duration;
 
 use picket_wire::{Reject, Topic, TopicNames, dead_letter as header};
-use rdkafka::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::util::Timeout;
 
-use super::kafka::{self, Received};
+use super::kafka::{self, ClientLog, Received};
 use super::settings::Connection;
 use crate::remedy::Remedy;
 
@@ -98,22 +96,10 @@ impl DeadLetter {
     }
 }
 
-struct Context;
-
-impl ClientContext for Context {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        kafka::log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        kafka::log_error(&error, reason);
-    }
-}
-
 /// Sends dead letters. Cheap to clone: all clones share one producer.
 #[derive(Clone)]
 pub struct DeadLetters {
-    producer: FutureProducer<Context>,
+    producer: FutureProducer<ClientLog>,
     topic: String,
 }
 
@@ -133,7 +119,7 @@ impl DeadLetters {
             .set("message.max.bytes", Topic::DeadLetter.max_message_bytes().to_string())
             .set("queue.buffering.max.kbytes", "65536")
             .set("delivery.timeout.ms", DELIVERY.as_millis().to_string());
-        let producer = config.create_with_context(Context).map_err(DeadLetterError::Producer)?;
+        let producer = config.create_with_context(ClientLog).map_err(DeadLetterError::Producer)?;
         Ok(Self { producer, topic: topics.name(Topic::DeadLetter) })
     }
 

@@ -1,9 +1,9 @@
 //! Clients of Kafka: what they all share, and the record as the rest of this stage sees it.
 
-use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::{ClientConfig, ClientContext};
 
 use super::settings::{Connection, Settings};
 
@@ -53,6 +53,19 @@ pub fn consumer(settings: &Settings, instance: &str) -> ClientConfig {
         .set("fetch.queue.backoff.ms", "100")
         .set("statistics.interval.ms", "2000");
     config
+}
+
+/// Of a client that has nothing else to say: its words go to the log.
+pub struct ClientLog;
+
+impl ClientContext for ClientLog {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        log_error(&error, reason);
+    }
 }
 
 /// librdkafka's own log lines, in the log of the program.

@@ -14,12 +14,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use picket_wire::{Topic, TopicNames};
-use rdkafka::ClientContext;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
-use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-use super::kafka;
+use super::kafka::{self, ClientLog};
 use super::settings::Connection;
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -158,18 +156,6 @@ fn settings(topic: Topic, replicas: u16) -> BTreeMap<&'static str, String> {
     ])
 }
 
-struct Context;
-
-impl ClientContext for Context {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        kafka::log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        kafka::log_error(&error, reason);
-    }
-}
-
 /// Partitions and replicas of a topic that exists.
 #[derive(Debug, Clone, Copy, Default)]
 struct Shape {
@@ -186,8 +172,8 @@ pub async fn create(connection: &Connection, options: &Options) -> Result<Report
             return Err(TopicsError::Zero { what });
         }
     }
-    let admin: AdminClient<Context> = kafka::client(connection, "picket-topics")
-        .create_with_context(Context)
+    let admin: AdminClient<ClientLog> = kafka::client(connection, "picket-topics")
+        .create_with_context(ClientLog)
         .map_err(TopicsError::Client)?;
     let admin = Arc::new(admin);
     let (brokers, existing) = look(&admin, connection).await?;
@@ -215,7 +201,7 @@ pub async fn create(connection: &Connection, options: &Options) -> Result<Report
 }
 
 async fn look(
-    admin: &Arc<AdminClient<Context>>,
+    admin: &Arc<AdminClient<ClientLog>>,
     connection: &Connection,
 ) -> Result<(usize, BTreeMap<String, Shape>), TopicsError> {
     let asking = admin.clone();
@@ -238,7 +224,7 @@ enum Made {
 }
 
 async fn make(
-    admin: &AdminClient<Context>,
+    admin: &AdminClient<ClientLog>,
     topic: Topic,
     name: &str,
     options: &Options,
@@ -264,7 +250,7 @@ async fn make(
 }
 
 async fn compare(
-    admin: &AdminClient<Context>,
+    admin: &AdminClient<ClientLog>,
     topic: Topic,
     name: &str,
     shape: Shape,

@@ -13,7 +13,7 @@ use mongodb::bson::{Document, doc};
 use picket_service::shutdown::Shutdown;
 use picket_tests::checkout;
 use picket_tests::fleet::{self, Agent, Fleet};
-use picket_tests::oracle::Findings;
+use picket_tests::oracle::{Findings, open_spool};
 use picket_tests::process::Process;
 
 /// How often progress is shown.
@@ -195,7 +195,7 @@ impl Summary {
     ) -> Result<Self> {
         let tracks =
             fleet.database.collection::<Document>("tracks").count_documents(doc! {}).await?;
-        let spool = open_read_only(&agent.spool())?;
+        let spool = open_spool(&agent.spool())?;
         let sums = "SELECT coalesce(sum(acknowledged), 0), coalesce(sum(spooled), 0) FROM accounts";
         let (acknowledged, spooled) =
             spool.query_row(sums, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
@@ -254,10 +254,4 @@ impl Summary {
         }
         Ok(())
     }
-}
-
-fn open_read_only(path: &Path) -> Result<rusqlite::Connection> {
-    let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
-    rusqlite::Connection::open_with_flags(path, flags)
-        .with_context(|| format!("open {}", path.display()))
 }

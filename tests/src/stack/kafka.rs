@@ -21,7 +21,7 @@ const START_LIMIT: Duration = Duration::from_secs(120);
 const CLUSTER_ID: &str = "cGlja2V0LXN0YWNrLTAwMQ";
 
 pub struct Kafka {
-    part: Part,
+    pub(super) part: Part,
     jars: PathBuf,
     properties: PathBuf,
 }
@@ -113,22 +113,6 @@ impl Kafka {
             .await?
         })
         .await
-    }
-
-    pub async fn stop(&mut self) -> Result<()> {
-        self.part.stop().await
-    }
-
-    pub fn kill(&mut self) -> Result<()> {
-        self.part.kill()
-    }
-
-    pub fn process_id(&self) -> Option<u32> {
-        self.part.process_id()
-    }
-
-    pub fn expect_running(&mut self) -> Result<()> {
-        self.part.expect_running()
     }
 }
 

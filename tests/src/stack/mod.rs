@@ -105,12 +105,12 @@ impl Stack {
 
     /// Ends Kafka in order.
     pub async fn stop_kafka(&mut self) -> Result<()> {
-        self.kafka.stop().await
+        self.kafka.part.stop().await
     }
 
     /// Ends Kafka as a power cut would.
     pub fn kill_kafka(&mut self) -> Result<()> {
-        self.kafka.kill()
+        self.kafka.part.kill()
     }
 
     /// Starts Kafka again where it was, and returns when it answers.
@@ -120,12 +120,12 @@ impl Stack {
 
     /// Ends MongoDB in order.
     pub async fn stop_mongodb(&mut self) -> Result<()> {
-        self.mongodb.stop().await
+        self.mongodb.part.stop().await
     }
 
     /// Ends MongoDB as a power cut would.
     pub fn kill_mongodb(&mut self) -> Result<()> {
-        self.mongodb.kill()
+        self.mongodb.part.kill()
     }
 
     /// Starts MongoDB again where it was, and returns when it takes writes.
@@ -135,18 +135,21 @@ impl Stack {
 
     /// Process ids of the parts that run, Kafka's first.
     pub fn process_ids(&self) -> Vec<u32> {
-        [self.kafka.process_id(), self.mongodb.process_id()].into_iter().flatten().collect()
+        [self.kafka.part.process_id(), self.mongodb.part.process_id()]
+            .into_iter()
+            .flatten()
+            .collect()
     }
 
     /// Fails with the log's end of a part that ended by itself.
     pub fn expect_running(&mut self) -> Result<()> {
-        self.kafka.expect_running()?;
-        self.mongodb.expect_running()
+        self.kafka.part.expect_running()?;
+        self.mongodb.part.expect_running()
     }
 
     /// Ends both in order.
     pub async fn stop(mut self) -> Result<()> {
-        let (kafka, mongodb) = tokio::join!(self.kafka.stop(), self.mongodb.stop());
+        let (kafka, mongodb) = tokio::join!(self.kafka.part.stop(), self.mongodb.part.stop());
         kafka.and(mongodb)
     }
 }

@@ -22,7 +22,7 @@ const ASK_LIMIT: Duration = Duration::from_secs(2);
 const REPLICA_SET: &str = "picket";
 
 pub struct MongoDb {
-    part: Part,
+    pub(super) part: Part,
     program: PathBuf,
     args: Vec<String>,
 }
@@ -116,22 +116,6 @@ impl MongoDb {
             })
         })
         .await
-    }
-
-    pub async fn stop(&mut self) -> Result<()> {
-        self.part.stop().await
-    }
-
-    pub fn kill(&mut self) -> Result<()> {
-        self.part.kill()
-    }
-
-    pub fn process_id(&self) -> Option<u32> {
-        self.part.process_id()
-    }
-
-    pub fn expect_running(&mut self) -> Result<()> {
-        self.part.expect_running()
     }
 }
 
