@@ -70,6 +70,17 @@ fn a_box_is_that_of_the_independent_detector() {
 }
 
 #[test]
+fn a_lower_score_gives_more_boxes_and_the_same_sure_ones() {
+    let frame = face();
+    let mut detector = Detector::load(&settings()).unwrap();
+    let sure = detector.detect(&frame).unwrap();
+    let all = detector.detect_from(&frame, 0.01).unwrap();
+    assert!(all.len() > sure.len(), "{all:?}");
+    assert_eq!(all[..sure.len()], sure[..]);
+    assert!(all[sure.len()..].iter().all(|weak| weak.score < settings().score_threshold));
+}
+
+#[test]
 fn a_smaller_input_gives_boxes_in_pixels_of_the_frame() {
     let find = |input_width_px| {
         let detector = Detector::load(&DetectSettings { input_width_px, ..settings() }).unwrap();

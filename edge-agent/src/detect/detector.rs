@@ -106,8 +106,19 @@ impl Detector {
 
     /// The faces in a frame, the surest first, in pixels of the frame.
     pub fn detect(&mut self, planes: &Planes) -> Result<Vec<Detection>, DetectError> {
+        self.detect_from(planes, self.score_threshold)
+    }
+
+    /// The same from another score on. With a lower one, the first of the list are those that
+    /// [`detect`](Self::detect) gives: of two boxes that overlap the weaker is dropped, so that a
+    /// weak one takes nothing from the sure ones.
+    pub fn detect_from(
+        &mut self,
+        planes: &Planes,
+        least_score: f32,
+    ) -> Result<Vec<Detection>, DetectError> {
         self.tensor.fill(planes, self.input_width_px).map_err(DetectError::Resize)?;
-        let faces = self.compute()?;
+        let faces = self.compute(least_score)?;
         let boxes: Vec<[f32; 4]> = faces.iter().map(|face| face.box_px).collect();
         let scores: Vec<f32> = faces.iter().map(|face| face.score).collect();
         let mut kept = suppression::keep(&boxes, &scores, self.nms_iou);
@@ -117,8 +128,8 @@ impl Detector {
         Ok(kept.into_iter().map(|index| detection(&faces[index], scale)).collect())
     }
 
-    /// Every face that reaches the threshold, in pixels of the model's picture.
-    fn compute(&mut self) -> Result<Vec<Face>, DetectError> {
+    /// Every face of at least this score, in pixels of the model's picture.
+    fn compute(&mut self, least_score: f32) -> Result<Vec<Face>, DetectError> {
         let px = self.tensor.padded_px;
         let failed = |source| DetectError::Compute { px, source };
         let shape = [1, 3, px.1 as usize, px.0 as usize];
@@ -141,8 +152,7 @@ impl Detector {
                 boxes: values(boxes)?,
                 landmarks: values(landmarks)?,
             };
-            yunet::decode(&grid, px, self.score_threshold, &mut faces)
-                .map_err(DetectError::Grid)?;
+            yunet::decode(&grid, px, least_score, &mut faces).map_err(DetectError::Grid)?;
         }
         Ok(faces)
     }
