@@ -85,6 +85,9 @@ impl Heartbeat {
                 problem: view.problem,
                 fps: view.fps,
                 decoder: view.decoder,
+                decoder_reason: view.decoder_reason,
+                degraded: view.degraded,
+                picture: view.picture,
                 last_frame_age_ms: view.last_frame_age_ms,
                 books,
             };
@@ -102,7 +105,7 @@ impl Heartbeat {
 
     fn camera_problem(&self) -> Option<String> {
         let views: Vec<_> = self.cameras.iter().map(|account| (account, account.view())).collect();
-        let failed = |state| matches!(state, CameraState::Failed);
+        let failed = |state| matches!(state, CameraState::Failed | CameraState::Stuck);
         if views.is_empty() || views.iter().any(|(_, view)| !failed(view.state)) {
             return None;
         }

@@ -85,8 +85,26 @@ pub enum CameraState {
     Running,
     /// No frames; being reopened with back-off.
     Failed,
+    /// No frames, since a call into its driver does not return: it was left behind, and the camera is
+    /// being reopened beside it with back-off.
+    Stuck,
     /// A recording that was read to its end.
     Ended,
+}
+
+/// What a camera's pictures look like. A suspicion, not a proof: nothing is done about it but to
+/// say so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum PictureState {
+    /// They differ from each other, as a camera's do.
+    Changing,
+    /// The same picture over and over.
+    Frozen,
+    /// Nothing but darkness.
+    Black,
+    /// The driver says that nothing is connected to the camera's input.
+    NoSignal,
 }
 
 /// One camera's part of the status.
@@ -100,6 +118,12 @@ pub struct CameraStatus {
     pub fps: f32,
     /// GStreamer element that decodes.
     pub decoder: Option<String>,
+    /// Why that one.
+    pub decoder_reason: Option<String>,
+    /// What works, and worse than it could: a decoder that stands in for a better one that failed.
+    pub degraded: Option<String>,
+    /// What its pictures look like; null where that is not judged.
+    pub picture: Option<PictureState>,
     /// Since the last frame, milliseconds.
     pub last_frame_age_ms: Option<u64>,
     /// Its accounts.

@@ -61,6 +61,9 @@ fn status() -> Status {
         problem: None,
         fps: 12.5,
         decoder: Some("avdec_h264".to_owned()),
+        decoder_reason: Some("usable, and the first of the order".to_owned()),
+        degraded: None,
+        picture: Some(PictureState::Changing),
         last_frame_age_ms: Some(40),
         books,
     };

@@ -4,7 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use picket_wire::CameraName;
-use picket_wire::status::CameraState;
+use picket_wire::status::{CameraState, PictureState};
 
 /// Over how many seconds the frame rate is taken.
 const RATE_SECONDS: u64 = 5;
@@ -20,6 +20,12 @@ pub struct CameraView {
     pub fps: f32,
     /// GStreamer element that decodes.
     pub decoder: Option<String>,
+    /// Why that one.
+    pub decoder_reason: Option<String>,
+    /// What works, and worse than it could.
+    pub degraded: Option<String>,
+    /// What its pictures look like, where that is judged.
+    pub picture: Option<PictureState>,
     /// Since the last captured frame, milliseconds.
     pub last_frame_age_ms: Option<u64>,
     /// Frames that the source gave, sampled or not.
@@ -60,6 +66,9 @@ impl CameraAccount {
             problem: None,
             fps: 0.0,
             decoder: None,
+            decoder_reason: None,
+            degraded: None,
+            picture: None,
             last_frame_age_ms: None,
             decoded: 0,
             captured: 0,

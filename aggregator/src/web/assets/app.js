@@ -182,6 +182,14 @@ function changed() {
   requestAnimationFrame(() => { asked = false; draw(); });
 }
 
+/** What the device says of its camera that forbids to call its newest picture live. */
+const NOT_LIVE = {
+  failed: 'Camera failed',
+  stuck: 'Camera stuck',
+  frozen: 'Picture may be frozen',
+  'no-signal': 'No signal',
+};
+
 function cameraState(camera) {
   const { status, newest } = camera;
   const { shown } = camera.card;
@@ -193,7 +201,9 @@ function cameraState(camera) {
   const age = !shown ? ''
     : pictureAge == null ? `received ${span(ageOf(shown.received_at))} ago` : `${span(pictureAge)} ago`;
   const as = (state, kind, label) => ({ state, kind, label, age });
-  if (status?.state === 'failed' && !silent) return as('stale', 'bad', 'Camera failed');
+  if (!silent && NOT_LIVE[status?.state]) return as('stale', 'bad', NOT_LIVE[status.state]);
+  // The camera still gives pictures, and none of them shows what is there now.
+  if (!silent && NOT_LIVE[status?.picture]) return as('stale', 'bad', NOT_LIVE[status.picture]);
   if (!shown && !newest) {
     if (status?.state === 'opening') return as('none', '', 'Opening');
     return as('none', '', 'Waiting for the first frame');
@@ -227,7 +237,7 @@ function drawCameras() {
     if (newest?.lag_ms != null && view.state !== 'stale') facts.push(['lag', span(newest.lag_ms)]);
     if (status?.decoder) facts.push(['decoder', status.decoder]);
     if (newest && newest.clock !== 'synchronised') facts.push(['clock', newest.clock]);
-    let trouble = status?.problem;
+    let trouble = status?.problem ?? status?.degraded ?? (status?.picture === 'black' ? 'The picture is black' : null);
     if (!feedWorks()) trouble = null;
     else if (heard != null && silent) trouble = `No word from ${camera.device} for ${span(heard)}`;
     else if (view.state === 'stale' && view.label === 'Stale' && newest) {
