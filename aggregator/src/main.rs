@@ -7,6 +7,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use picket_aggregator::consume::{Connection, topics};
 use picket_aggregator::{config, wiring};
+use picket_service::config::shown;
 use picket_service::logging;
 use picket_wire::topic::DEFAULT_PARTITIONS;
 
@@ -22,7 +23,13 @@ enum Command {
     /// Consumes and shows until it is told to end.
     Run(ConfigFile),
     /// Says whether the config can work, and what is wrong with it.
-    CheckConfig(ConfigFile),
+    CheckConfig {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Prints each setting with the file that has the last word on it, without secrets.
+        #[arg(long)]
+        show: bool,
+    },
     /// Topics in the Kafka cluster.
     Topics {
         #[command(subcommand)]
@@ -54,7 +61,7 @@ enum TopicsCommand {
 
 #[derive(clap::Args)]
 struct ConfigFile {
-    /// The config file.
+    /// The config file; `<its name>.conf.d/*.toml` beside it is laid over it.
     #[arg(long = "config", default_value = "/etc/picket/aggregator.toml")]
     path: PathBuf,
 }
@@ -76,8 +83,11 @@ fn command(command: Command) -> Result<ExitCode> {
             logging::init(&loaded.settings.log);
             tokio::runtime::Runtime::new()?.block_on(wiring::run(loaded.settings))?;
         }
-        Command::CheckConfig(ConfigFile { path }) => {
-            config::load(&path)?;
+        Command::CheckConfig { config: ConfigFile { path }, show } => {
+            let loaded = config::load(&path)?;
+            if show {
+                print!("{}", shown(&loaded.fields));
+            }
             println!("{} is valid", path.display());
         }
         Command::Topics { command } => return create_topics(command),

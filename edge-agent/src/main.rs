@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use picket_edge_agent::detect::command::Arguments;
 use picket_edge_agent::{capture, config, detect, doctor, spool, wiring};
+use picket_service::config::{Loaded, shown};
 use picket_service::logging;
 
 #[derive(Parser)]
@@ -21,7 +22,13 @@ enum Command {
     /// Captures and publishes until it is told to end.
     Run(ConfigFile),
     /// Says whether the config can work, and what is wrong with it.
-    CheckConfig(ConfigFile),
+    CheckConfig {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Prints each setting with the file that has the last word on it, without secrets.
+        #[arg(long)]
+        show: bool,
+    },
     /// Lists V4L2 devices with their formats, sizes and rates.
     Cameras,
     /// Shows on one page how everything is: cameras, decoders, model, spool, broker, clock.
@@ -49,7 +56,7 @@ enum SpoolCommand {
 
 #[derive(clap::Args)]
 struct ConfigFile {
-    /// The config file.
+    /// The config file; `<its name>.conf.d/*.toml` beside it is laid over it.
     #[arg(long = "config", default_value = "/etc/picket/edge-agent.toml")]
     path: PathBuf,
 }
@@ -71,7 +78,7 @@ fn command(command: Command) -> Result<ExitCode> {
             logging::init(&loaded.settings.log);
             wiring::run(loaded).map(|()| ExitCode::SUCCESS)
         }
-        Command::CheckConfig(ConfigFile { path }) => check_config(&path),
+        Command::CheckConfig { config, show } => check_config(&config.path, show),
         Command::Cameras => cameras(),
         Command::Doctor(ConfigFile { path }) => {
             let healthy = doctor::print(&config::load(&path)?.settings)?;
@@ -91,8 +98,11 @@ fn command(command: Command) -> Result<ExitCode> {
     }
 }
 
-fn check_config(path: &Path) -> Result<ExitCode> {
-    let settings = config::load(path)?.settings;
+fn check_config(path: &Path, show: bool) -> Result<ExitCode> {
+    let Loaded { settings, fields, .. } = config::load(path)?;
+    if show {
+        print!("{}", shown(&fields));
+    }
     // The model and the runtime are files that the config names: they are tried, not only looked at.
     detect::Detector::load(&settings.detect).context("detect")?;
     let cameras = settings.cameras().map_err(|p| anyhow::anyhow!("{}: {}", p.field, p.problem))?;

@@ -98,7 +98,7 @@ struct Agent {
 impl Agent {
     /// From the right to the left, so that nothing is captured that has nowhere to go.
     fn start(loaded: Loaded<Settings>) -> Result<Self> {
-        let Loaded { settings, sha256 } = loaded;
+        let Loaded { settings, sha256, .. } = loaded;
         let cameras = settings.cameras().map_err(|p| anyhow!("{}: {}", p.field, p.problem))?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
         let names: Vec<_> = cameras.iter().map(|camera| camera.name.clone()).collect();

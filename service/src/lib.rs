@@ -1,12 +1,14 @@
 //! What both of Picket's programs need to be a good service.
 //!
-//! - [`config`]: one strict TOML file, errors that name the file, the line, the field and what would
+//! - [`config`]: one strict TOML file and its drop-ins, errors that name the file, the line, the field and what would
 //!   be right. [`reference`]: the reference page, made from the types, and [`published`], which keeps it true.
+//! - [`machine`]: what tells this machine from others.
 //! - [`logging`], [`metrics`], [`ops`]: what an operator sees.
 //! - [`shutdown`]: SIGTERM and SIGINT; [`notify`]: the service manager.
 
 pub mod config;
 pub mod logging;
+pub mod machine;
 pub mod metrics;
 pub mod notify;
 pub mod ops;

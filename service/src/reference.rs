@@ -1,5 +1,7 @@
 //! The config reference, made from the types: what it says of a field is the field's own comment.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value};
 
 /// The reference of `T` in Markdown: one table per section.
@@ -9,6 +11,15 @@ pub fn markdown<T: schemars::JsonSchema>() -> String {
     let mut page = Page { definitions, text: String::new() };
     page.section("", &schema);
     page.text
+}
+
+/// Paths of the fields of `T` that are a choice between tables, such as a camera's source.
+pub fn choices<T: schemars::JsonSchema>() -> BTreeSet<String> {
+    let schema = schemars::schema_for!(T).to_value();
+    let definitions = schema.get("$defs").and_then(Value::as_object).cloned().unwrap_or_default();
+    let mut choices = BTreeSet::new();
+    Page { definitions, text: String::new() }.choices("", &schema, &mut choices);
+    choices
 }
 
 struct Page {
@@ -33,6 +44,24 @@ impl Page {
                 self.resolve(choice)
             }
             _ => schema,
+        }
+    }
+
+    fn choices(&self, path: &str, schema: &Value, found: &mut BTreeSet<String>) {
+        let properties = schema.get("properties").and_then(Value::as_object);
+        for (name, property) in properties.into_iter().flatten() {
+            let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+            let target = self.resolve(property);
+            let target = target.get("items").map_or(target, |items| self.resolve(items));
+            match self.tables(target) {
+                None => self.choices(&path, target, found),
+                Some(tables) => {
+                    for (choice, _, table) in tables {
+                        self.choices(&format!("{path}.{choice}"), &table, found);
+                    }
+                    found.insert(path);
+                }
+            }
         }
     }
 
