@@ -53,6 +53,12 @@ pub const TABLE: &[Metric] = &[
         &["camera"],
         "Frames that were looked at.",
     ),
+    metric(
+        "picket_agent_detect_still_total",
+        MetricKind::Counter,
+        &["camera"],
+        "Frames that were not looked at because nothing moved; each is in a skip record.",
+    ),
     metric("picket_agent_detect_objects_total", MetricKind::Counter, &["camera"], "Detections."),
     metric(
         "picket_agent_detect_failed_total",

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use crossbeam_channel::bounded;
+use crossbeam_channel::{Receiver, bounded};
 use picket_service::config::Loaded;
 use picket_service::logging::chain;
 use picket_service::shutdown::Shutdown;
@@ -16,11 +16,11 @@ use picket_wire::CameraName;
 use picket_wire::observation::Stamp;
 
 use crate::capture::{
-    self, CameraAccount, CameraHandle, CameraSettings, CaptureContext, Clock, RecordingLog,
-    ReserveError, ReserveSeq, Seats, SourcePosition, SystemClock,
+    self, CameraAccount, CameraHandle, CameraSettings, CaptureContext, Captured, Clock,
+    RecordingLog, ReserveError, ReserveSeq, Seats, SourcePosition, SystemClock,
 };
 use crate::config::Settings;
-use crate::detect;
+use crate::detect::{self, CameraInput};
 use crate::heartbeat::{Heartbeat, Stages};
 use crate::spool::{self, Spool, SpoolHandle, SpoolReader};
 use crate::uplink::{Uplink, UplinkHandle};
@@ -107,7 +107,7 @@ impl Agent {
         let mut outlets = Vec::new();
         for camera in cameras {
             let (captured, to_look_at) = bounded(CAPTURED);
-            inputs.push((camera.name.clone(), camera.publish.clone(), to_look_at));
+            inputs.push(input(&camera, to_look_at));
             outlets.push((camera, captured));
         }
         let (observed, to_keep) = bounded(OBSERVED);
@@ -323,6 +323,16 @@ impl Agent {
 
     fn check<T, E: std::error::Error>(&mut self, step: &str, done: Result<T, E>) -> Option<T> {
         done.map_err(|error| self.problem(format!("{step}: {}", chain(&error)))).ok()
+    }
+}
+
+fn input(camera: &CameraSettings, frames: Receiver<Captured>) -> CameraInput {
+    CameraInput {
+        name: camera.name.clone(),
+        gated: camera.is_gated(),
+        motion: camera.motion.clone(),
+        publish: camera.publish.clone(),
+        frames,
     }
 }
 

@@ -7,13 +7,14 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crossbeam_channel::bounded;
+use crossbeam_channel::{Receiver, bounded};
 use picket_edge_agent::capture::planes::{Matrix, Planes, Range};
 use picket_edge_agent::capture::{Captured, Frame, SourcePosition};
 use picket_edge_agent::detect::command::{self, Arguments, FileDetections};
 use picket_edge_agent::detect::jpeg::Encoder;
 use picket_edge_agent::detect::{
-    self, DetectSettings, Detector, Observed, PublishPolicy, PublishSettings,
+    self, CameraInput, DetectSettings, Detector, MotionSettings, Observed, PublishPolicy,
+    PublishSettings,
 };
 use picket_wire::ObservationId;
 use picket_wire::observation::{ClockState, FrameFate, Reason, Skip, Stamp};
@@ -153,6 +154,17 @@ fn frame(camera: &str, seq: u64, planes: &Planes) -> Captured {
     })
 }
 
+/// Every frame of a camera, published as by default.
+fn input(camera: &str, frames: Receiver<Captured>) -> CameraInput {
+    CameraInput {
+        name: camera.parse().unwrap(),
+        gated: false,
+        motion: MotionSettings::default(),
+        publish: PublishSettings::default(),
+        frames,
+    }
+}
+
 fn skip(camera: &str, first: u64, last: u64) -> Skip {
     let reason = Reason::from(Reason::DETECTOR_BUSY);
     Skip { id: id(camera, first), stamp: stamp(), first, last, reason }
@@ -197,7 +209,7 @@ fn each_number_goes_out_once_in_order_with_the_pictures_the_policy_asks_for() {
         sender.send(frame(camera, 10, &grey)).unwrap();
         let ended = Captured::Ended { camera: camera.parse().unwrap(), position: None };
         sender.send(ended).unwrap();
-        inputs.push((camera.parse().unwrap(), publish(policy), receiver));
+        inputs.push(CameraInput { publish: publish(policy), ..input(camera, receiver) });
     }
     let (out, observed) = bounded(1);
     let handle = detect::spawn(&settings(), inputs, out).unwrap();
@@ -246,7 +258,7 @@ fn each_number_goes_out_once_in_order_with_the_pictures_the_policy_asks_for() {
 fn the_detector_ends_when_nobody_takes_observations() {
     let (sender, receiver) = bounded(1);
     let (out, observed) = bounded(1);
-    let inputs = vec![("a".parse().unwrap(), PublishSettings::default(), receiver)];
+    let inputs = vec![input("a", receiver)];
     let handle = detect::spawn(&settings(), inputs, out).unwrap();
     drop(observed);
     sender.send(Captured::Skipped(skip("a", 1, 1))).unwrap();

@@ -71,6 +71,8 @@ impl Reason {
     pub const DETECTOR_BUSY: &'static str = "detector-busy";
     /// The detector failed on the frame.
     pub const DETECTOR_FAILED: &'static str = "detector-failed";
+    /// Nothing moved since the frame that was looked at last.
+    pub const NO_MOTION: &'static str = "no-motion";
     /// The spool was at its cap.
     pub const SPOOL_FULL: &'static str = "spool-full";
     /// The row in the spool could not be read any more.

@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::settings::{CameraSettings, FileSource, Pace, Sampling, Source};
-use crate::detect::PublishSettings;
+use crate::detect::{MotionSettings, PublishSettings};
 
 /// What counts as a video, by the ending of its name.
 const ENDINGS: &[&str] =
@@ -40,6 +40,9 @@ pub struct FolderSettings {
     /// GStreamer element that decodes, instead of the best one found.
     #[serde(default)]
     pub decoder: Option<String>,
+    /// Which of the frames are looked at.
+    #[serde(default)]
+    pub motion: MotionSettings,
     /// What is published of the frames.
     #[serde(default)]
     pub publish: PublishSettings,
@@ -132,6 +135,7 @@ impl FolderSettings {
             sampling: self.sampling,
             start_time,
             decoder: self.decoder.clone(),
+            motion: self.motion.clone(),
             publish: self.publish.clone(),
         })
     }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::address::Address;
 use super::error::Advice;
-use crate::detect::PublishSettings;
+use crate::detect::{MotionSettings, OutOfRange, PublishSettings};
 
 /// One camera.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -29,6 +29,9 @@ pub struct CameraSettings {
     /// GStreamer element that decodes, instead of the best one found (`doctor` lists them).
     #[serde(default)]
     pub decoder: Option<String>,
+    /// Which of its frames are looked at.
+    #[serde(default)]
+    pub motion: MotionSettings,
     /// What is published of its frames.
     #[serde(default)]
     pub publish: PublishSettings,
@@ -304,6 +307,11 @@ impl CameraSettings {
         )
     }
 
+    /// Whether frames in which nothing moves are not looked at.
+    pub fn is_gated(&self) -> bool {
+        self.motion.gate.unwrap_or(!self.waits_for_detector())
+    }
+
     /// Refuses what cannot work. Whether a file is a video shows only when it is opened.
     pub fn check(&self) -> Result<(), SettingsError> {
         match self.sampling {
@@ -314,6 +322,7 @@ impl CameraSettings {
             Sampling::Fps(_) | Sampling::Every(_) => {}
         }
         self.check_publish()?;
+        self.motion.check().map_err(|out| self.out_of_range(out))?;
         match &self.source {
             Source::File(file) => {
                 self.check_readable("source.file.path", &file.path)?;
@@ -333,6 +342,10 @@ impl CameraSettings {
         range: &'static str,
     ) -> SettingsError {
         SettingsError::Range { camera: self.name.clone(), field, value: value.to_string(), range }
+    }
+
+    fn out_of_range(&self, OutOfRange { field, value, range }: OutOfRange) -> SettingsError {
+        self.range(field, value, range)
     }
 
     fn contradiction(&self, what: &'static str) -> SettingsError {

@@ -7,6 +7,11 @@
 //! - Every `seq` that comes in goes out once: as an observation, or in a skip. A frame on which the
 //!   detector fails is a skip with the reason `detector-failed`; a picture that cannot be encoded is
 //!   named as lost beside its observation.
+//! - Where nothing moves, a frame is not looked at but accounted for in a skip with the reason
+//!   `no-motion`, closed each second; see [`motion`]. That is decided here and not in the camera's
+//!   thread, because a detection decides about the frames after it: so a recording gives the same
+//!   observations however fast it is read, and a still frame costs this thread less than it costs to
+//!   wake it.
 //! - Cameras take turns by chance among those that have a frame; one that gives many does not hold
 //!   up one that gives few.
 //! - When nobody takes observations it waits, and with it capture: a live camera then skips.
@@ -21,9 +26,12 @@ pub mod command;
 pub mod detector;
 pub mod jpeg;
 pub mod model;
+pub mod motion;
+pub mod region;
 mod resize;
 pub mod runtime;
 pub mod settings;
+mod still;
 pub mod suppression;
 pub mod tensor;
 mod worker;
@@ -36,12 +44,14 @@ use picket_wire::observation::{Observation, Reason, Skip};
 use picket_wire::{CameraName, Picture};
 
 pub use detector::{DetectError, Detector, DetectorIdentity, LoadError};
+pub use motion::MotionSettings;
+pub use region::Region;
 pub use runtime::Runtime;
-pub use settings::{DetectSettings, PublishPolicy, PublishSettings, SettingsError};
+pub use settings::{DetectSettings, OutOfRange, PublishPolicy, PublishSettings, SettingsError};
 
 use crate::capture::{Captured, SourcePosition};
 use jpeg::{Encoder, JpegError};
-use worker::{Input, Worker};
+use worker::{Camera, Worker};
 
 /// What detection hands on. Every captured `seq` is in exactly one of these.
 #[derive(Debug, Clone)]
@@ -86,6 +96,20 @@ pub enum SpawnError {
     Thread(#[source] std::io::Error),
 }
 
+/// A camera whose frames are to be looked at.
+pub struct CameraInput {
+    /// Its name.
+    pub name: CameraName,
+    /// Whether frames in which nothing moves are left out.
+    pub gated: bool,
+    /// What counts as motion.
+    pub motion: MotionSettings,
+    /// What is published.
+    pub publish: PublishSettings,
+    /// Its frames.
+    pub frames: Receiver<Captured>,
+}
+
 /// A detector that runs.
 pub struct DetectorHandle {
     /// What it is made of.
@@ -97,17 +121,14 @@ pub struct DetectorHandle {
 /// Loads the detector and starts its thread.
 pub fn spawn(
     settings: &DetectSettings,
-    inputs: Vec<(CameraName, PublishSettings, Receiver<Captured>)>,
+    cameras: Vec<CameraInput>,
     out: Sender<Observed>,
 ) -> Result<DetectorHandle, SpawnError> {
     let detector = Detector::load(settings).map_err(SpawnError::Load)?;
     let encoder = Encoder::new().map_err(SpawnError::Encoder)?;
     let identity = detector.identity().clone();
-    let inputs = inputs
-        .into_iter()
-        .map(|(camera, publish, frames)| Input { camera, publish, frames })
-        .collect();
-    let worker = Worker { detector, encoder, inputs, out };
+    let cameras = cameras.into_iter().map(Camera::new).collect();
+    let worker = Worker { detector, encoder, cameras, out, outbox: Vec::new() };
     let join = std::thread::Builder::new()
         .name("detect".to_owned())
         .spawn(move || worker.run())

@@ -1,64 +1,138 @@
 //! The one thread that looks at the frames of all cameras.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Select, Sender};
+use crossbeam_channel::{Receiver, RecvError, Select, Sender};
 use picket_wire::observation::{Detection, FrameFate, Observation, Reason, Skip};
 use picket_wire::{CameraName, Picture, observation};
 
-use super::Observed;
 use super::detector::Detector;
 use super::jpeg::{Encoder, Jpeg};
+use super::motion::{Gate, Motion};
 use super::settings::PublishSettings;
+use super::still::StillRun;
+use super::{CameraInput, Observed};
 use crate::capture::{Captured, Frame};
 
-/// Where one camera's frames come from, and what is published of them.
-pub(super) struct Input {
-    pub camera: CameraName,
-    pub publish: PublishSettings,
-    pub frames: Receiver<Captured>,
+/// How often runs that are still open are looked after, while no frame comes.
+const LOOK_AFTER: Duration = Duration::from_millis(250);
+
+/// One camera, as detection has it.
+pub(super) struct Camera {
+    name: CameraName,
+    publish: PublishSettings,
+    frames: Receiver<Captured>,
+    /// `None` if every frame is looked at.
+    gate: Option<Gate>,
+    still: StillRun,
+}
+
+impl Camera {
+    /// Of which nothing was seen.
+    pub fn new(input: CameraInput) -> Self {
+        let CameraInput { name, gated, motion, publish, frames } = input;
+        let gate = gated.then(|| Gate::new(motion));
+        Self { name, publish, frames, gate, still: StillRun::default() }
+    }
+
+    /// The gate's word on a frame, if there is a gate.
+    fn judge(&mut self, frame: &Frame) -> Option<Motion> {
+        let gate = self.gate.as_mut()?;
+        Some(gate.judge(frame.planes.y(), frame.planes.range(), frame.stamp.mono_us))
+    }
 }
 
 pub(super) struct Worker {
     pub detector: Detector,
     pub encoder: Encoder,
-    pub inputs: Vec<Input>,
+    pub cameras: Vec<Camera>,
     pub out: Sender<Observed>,
+    /// What is to be handed on, in this order.
+    pub outbox: Vec<Observed>,
 }
 
 impl Worker {
     /// Until every camera's channel is closed and empty, or nobody takes observations any more.
     pub fn run(mut self) {
-        while !self.inputs.is_empty() {
-            // Of the cameras that have a frame one is drawn by chance, so that none is starved
-            // whatever the others' rates; a round would have to remember where it was.
-            let mut select = Select::new();
-            for input in &self.inputs {
-                select.recv(&input.frames);
+        while !self.cameras.is_empty() {
+            match self.next() {
+                Some((index, Ok(captured))) => self.look_at(index, captured),
+                Some((index, Err(RecvError))) => {
+                    self.close_run(index);
+                    self.cameras.remove(index);
+                }
+                None => self.look_after_runs(),
             }
-            let ready = select.select();
-            let index = ready.index();
-            let Ok(captured) = ready.recv(&self.inputs[index].frames) else {
-                self.inputs.remove(index);
-                continue;
-            };
-            let observed = self.look_at(index, captured);
-            if self.out.send(observed).is_err() {
+            if self.hand_on().is_err() {
                 return;
             }
         }
     }
 
-    fn look_at(&mut self, index: usize, captured: Captured) -> Observed {
+    /// Waits for a frame of any camera; not for ever while there is something to look after.
+    fn next(&self) -> Option<(usize, Result<Captured, RecvError>)> {
+        // Of the cameras that have a frame one is drawn by chance, so that none is starved
+        // whatever the others' rates; a round would have to remember where it was.
+        let mut select = Select::new();
+        for camera in &self.cameras {
+            select.recv(&camera.frames);
+        }
+        let ready = match self.cameras.iter().any(|camera| camera.still.is_open()) {
+            true => select.select_timeout(LOOK_AFTER).ok()?,
+            false => select.select(),
+        };
+        let index = ready.index();
+        Some((index, ready.recv(&self.cameras[index].frames)))
+    }
+
+    fn hand_on(&mut self) -> Result<(), crossbeam_channel::SendError<Observed>> {
+        self.outbox.drain(..).try_for_each(|observed| self.out.send(observed))
+    }
+
+    fn look_after_runs(&mut self) {
+        let now = Instant::now();
+        let old = self.cameras.iter_mut().filter_map(|camera| camera.still.close_old(now));
+        self.outbox.extend(old.map(Observed::Skipped));
+    }
+
+    /// Hands on the run of still frames, before what comes after them.
+    fn close_run(&mut self, index: usize) {
+        let closed = self.cameras[index].still.close();
+        self.outbox.extend(closed.map(Observed::Skipped));
+    }
+
+    fn look_at(&mut self, index: usize, captured: Captured) {
         match captured {
-            Captured::Skipped(skip) => Observed::Skipped(skip),
-            Captured::Ended { camera, position } => Observed::Ended { camera, position },
-            Captured::Frame(frame) => self.look_at_frame(index, frame),
+            Captured::Skipped(skip) => {
+                self.close_run(index);
+                self.outbox.push(Observed::Skipped(skip));
+            }
+            Captured::Ended { camera, position } => {
+                self.close_run(index);
+                self.outbox.push(Observed::Ended { camera, position });
+            }
+            Captured::Frame(frame) => match self.cameras[index].judge(&frame) {
+                Some(Motion { looks: false, .. }) => self.pass_by(index, frame),
+                motion => {
+                    self.close_run(index);
+                    let observed = self.look_at_frame(index, frame, motion);
+                    self.outbox.push(observed);
+                }
+            },
         }
     }
 
-    fn look_at_frame(&mut self, index: usize, frame: Frame) -> Observed {
-        let camera = self.inputs[index].camera.to_string();
+    fn pass_by(&mut self, index: usize, frame: Frame) {
+        let camera = &mut self.cameras[index];
+        metrics::counter!(
+            "picket_agent_detect_still_total", "camera" => camera.name.to_string()
+        )
+        .increment(1);
+        self.outbox.extend(camera.still.add(frame).map(Observed::Skipped));
+    }
+
+    fn look_at_frame(&mut self, index: usize, frame: Frame, motion: Option<Motion>) -> Observed {
+        let camera = self.cameras[index].name.to_string();
         let began = Instant::now();
         let found = self.detector.detect(&frame.planes);
         metrics::histogram!("picket_agent_detect_seconds").record(began.elapsed().as_secs_f64());
@@ -68,7 +142,11 @@ impl Worker {
             Ok(detections) => {
                 metrics::counter!("picket_agent_detect_objects_total", "camera" => camera)
                     .increment(detections.len() as u64);
-                self.observed(index, frame, detections)
+                if let (Some(gate), false) = (&mut self.cameras[index].gate, detections.is_empty())
+                {
+                    gate.found(frame.stamp.mono_us);
+                }
+                self.observed(index, frame, motion, detections)
             }
             Err(error) => {
                 metrics::counter!("picket_agent_detect_failed_total", "camera" => camera.clone())
@@ -83,8 +161,14 @@ impl Worker {
         }
     }
 
-    fn observed(&mut self, index: usize, frame: Frame, detections: Vec<Detection>) -> Observed {
-        let publishes = self.inputs[index].publish.policy.publishes(detections.len());
+    fn observed(
+        &mut self,
+        index: usize,
+        frame: Frame,
+        motion: Option<Motion>,
+        detections: Vec<Detection>,
+    ) -> Observed {
+        let publishes = self.cameras[index].publish.policy.publishes(detections.len());
         let (picture, picture_lost) = match publishes.then(|| self.picture(index, &frame)) {
             None => (None, None),
             Some(Some(picture)) => (Some(picture), None),
@@ -100,7 +184,7 @@ impl Worker {
                 name: identity.model_name.clone(),
                 model_sha256: identity.model_sha256.clone(),
             },
-            motion_score: None,
+            motion_score: motion.map(|motion| motion.score),
             // A picture that was lost is published all the same: a gap record of the frames says
             // that it is missing.
             frame: if publishes { FrameFate::Published } else { FrameFate::Withheld },
@@ -110,7 +194,7 @@ impl Worker {
     }
 
     fn picture(&mut self, index: usize, frame: &Frame) -> Option<Picture> {
-        let Input { camera, publish, .. } = &self.inputs[index];
+        let Camera { name: camera, publish, .. } = &self.cameras[index];
         let began = Instant::now();
         let encoded = self.encoder.encode(&frame.planes, publish);
         metrics::histogram!("picket_agent_detect_encode_seconds")
