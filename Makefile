@@ -14,7 +14,7 @@ CARGO = PATH="$$(install/cargo-path.sh):$$PATH" cargo
 BIN := $(or $(CARGO_TARGET_DIR),target)/debug
 STACK_DIR ?= .cache/run/stack
 
-.PHONY: help demo test check generate check-detector test-fresh deps fetch build stack stack-down clean-all
+.PHONY: help demo test check generate check-detector test-fresh deps fetch build stack stack-down clean-all deb
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,11 @@ check: ## run the linters: format, clippy with warnings as errors, licences and 
 
 generate: ## write references, schemas and golden messages anew from the types
 	@UPDATE_GENERATED=1 $(CARGO) test --locked --quiet -p picket-wire -p picket-edge-agent -p picket-aggregator --test published
+
+deb: ## make the .deb packages in target/deb (ARCH=amd64 or arm64; PROFILE=dev packs the debug build)
+	@install/install-packages.sh deb
+	@$(MAKE) fetch
+	@packaging/build.sh $(ARCH)
 
 check-detector: ## compare the detector's boxes with OpenCV's, frame by frame
 	@$(CARGO) build --quiet --locked -p picket-edge-agent --bins

@@ -1,5 +1,6 @@
 #!/bin/bash
 # Installs the Debian packages that are missing, after it has said which, and how much disk they take.
+# Further lists are named as arguments: `deb` stands for packages-deb.txt.
 # Needs root or sudo only when something is missing.
 set -euo pipefail
 
@@ -42,7 +43,7 @@ missing_of() {
 
 check_system
 export DEBIAN_FRONTEND=noninteractive
-mapfile -t wanted < <(listed "$here/packages.txt")
+mapfile -t wanted < <(listed "$here/packages.txt"; for list in "$@"; do listed "$here/packages-$list.txt"; done)
 if cargo=$("$here/cargo-path.sh"); then
     say "Rust: $("$cargo/cargo" --version) in $cargo"
 else

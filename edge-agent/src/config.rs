@@ -29,6 +29,7 @@ pub struct Settings {
     #[serde(default)]
     pub folder: Vec<FolderSettings>,
     /// What finds faces.
+    #[serde(default)]
     pub detect: detect::DetectSettings,
     /// What is kept on disk until the broker has it.
     #[serde(default)]

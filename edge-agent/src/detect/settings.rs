@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DetectSettings {
-    /// The model's file.
+    /// The model's file; the default is where the package puts it.
+    #[serde(default = "default_model")]
     pub model: PathBuf,
     /// SHA-256 that the file must have, hex; not checked if unset.
     #[serde(default)]
@@ -17,7 +18,8 @@ pub struct DetectSettings {
     /// Name of the model in `models/MANIFEST.toml`: it stands in every observation.
     #[serde(default = "default_model_name")]
     pub model_name: String,
-    /// ONNX Runtime's shared library.
+    /// ONNX Runtime's shared library; the default is where the package puts it.
+    #[serde(default = "default_runtime_library")]
     pub runtime_library: PathBuf,
     /// Least score of a detection, 0 to 1.
     #[serde(default = "default_score_threshold")]
@@ -32,6 +34,14 @@ pub struct DetectSettings {
     /// Threads that one frame is computed on.
     #[serde(default = "default_threads")]
     pub threads: usize,
+}
+
+fn default_model() -> PathBuf {
+    "/usr/share/picket-edge-agent/yunet.onnx".into()
+}
+
+fn default_runtime_library() -> PathBuf {
+    "/usr/lib/picket-edge-agent/libonnxruntime.so".into()
 }
 
 fn default_model_name() -> String {
@@ -52,6 +62,12 @@ fn default_input_width_px() -> u32 {
 
 fn default_threads() -> usize {
     1
+}
+
+impl Default for DetectSettings {
+    fn default() -> Self {
+        Self::new(&default_model(), &default_runtime_library())
+    }
 }
 
 /// A setting that cannot work, and what would.

@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# Builds the programs and packs them into target/deb/<architecture>/*.deb.
+#
+#   packaging/build.sh [amd64|arm64]
+#
+# PROFILE=dev packs the programs of the debug build instead, for tests that need a package soon.
+# DEB_VERSION overrides the version, which is else the workspace's.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+own=$(dpkg --print-architecture)
+arch=${1:-$own}
+profile=${PROFILE:-release}
+say() { echo "deb: $*"; }
+
+case $arch in
+  amd64) triple=x86_64-unknown-linux-gnu ;;
+  arm64) triple=aarch64-unknown-linux-gnu ;;
+  *) echo "deb: ARCH=$arch is not known: amd64 or arm64" >&2; exit 1 ;;
+esac
+# cargo's folder of a profile; only that of `dev` has another name.
+folder=$profile
+[ "$profile" = dev ] && folder=debug
+target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
+cache=$(realpath "${PICKET_CACHE:-.cache}")
+version=${DEB_VERSION:-$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)-1}
+out=$target/deb/$arch
+source=$out/source
+
+build=(build --locked --profile "$profile" --bins -p picket-edge-agent -p picket-aggregator -p picket-pki)
+say "building for $arch (profile $profile)"
+if [ "$arch" = "$own" ]; then
+  PATH="$(install/cargo-path.sh):$PATH" cargo "${build[@]}"
+  programs=$target/$folder
+  sysroot=
+else
+  packaging/cross.sh "$arch" "${build[@]}"
+  programs=$target/$triple/$folder
+  sysroot=$cache/cross/$arch
+fi
+
+say "packing version $version"
+rm -rf "$source"
+mkdir -p "$source"
+cp -r packaging/debian "$source/debian"
+cat > "$source/debian/changelog" <<END
+picket ($version) stable; urgency=medium
+
+  * What changed for users stands in changelog.gz, beside this file.
+
+ -- $(sed -n 's/^Maintainer: //p' packaging/debian/control)  $(git log -1 --format=%cD)
+END
+# xz is most of the time for a debug build, which nobody keeps.
+compression=xz
+[ "$profile" = dev ] && compression=gzip
+(
+  cd "$source"
+  export REPO=$OLDPWD PROGRAMS=$programs CACHE=$cache COMPRESSION=$compression
+  [ -z "$sysroot" ] || export SYSROOT=$sysroot
+  dpkg-buildpackage --build=binary --host-arch "$arch" --unsigned-changes --unsigned-buildinfo \
+    --no-check-builddeps > "$out/build.log" 2>&1
+) || { tail -40 "$out/build.log" >&2; echo "deb: packing failed; the whole log: $out/build.log" >&2; exit 1; }
+for package in picket-edge-agent picket-aggregator picket-pki; do
+  file=$out/${package}_${version}_$arch.deb
+  say "$file ($(( $(stat --format=%s "$file") / 1024 )) KiB)"
+done
