@@ -15,6 +15,16 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 pub async fn until<T>(
     what: &str,
     limit: Duration,
+    look: impl AsyncFnMut() -> Result<std::result::Result<T, String>>,
+) -> Result<T> {
+    until_every(what, limit, LOOK_EVERY, look).await
+}
+
+/// The same for what is dear to look at.
+pub async fn until_every<T>(
+    what: &str,
+    limit: Duration,
+    every: Duration,
     mut look: impl AsyncFnMut() -> Result<std::result::Result<T, String>>,
 ) -> Result<T> {
     let deadline = Instant::now() + limit;
@@ -24,7 +34,7 @@ pub async fn until<T>(
             Err(seen) if Instant::now() >= deadline => {
                 bail!("waited {} s for {what}; last seen: {seen}", limit.as_secs())
             }
-            Err(_) => tokio::time::sleep(LOOK_EVERY).await,
+            Err(_) => tokio::time::sleep(every).await,
         }
     }
 }

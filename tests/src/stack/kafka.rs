@@ -10,9 +10,9 @@ use picket_pki::Role;
 use rdkafka::admin::AdminClient;
 use rdkafka::client::DefaultClientContext;
 
-use super::HOST;
 use super::part::Part;
 use super::settings::Settings;
+use super::{GUESTS_NAME, HOST};
 use crate::checkout::{fetched, repository};
 use crate::process::until;
 
@@ -121,7 +121,7 @@ fn java() -> String {
 }
 
 fn server_properties(settings: &Settings, dir: &Path) -> String {
-    let (kafka, controller) = (settings.ports[0], settings.ports[1]);
+    let (kafka, controller, guests) = (settings.ports[0], settings.ports[1], settings.ports[3]);
     let pki = settings.pki_dir();
     let [broker, admin] = [Role::Broker.principal("kafka"), Role::Admin.principal("admin")];
     format!(
@@ -129,8 +129,11 @@ fn server_properties(settings: &Settings, dir: &Path) -> String {
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@{HOST}:{controller}
-listeners=CLIENT://{HOST}:{kafka},CONTROLLER://{HOST}:{controller}
-listener.security.protocol.map=CLIENT:SSL,CONTROLLER:SSL
+listeners=CLIENT://{HOST}:{kafka},GUESTS://{HOST}:{guests},CONTROLLER://{HOST}:{controller}
+# A broker tells each client where to find it, by the way that the client came: for a virtual machine
+# this host is not 127.0.0.1.
+advertised.listeners=CLIENT://{HOST}:{kafka},GUESTS://{GUESTS_NAME}:{guests}
+listener.security.protocol.map=CLIENT:SSL,GUESTS:SSL,CONTROLLER:SSL
 inter.broker.listener.name=CLIENT
 controller.listener.names=CONTROLLER
 log.dirs={data}

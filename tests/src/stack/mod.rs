@@ -37,6 +37,10 @@ pub use settings::{Credentials, KafkaSettings, MongoSettings, Settings};
 
 /// The services listen here and nowhere else.
 const HOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
+/// What Kafka is called in a virtual machine on this host.
+pub const GUESTS_NAME: &str = "kafka.picket.test";
+/// How many ports a stack has.
+const PORTS: usize = 4;
 
 #[derive(Clone, Debug)]
 pub struct StackOptions {
@@ -75,7 +79,7 @@ impl Stack {
         let dir = fs::canonicalize(dir)?;
         let folder = lock_folder(&dir)?;
         let before = Settings::read(&dir).ok();
-        let leases = ports::lease(3, before.as_ref().map(|settings| settings.ports.clone()))?;
+        let leases = ports::lease(PORTS, before.as_ref().map(|settings| settings.ports.clone()))?;
         let ports: Vec<u16> = leases.iter().map(Lease::port).collect();
 
         let authority = open_or_make_authority(&dir)?;
@@ -174,7 +178,7 @@ fn open_or_make_authority(dir: &Path) -> Result<Authority> {
     } else {
         Authority::init(&pki, picket_pki::MAX_DAYS)?
     };
-    let sans = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec();
+    let sans = ["localhost", "127.0.0.1", "::1", GUESTS_NAME].map(str::to_owned).to_vec();
     let serving = IssueOptions { sans, ..Default::default() };
     let plain = IssueOptions::default();
     for (role, name, options) in [

@@ -9,12 +9,12 @@ use picket_pki::{Authority, Identity, Role};
 use rdkafka::ClientConfig;
 use serde::{Deserialize, Serialize};
 
-use super::{HOST, StackOptions};
+use super::{GUESTS_NAME, HOST, PORTS, StackOptions};
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Settings {
     pub dir: PathBuf,
-    /// Kafka's, its controller's, MongoDB's.
+    /// Kafka's, its controller's, MongoDB's, Kafka's for virtual machines.
     pub ports: Vec<u16>,
     pub kafka: KafkaSettings,
     pub mongodb: MongoSettings,
@@ -25,6 +25,9 @@ pub struct Settings {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct KafkaSettings {
     pub bootstrap: String,
+    /// The same broker for a virtual machine on this host, by the name [`GUESTS_NAME`], which the
+    /// machine must know as its host's address.
+    pub bootstrap_for_guests: String,
     pub topic_prefix: String,
 }
 
@@ -69,8 +72,12 @@ impl Settings {
         authority: &Authority,
         ports: Vec<u16>,
     ) -> Result<Self> {
-        let &[kafka, _, mongodb] = ports.as_slice() else {
-            anyhow::bail!("a stack has 3 ports, not {}", ports.len())
+        let &[kafka, _, mongodb, guests] = ports.as_slice() else {
+            anyhow::bail!(
+                "a stack has {PORTS} ports, and {} has {}: an older stack was made in it; use a new folder",
+                dir.display(),
+                ports.len()
+            )
         };
         let folder = dir.join("mongodb");
         let ca = authority.certificate();
@@ -78,6 +85,7 @@ impl Settings {
             dir: dir.to_owned(),
             kafka: KafkaSettings {
                 bootstrap: format!("{HOST}:{kafka}"),
+                bootstrap_for_guests: format!("{GUESTS_NAME}:{guests}"),
                 topic_prefix: options.topic_prefix.clone(),
             },
             mongodb: MongoSettings {
