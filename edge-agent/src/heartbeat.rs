@@ -135,15 +135,17 @@ struct Look {
 
 impl Stages {
     /// Takes note of how they are. Whether all of them still turn.
-    pub fn look<const N: usize>(
+    /// A stage that is not named any more has ended as it should.
+    pub fn look(
         &self,
-        turns: [(&'static str, u64); N],
+        turns: &[(&'static str, u64)],
         spool_unreadable: Option<String>,
         detector_gone: bool,
         now: Instant,
     ) -> bool {
         let mut look = self.lock();
-        for (stage, count) in turns {
+        look.turns.retain(|stage, _| turns.iter().any(|(named, _)| named == stage));
+        for &(stage, count) in turns {
             let known = look.turns.entry(stage).or_insert((count, now));
             if known.0 != count {
                 *known = (count, now);
@@ -230,18 +232,26 @@ mod tests {
         let second = |n| start + Duration::from_secs(n);
         for n in 0..=20 {
             let turns = [("spool", n), ("uplink", n.min(3))];
-            let all_turn = stages.look(turns, None, false, second(n));
+            let all_turn = stages.look(&turns, None, false, second(n));
             assert_eq!(all_turn, n < 18, "second {n}");
         }
         assert_eq!(stages.problems(second(20)), ["the uplink has stood still for 17 s"]);
-        assert!(stages.look([("spool", 21), ("uplink", 4)], None, false, second(21)));
+        assert!(stages.look(&[("spool", 21), ("uplink", 4)], None, false, second(21)));
         assert!(stages.problems(second(21)).is_empty());
+    }
+
+    #[test]
+    fn a_stage_that_ended_does_not_count_as_standing_still() {
+        let (stages, start) = (Stages::default(), Instant::now());
+        assert!(stages.look(&[("detector", 7), ("spool", 1)], None, false, start));
+        assert!(stages.look(&[("spool", 2)], None, false, start + STILL));
+        assert!(stages.problems(start + STILL).is_empty());
     }
 
     #[test]
     fn a_lost_detector_an_unreadable_spool_and_a_stuck_watch_are_named() {
         let (stages, start) = (Stages::default(), Instant::now());
-        assert!(stages.look([("spool", 1)], Some("torn".to_owned()), true, start));
+        assert!(stages.look(&[("spool", 1)], Some("torn".to_owned()), true, start));
         assert_eq!(stages.problems(start), ["the spool: torn", "the detector has ended"]);
         let later = stages.problems(start + STILL);
         assert!(later.iter().any(|problem| problem.contains("looked after itself")), "{later:?}");

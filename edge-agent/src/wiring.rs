@@ -20,7 +20,7 @@ use crate::capture::{
     RecordingLog, ReserveError, ReserveSeq, Seats, SourcePosition, SystemClock,
 };
 use crate::config::Settings;
-use crate::detect::{self, CameraInput};
+use crate::detect::{self, CameraInput, DetectorHandle};
 use crate::heartbeat::{Heartbeat, Stages};
 use crate::spool::{self, Spool, SpoolHandle, SpoolReader};
 use crate::uplink::{Uplink, UplinkHandle};
@@ -85,7 +85,7 @@ struct Agent {
     cameras: Vec<Camera>,
     /// Let go to stop the cameras.
     stop: Option<crossbeam_channel::Sender<()>>,
-    detector: Option<JoinHandle<()>>,
+    detector: Option<DetectorHandle>,
     drain_ms: u64,
     spool: SpoolHandle,
     uplink: UplinkHandle,
@@ -144,7 +144,7 @@ impl Agent {
             device: settings.device.clone(),
             epoch,
             config_sha256: sha256,
-            detector: detector.identity,
+            detector: detector.identity.clone(),
             cameras: cameras.iter().map(|camera| Arc::clone(&camera.account)).collect(),
             ledger: spool.ledger(),
             clock,
@@ -156,7 +156,7 @@ impl Agent {
         Ok(Self {
             cameras,
             stop: Some(stop),
-            detector: Some(detector.join),
+            detector: Some(detector),
             drain_ms: settings.uplink.drain_timeout_ms,
             spool,
             uplink,
@@ -175,7 +175,7 @@ impl Agent {
                 () = shutdown.asked() => return Why::Asked,
             }
             self.beat();
-            let detector_is_gone = self.detector.as_ref().is_some_and(JoinHandle::is_finished);
+            let detector_is_gone = self.detector.as_ref().is_some_and(DetectorHandle::has_ended);
             self.join_ended_cameras();
             if self.cameras.iter().all(|camera| camera.thread.is_none()) {
                 return if self.problems.is_empty() { Why::AllRead } else { Why::BrokeOff };
@@ -189,8 +189,8 @@ impl Agent {
         }
     }
 
-    /// Sends a heartbeat, and tells the service manager that the agent lives. A spool or an uplink
-    /// that stands still holds up everything: then, no longer told so, the service manager starts
+    /// Sends a heartbeat, and tells the service manager that the agent lives. A detector, a
+    /// spool or an uplink that stands still holds up everything: then, no longer told so, the service manager starts
     /// the agent again. Both turn also during a broker outage.
     fn beat(&self) {
         let (wall, _) = self.heartbeat.clock.wall();
@@ -199,9 +199,12 @@ impl Agent {
         if let Some(why) = &unreadable {
             tracing::warn!("the spool cannot be asked for its state: {why}");
         }
-        let detector_gone = self.detector.as_ref().is_some_and(JoinHandle::is_finished);
-        let turns = [("spool", self.spool.turns()), ("uplink", self.uplink.turns())];
-        let all_turn = self.heartbeat.stages.look(turns, unreadable, detector_gone, Instant::now());
+        let detector_gone = self.detector.as_ref().is_some_and(DetectorHandle::has_ended);
+        let mut turns = vec![("spool", self.spool.turns()), ("uplink", self.uplink.turns())];
+        // Recordings that were read leave it without work, and it ends.
+        turns.extend(self.detector.as_ref().map(|detector| ("detector", detector.turns())));
+        let all_turn =
+            self.heartbeat.stages.look(&turns, unreadable, detector_gone, Instant::now());
         if all_turn {
             notify::alive();
         }
@@ -274,7 +277,7 @@ impl Agent {
         loop {
             self.join_ended_cameras();
             let cameras_ended = self.cameras.iter().all(|camera| camera.thread.is_none());
-            let detector_ended = self.detector.as_ref().is_none_or(JoinHandle::is_finished);
+            let detector_ended = self.detector.as_ref().is_none_or(DetectorHandle::has_ended);
             if (cameras_ended && detector_ended) || Instant::now() >= deadline {
                 break;
             }
@@ -288,9 +291,9 @@ impl Agent {
         let Some(detector) = self.detector.take() else {
             return;
         };
-        if !detector.is_finished() {
+        if !detector.has_ended() {
             self.problem("the detector does not end and is left behind".to_owned());
-        } else if detector.join().is_err() {
+        } else if detector.join.join().is_err() {
             self.problem("the detector broke off; see the log before".to_owned());
         }
     }

@@ -37,6 +37,8 @@ pub mod tensor;
 mod worker;
 pub mod yunet;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender};
@@ -116,6 +118,19 @@ pub struct DetectorHandle {
     pub identity: DetectorIdentity,
     /// Its thread, which ends when all cameras' channels are closed and empty, or `out` is closed.
     pub join: JoinHandle<()>,
+    turns: Arc<AtomicU64>,
+}
+
+impl DetectorHandle {
+    /// How often its loop has turned: at least once a second, also without a frame.
+    pub fn turns(&self) -> u64 {
+        self.turns.load(Ordering::Relaxed)
+    }
+
+    /// Whether its thread has ended.
+    pub fn has_ended(&self) -> bool {
+        self.join.is_finished()
+    }
 }
 
 /// Loads the detector and starts its thread.
@@ -128,10 +143,12 @@ pub fn spawn(
     let encoder = Encoder::new().map_err(SpawnError::Encoder)?;
     let identity = detector.identity().clone();
     let cameras = cameras.into_iter().map(Camera::new).collect();
-    let worker = Worker { detector, encoder, cameras, out, outbox: Vec::new() };
+    let turns = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&turns);
+    let worker = Worker { detector, encoder, cameras, out, outbox: Vec::new(), turns: counted };
     let join = std::thread::Builder::new()
         .name("detect".to_owned())
         .spawn(move || worker.run())
         .map_err(SpawnError::Thread)?;
-    Ok(DetectorHandle { identity, join })
+    Ok(DetectorHandle { identity, join, turns })
 }

@@ -1,5 +1,7 @@
 //! The one thread that looks at the frames of all cameras.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvError, Select, Sender};
@@ -16,6 +18,8 @@ use crate::capture::{Captured, Frame};
 
 /// How often runs that are still open are looked after, while no frame comes.
 const LOOK_AFTER: Duration = Duration::from_millis(250);
+/// The loop turns at least this often, so that standing still can be told from having no frame.
+const TURN: Duration = Duration::from_secs(1);
 
 /// One camera, as detection has it.
 pub(super) struct Camera {
@@ -49,12 +53,15 @@ pub(super) struct Worker {
     pub out: Sender<Observed>,
     /// What is to be handed on, in this order.
     pub outbox: Vec<Observed>,
+    /// Counts the loop's turns.
+    pub turns: Arc<AtomicU64>,
 }
 
 impl Worker {
     /// Until every camera's channel is closed and empty, or nobody takes observations any more.
     pub fn run(mut self) {
         while !self.cameras.is_empty() {
+            self.turns.fetch_add(1, Ordering::Relaxed);
             match self.next() {
                 Some((index, Ok(captured))) => self.look_at(index, captured),
                 Some((index, Err(RecvError))) => {
@@ -69,7 +76,7 @@ impl Worker {
         }
     }
 
-    /// Waits for a frame of any camera; not for ever while there is something to look after.
+    /// Waits for a frame of any camera, for the time until there is something else to do.
     fn next(&self) -> Option<(usize, Result<Captured, RecvError>)> {
         // Of the cameras that have a frame one is drawn by chance, so that none is starved
         // whatever the others' rates; a round would have to remember where it was.
@@ -77,10 +84,8 @@ impl Worker {
         for camera in &self.cameras {
             select.recv(&camera.frames);
         }
-        let ready = match self.cameras.iter().any(|camera| camera.still.is_open()) {
-            true => select.select_timeout(LOOK_AFTER).ok()?,
-            false => select.select(),
-        };
+        let open = self.cameras.iter().any(|camera| camera.still.is_open());
+        let ready = select.select_timeout(if open { LOOK_AFTER } else { TURN }).ok()?;
         let index = ready.index();
         Some((index, ready.recv(&self.cameras[index].frames)))
     }
