@@ -129,7 +129,8 @@ def prepare(entry, raw):
     if step != "symbolic-input-size":
         raise FetchError(f"{entry['name']}: unknown prepare step {step!r}; known is 'symbolic-input-size'")
     try:
-        prepared = symbolic_input.make_input_size_symbolic(raw, entry["input"]["name"])
+        dims = entry.get("symbolic_output_dims", [1])
+        prepared = symbolic_input.make_input_size_symbolic(raw, entry["description"]["input"]["name"], dims)
     except symbolic_input.NotAnOnnxGraph as error:
         raise FetchError(f"{entry['name']}: {entry['file']} cannot be rewritten: {error}") from None
     if sha256(prepared) != entry["prepared_sha256"]:

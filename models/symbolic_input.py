@@ -7,15 +7,20 @@ what the original computes.
 
 What changes, in the terms of onnx.proto:
   ModelProto.graph (7)
-    GraphProto.input (11)       the named input's last two dimensions become `height` and `width`
-    GraphProto.output (12)      every dimension but the first becomes symbolic where it depends on
-                                the picture (the caller says which: `symbolic_output_dims`)
+    GraphProto.input (11)       the named input's last two dimensions become `height` and `width`, the
+                                first `batch` if it was exported for more than one picture at a time
+                                removed: one that only names a weight. Old exporters list them all, and
+                                a runtime must then expect other weights with each picture, and folds
+                                none of them
+    GraphProto.output (12)      the dimensions that depend on the picture become symbolic (the caller
+                                says which: `symbolic_output_dims`)
     GraphProto.value_info (13)  removed: inferred for the old size, and only a hint to a runtime
 Every other byte is copied, in its order, so the same input always gives the same output.
 """
 
 GRAPH = 7
-GRAPH_INPUT, GRAPH_OUTPUT, GRAPH_VALUE_INFO = 11, 12, 13
+GRAPH_WEIGHT, GRAPH_INPUT, GRAPH_OUTPUT, GRAPH_VALUE_INFO = 5, 11, 12, 13
+WEIGHT_NAME = 8
 VALUE_NAME, VALUE_TYPE = 1, 2
 TYPE_TENSOR = 1
 TENSOR_SHAPE = 2
@@ -90,9 +95,9 @@ def _rewrite(data, path, change):
     return bytes(out)
 
 
-def _name(value_info):
-    for number, _, value, _ in _fields(value_info):
-        if number == VALUE_NAME:
+def _name(message, field=VALUE_NAME):
+    for number, wire, value, _ in _fields(message):
+        if number == field and wire == BYTES:
             return value.decode()
     return ""
 
@@ -118,12 +123,20 @@ def make_input_size_symbolic(model, input_name, symbolic_output_dims=(1,)):
     """Returns the model with the height and width of `input_name` (laid out NCHW) symbolic."""
     found = []
 
+    def input_symbol(index, size):
+        if index == 0:
+            return None if size in (None, 1) else "batch"
+        return {2: "height", 3: "width"}.get(index)
+
     def graph(data):
         out = bytearray()
+        weights = {_name(value, WEIGHT_NAME) for number, _, value, _ in _fields(data) if number == GRAPH_WEIGHT}
         for number, wire, value, raw in _fields(data):
             if number == GRAPH_INPUT and _name(value) == input_name:
                 found.append(input_name)
-                raw = _message(number, _with_dims(value, lambda i, _: {2: "height", 3: "width"}.get(i)))
+                raw = _message(number, _with_dims(value, input_symbol))
+            elif number == GRAPH_INPUT and _name(value) in weights:
+                continue
             elif number == GRAPH_OUTPUT:
                 name = _name(value)
                 raw = _message(

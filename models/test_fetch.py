@@ -23,8 +23,12 @@ def value(number, name, *sizes):
     return message(number, message(onnx.VALUE_NAME, name.encode()), kind)
 
 
+def weight(name):
+    return message(onnx.GRAPH_WEIGHT, message(onnx.WEIGHT_NAME, name.encode()), message(9, bytes(range(200))))
+
+
 def model(*values):
-    weights = message(5, bytes(range(200)))
+    weights = weight("conv.weight")
     return onnx._varint(1 << 3) + b"\x08" + message(onnx.GRAPH, weights, *values) + message(8, b"\x10\x0b")
 
 
@@ -58,6 +62,18 @@ class SymbolicInput(unittest.TestCase):
         result = onnx.make_input_size_symbolic(self.model, "input")
         self.assertIn(bytes(range(200)), result)
         self.assertTrue(result.endswith(message(8, b"\x10\x0b")))
+
+    def test_a_batch_is_no_fixed_number_and_weights_are_no_inputs(self):
+        batched = model(
+            value(onnx.GRAPH_INPUT, "input", 10, 3, 32, 32),
+            value(onnx.GRAPH_INPUT, "conv.weight", 4, 5, 6, 7),
+            value(onnx.GRAPH_OUTPUT, "heat", 10, 1, 8, 8),
+        )
+        result = onnx.make_input_size_symbolic(batched, "input", [0, 2, 3])
+        self.assertEqual(dims(result, onnx.GRAPH_INPUT, "input"), [b"batch", 3, b"height", b"width"])
+        self.assertEqual(dims(result, onnx.GRAPH_INPUT, "conv.weight"), [])
+        self.assertEqual(dims(result, onnx.GRAPH_OUTPUT, "heat"), [b"heat_0", 1, b"heat_2", b"heat_3"])
+        self.assertIn(weight("conv.weight"), result)
 
     def test_a_rewrite_of_a_rewritten_model_changes_nothing(self):
         once = onnx.make_input_size_symbolic(self.model, "input")

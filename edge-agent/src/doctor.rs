@@ -81,7 +81,32 @@ fn model(page: &mut Page, settings: &Settings) {
             page.line("model", &text);
             let library = settings.detect.runtime_library.display();
             page.line("runtime", &format!("ONNX Runtime {} ({library})", identity.runtime_version));
+            provider(page, identity);
         }
+    }
+    providers(page, settings);
+}
+
+fn provider(page: &mut Page, identity: &detect::DetectorIdentity) {
+    let text = match &identity.fallback {
+        None => format!("{} computes the model", identity.provider),
+        // No reason not to start: the processor is slower, and finds the same.
+        Some(why) => format!("WARNING: {} computes the model: {why}", identity.provider),
+    };
+    page.line("provider", &text);
+}
+
+/// What the runtime could compute with, and what is known of it.
+fn providers(page: &mut Page, settings: &Settings) {
+    // One that cannot be loaded is a problem of the model's line.
+    let Ok(runtime) = detect::Runtime::load(&settings.detect.runtime_library) else {
+        return;
+    };
+    let there = detect::Provider::in_runtime(&runtime);
+    for provider in detect::Provider::ALL {
+        let there = if there.contains(&provider) { "in the runtime" } else { "not in the runtime" };
+        let tested = if provider.is_tested() { "tested" } else { "untested" };
+        page.line("provider", &format!("{provider}: {there}, {tested}"));
     }
 }
 

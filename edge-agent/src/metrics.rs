@@ -67,6 +67,18 @@ pub const TABLE: &[Metric] = &[
         "Frames on which the detector failed; each is in a skip record.",
     ),
     metric(
+        "picket_agent_detect_provider",
+        MetricKind::Gauge,
+        &["provider"],
+        "1 for what computes the model.",
+    ),
+    metric(
+        "picket_agent_detect_provider_fallback",
+        MetricKind::Gauge,
+        &[],
+        "1 while the processor computes the model because `detect.provider` cannot be used.",
+    ),
+    metric(
         "picket_agent_detect_encode_seconds",
         MetricKind::Histogram,
         &[],

@@ -299,7 +299,9 @@ fn the_command_writes_a_line_per_frame_and_the_pictures_the_model_saw() {
     let arguments = |json, dump| Arguments {
         file: common::clip(),
         model: None,
+        model_description: None,
         runtime_library: None,
+        provider: None,
         score_threshold: Some(0.5),
         input_width_px: Some(100),
         json,

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use picket_edge_agent::config::Settings;
+use picket_edge_agent::detect::description::Description;
 use picket_service::{metrics, published, reference};
 
 fn page(name: &str) -> std::path::PathBuf {
@@ -17,6 +18,16 @@ fn the_config_reference_says_what_the_types_say() -> Result<(), String> {
         reference::markdown::<Settings>().trim_end()
     );
     published::check(&page("config-edge-agent.md"), &(text + "\n"))
+}
+
+#[test]
+fn the_reference_of_model_descriptions_says_what_the_types_say() -> Result<(), String> {
+    let text = format!(
+        "# Description of a model\n\nGenerated from the types by `make generate`. The TOML file beside a \
+         model of your own; `models/README.md` has an example.\n\n{}",
+        reference::markdown::<Description>().trim_end()
+    );
+    published::check(&page("model-description.md"), &(text + "\n"))
 }
 
 #[test]

@@ -9,6 +9,7 @@ use picket_wire::observation::Detection;
 use serde::Serialize;
 
 use super::detector::{DetectError, Detector, LoadError};
+use super::provider::Provider;
 use super::settings::{DetectSettings, SettingsError};
 use crate::capture::CaptureError;
 use crate::capture::pipeline::{Next, Pipeline};
@@ -22,9 +23,15 @@ pub struct Arguments {
     /// The model's file, instead of the configured one.
     #[arg(long)]
     pub model: Option<PathBuf>,
+    /// The description of a model of your own, if it does not lie beside the model.
+    #[arg(long)]
+    pub model_description: Option<PathBuf>,
     /// ONNX Runtime's shared library, instead of the configured one.
     #[arg(long)]
     pub runtime_library: Option<PathBuf>,
+    /// What computes the model, instead of what is configured. Nothing takes over if it cannot be used.
+    #[arg(long)]
+    pub provider: Option<Provider>,
     /// Least score of a detection, 0 to 1.
     #[arg(long)]
     pub score_threshold: Option<f32>,
@@ -54,6 +61,14 @@ impl Arguments {
         if let Some(model) = &self.model {
             settings.model.clone_from(model);
             settings.model_sha256 = None;
+            settings.model_description = None;
+        }
+        if let Some(description) = &self.model_description {
+            settings.model_description = Some(description.clone());
+        }
+        if let Some(provider) = self.provider {
+            settings.provider = provider;
+            settings.provider_required = true;
         }
         if let Some(library) = &self.runtime_library {
             settings.runtime_library.clone_from(library);

@@ -1,19 +1,22 @@
-//! The detector: planes in, faces out.
+//! The detector: planes in, things out.
 
 use ort::value::TensorRef;
+use picket_service::logging::chain;
 use picket_wire::observation::{Detection, MAX_DETECTIONS};
 
-use super::model::{Model, ModelError};
+use super::candidate::{Candidate, Output, OutputError};
+use super::description::{Decoder, Description};
+use super::model::{self, Model, ModelError, ModelFile};
+use super::provider::Provider;
 use super::resize::ResizeError;
 use super::runtime::{Runtime, RuntimeError};
 use super::settings::DetectSettings;
 use super::suppression;
-use super::tensor::Tensor;
-use super::yunet::{self, Face, Grid, GridError, OUTPUTS, STRIDES};
+use super::tensor::{Form, Tensor};
 use crate::capture::Planes;
 
-/// What a detection is called on the wire.
-const CLASS: &str = "face";
+/// Frame that a model is tried on when it is loaded, pixels.
+const TRIAL_PX: (u32, u32) = (640, 360);
 
 /// What the detector is made of, as the status and the observations name it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +27,10 @@ pub struct DetectorIdentity {
     pub model_sha256: String,
     /// Version of ONNX Runtime.
     pub runtime_version: String,
+    /// What computes it.
+    pub provider: Provider,
+    /// Why it is not the provider that was asked for.
+    pub fallback: Option<String>,
 }
 
 /// Why there is no detector.
@@ -35,6 +42,35 @@ pub enum LoadError {
     /// No model.
     #[error("cannot load the model")]
     Model(#[source] ModelError),
+    /// A thing is to be reported that the model does not know.
+    #[error("detect.classes: {model} does not know {class:?}; its labels are {labels}")]
+    NoClass {
+        /// Name of the model.
+        model: String,
+        /// What was asked for.
+        class: String,
+        /// What there is.
+        labels: String,
+    },
+    /// The model loads, and does not give what its decoder reads.
+    #[error("detect.model: {path} cannot be used as its description says")]
+    Trial {
+        /// The file.
+        path: String,
+        /// Why.
+        source: DetectError,
+    },
+    /// The provider that must be used cannot.
+    #[error(
+        "detect.provider = {provider} cannot be used, and detect.provider_required forbids the \
+         processor instead"
+    )]
+    Provider {
+        /// What was asked for.
+        provider: Provider,
+        /// Why it cannot.
+        source: Box<LoadError>,
+    },
 }
 
 /// Why one frame could not be looked at. The next one may be.
@@ -55,43 +91,82 @@ pub enum DetectError {
     #[error("the model's output {name} cannot be read")]
     Output {
         /// Which.
-        name: &'static str,
+        name: String,
         /// Why.
         source: Option<ort::Error>,
     },
-    /// An output does not fit the picture.
-    #[error("the model's outputs do not fit the picture")]
-    Grid(#[source] GridError),
+    /// An output is not what its decoder reads.
+    #[error("the model's outputs cannot be decoded for a picture of {0}x{1} pixels", px.0, px.1)]
+    Decode {
+        /// Pixels, filled up.
+        px: (u32, u32),
+        /// Why.
+        source: OutputError,
+    },
 }
 
-/// Finds faces. One frame at a time.
+/// Finds things. One frame at a time.
 pub struct Detector {
     model: Model,
+    description: Description,
     identity: DetectorIdentity,
     tensor: Tensor,
     score_threshold: f32,
     nms_iou: f32,
-    input_width_px: u32,
+    /// By label, whether it is reported.
+    reported: Vec<bool>,
 }
 
 impl Detector {
-    /// Loads the runtime and the model.
+    /// Loads the runtime and the model. A provider that cannot be used is replaced by the processor,
+    /// unless it is required; the identity says so.
     pub fn load(settings: &DetectSettings) -> Result<Self, LoadError> {
         let runtime = Runtime::load(&settings.runtime_library).map_err(LoadError::Runtime)?;
-        let model = Model::load(settings, &runtime).map_err(LoadError::Model)?;
-        let identity = DetectorIdentity {
-            model_name: settings.model_name.clone(),
-            model_sha256: model.sha256.clone(),
-            runtime_version: runtime.version().to_owned(),
+        let file = ModelFile::read(settings).map_err(LoadError::Model)?;
+        let provider = settings.provider;
+        let source = match Self::load_on(provider, settings, &runtime, &file) {
+            Err(error) if provider != Provider::Cpu => error,
+            loaded_or_failed => return loaded_or_failed,
         };
-        Ok(Self {
+        if settings.provider_required {
+            return Err(LoadError::Provider { provider, source: Box::new(source) });
+        }
+        let mut detector = Self::load_on(Provider::Cpu, settings, &runtime, &file)?;
+        detector.identity.fallback = Some(chain(&source));
+        Ok(detector)
+    }
+
+    fn load_on(
+        provider: Provider,
+        settings: &DetectSettings,
+        runtime: &Runtime,
+        file: &ModelFile,
+    ) -> Result<Self, LoadError> {
+        let reported = reported(&settings.classes, &file.description)?;
+        let model = file.open(runtime, provider, settings.threads).map_err(LoadError::Model)?;
+        let description = file.description.clone();
+        let form = Form::new(&description.input, model.fixed_px, settings.input_width_px);
+        let identity = DetectorIdentity {
+            model_name: description.name.clone(),
+            model_sha256: file.sha256.clone(),
+            runtime_version: runtime.version().to_owned(),
+            provider,
+            fallback: None,
+        };
+        let mut detector = Self {
             model,
             identity,
-            tensor: Tensor::default(),
+            tensor: Tensor::new(form),
             score_threshold: settings.score_threshold,
-            nms_iou: settings.nms_iou,
-            input_width_px: settings.input_width_px,
-        })
+            nms_iou: nms_iou(&description, settings.nms_iou),
+            description,
+            reported,
+        };
+        // What a model gives is only known for sure when it gave it once.
+        detector.tensor.make_room(TRIAL_PX);
+        let path = || file.path().display().to_string();
+        detector.compute(1.0).map_err(|source| LoadError::Trial { path: path(), source })?;
+        Ok(detector)
     }
 
     /// What it is made of.
@@ -104,7 +179,7 @@ impl Detector {
         &self.tensor
     }
 
-    /// The faces in a frame, the surest first, in pixels of the frame.
+    /// The things in a frame, the surest first, in pixels of the frame.
     pub fn detect(&mut self, planes: &Planes) -> Result<Vec<Detection>, DetectError> {
         self.detect_from(planes, self.score_threshold)
     }
@@ -117,19 +192,18 @@ impl Detector {
         planes: &Planes,
         least_score: f32,
     ) -> Result<Vec<Detection>, DetectError> {
-        self.tensor.fill(planes, self.input_width_px).map_err(DetectError::Resize)?;
-        let faces = self.compute(least_score)?;
-        let boxes: Vec<[f32; 4]> = faces.iter().map(|face| face.box_px).collect();
-        let scores: Vec<f32> = faces.iter().map(|face| face.score).collect();
-        let mut kept = suppression::keep(&boxes, &scores, self.nms_iou);
+        self.tensor.fill(planes).map_err(DetectError::Resize)?;
+        let mut candidates = self.compute(least_score)?;
+        candidates.retain(|candidate| self.reported[candidate.label]);
+        let mut kept = suppression::keep(candidates, self.nms_iou);
         kept.truncate(MAX_DETECTIONS);
         let (width, height) = self.tensor.picture_px;
         let scale = [planes.width() as f32 / width as f32, planes.height() as f32 / height as f32];
-        Ok(kept.into_iter().map(|index| detection(&faces[index], scale)).collect())
+        Ok(kept.iter().map(|candidate| self.detection(candidate, scale)).collect())
     }
 
-    /// Every face of at least this score, in pixels of the model's picture.
-    fn compute(&mut self, least_score: f32) -> Result<Vec<Face>, DetectError> {
+    /// Every thing of at least this score, in pixels of the model's picture.
+    fn compute(&mut self, least_score: f32) -> Result<Vec<Candidate>, DetectError> {
         let px = self.tensor.padded_px;
         let failed = |source| DetectError::Compute { px, source };
         let shape = [1, 3, px.1 as usize, px.0 as usize];
@@ -137,34 +211,52 @@ impl Detector {
             TensorRef::from_array_view((shape, self.tensor.data.as_slice())).map_err(failed)?;
         let inputs = ort::inputs![self.model.input.as_str() => input];
         let outputs = self.model.session.run(inputs).map_err(failed)?;
-        let values = |name: &'static str| {
-            let value = outputs.get(name).ok_or(DetectError::Output { name, source: None })?;
-            let read = value.try_extract_tensor::<f32>();
-            read.map(|(_, values)| values)
-                .map_err(|source| DetectError::Output { name, source: Some(source) })
+        let read = |name: &'_ String| {
+            let unreadable = |source| DetectError::Output { name: name.clone(), source };
+            let value = outputs.get(name).ok_or_else(|| unreadable(None))?;
+            let tensor = value.try_extract_tensor::<f32>();
+            tensor.map_err(|source| unreadable(Some(source)))
         };
-        let mut faces = Vec::new();
-        for (stride, [class, object, boxes, landmarks]) in STRIDES.into_iter().zip(OUTPUTS) {
-            let grid = Grid {
-                stride,
-                class: values(class)?,
-                object: values(object)?,
-                boxes: values(boxes)?,
-                landmarks: values(landmarks)?,
-            };
-            yunet::decode(&grid, px, least_score, &mut faces).map_err(DetectError::Grid)?;
+        let names = &self.model.outputs;
+        let tensors = names.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+        let parts: Vec<Output<'_>> = names
+            .iter()
+            .zip(&tensors)
+            .map(|(name, (shape, values))| Output { name, shape, values })
+            .collect();
+        model::decode(&self.description, &parts, px, least_score)
+            .map_err(|source| DetectError::Decode { px, source })
+    }
+
+    fn detection(&self, candidate: &Candidate, [scale_x, scale_y]: [f32; 2]) -> Detection {
+        let [x, y, width, height] = candidate.box_px;
+        let (left, top) = self.tensor.corner_px;
+        let point = |x: f32, y: f32| [(x - left as f32) * scale_x, (y - top as f32) * scale_y];
+        let [x, y] = point(x, y);
+        Detection {
+            box_px: [x, y, width * scale_x, height * scale_y],
+            score: candidate.score,
+            class: self.description.labels[candidate.label].clone(),
+            landmarks: candidate.landmarks.iter().flatten().map(|[x, y]| point(*x, *y)).collect(),
+            quality: None,
         }
-        Ok(faces)
     }
 }
 
-fn detection(face: &Face, [scale_x, scale_y]: [f32; 2]) -> Detection {
-    let [x, y, width, height] = face.box_px;
-    Detection {
-        box_px: [x * scale_x, y * scale_y, width * scale_x, height * scale_y],
-        score: face.score,
-        class: CLASS.to_owned(),
-        landmarks: face.landmarks.iter().map(|[x, y]| [x * scale_x, y * scale_y]).collect(),
-        quality: None,
+/// The overlap from which a box is dropped; none for a model that has dropped them.
+fn nms_iou(description: &Description, configured: f32) -> f32 {
+    match description.decoder {
+        Decoder::YoloV10 => 1.0,
+        _ => configured,
     }
+}
+
+/// By label, whether it is reported: all of them where none is named.
+fn reported(classes: &[String], description: &Description) -> Result<Vec<bool>, LoadError> {
+    let labels = &description.labels;
+    if let Some(class) = classes.iter().find(|class| !labels.contains(class)) {
+        let (model, class) = (description.name.clone(), class.clone());
+        return Err(LoadError::NoClass { model, class, labels: labels.join(", ") });
+    }
+    Ok(labels.iter().map(|label| classes.is_empty() || classes.contains(label)).collect())
 }

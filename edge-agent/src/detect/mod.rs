@@ -21,12 +21,16 @@
 //!   of them at once.
 //! - Faces below about ten pixels in the model's picture (`input_width_px`) are not found.
 
+pub mod candidate;
+mod centerface;
 mod colour;
 pub mod command;
+pub mod description;
 pub mod detector;
 pub mod jpeg;
 pub mod model;
 pub mod motion;
+pub mod provider;
 pub mod region;
 mod resize;
 pub mod runtime;
@@ -35,7 +39,8 @@ mod still;
 pub mod suppression;
 pub mod tensor;
 mod worker;
-pub mod yunet;
+mod yolo;
+mod yunet;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -47,6 +52,7 @@ use picket_wire::{CameraName, Picture};
 
 pub use detector::{DetectError, Detector, DetectorIdentity, LoadError};
 pub use motion::MotionSettings;
+pub use provider::Provider;
 pub use region::Region;
 pub use runtime::Runtime;
 pub use settings::{DetectSettings, OutOfRange, PublishPolicy, PublishSettings, SettingsError};
@@ -142,6 +148,7 @@ pub fn spawn(
     let detector = Detector::load(settings).map_err(SpawnError::Load)?;
     let encoder = Encoder::new().map_err(SpawnError::Encoder)?;
     let identity = detector.identity().clone();
+    report_provider(&identity, settings.provider);
     let cameras = cameras.into_iter().map(Camera::new).collect();
     let turns = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&turns);
@@ -151,4 +158,21 @@ pub fn spawn(
         .spawn(move || worker.run())
         .map_err(SpawnError::Thread)?;
     Ok(DetectorHandle { identity, join, turns })
+}
+
+/// What computes the model, and whether that is what was asked for.
+fn report_provider(identity: &DetectorIdentity, asked_for: Provider) {
+    let provider = identity.provider;
+    metrics::gauge!("picket_agent_detect_provider", "provider" => provider.as_str()).set(1.0);
+    metrics::gauge!("picket_agent_detect_provider_fallback").set(if identity.fallback.is_some() {
+        1.0
+    } else {
+        0.0
+    });
+    if let Some(why) = &identity.fallback {
+        tracing::warn!(
+            target: "detect", %asked_for, %provider, why,
+            "the model is computed by {provider} instead of {asked_for}: {why}"
+        );
+    }
 }

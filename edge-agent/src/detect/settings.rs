@@ -5,30 +5,45 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::provider::Provider;
+
 /// The detector, which all cameras share.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DetectSettings {
-    /// The model's file; the default is where the package puts it.
+    /// The model's file: YuNet, CenterFace, or one of your own with a description beside it, see
+    /// `models/README.md`; the default is where the package puts YuNet.
     #[serde(default = "default_model")]
     pub model: PathBuf,
+    /// The description of a model of your own; that beside it, called as it is with `.toml` at the end,
+    /// if unset. YuNet and CenterFace are known by their digest and need none.
+    #[serde(default)]
+    pub model_description: Option<PathBuf>,
     /// SHA-256 that the file must have, hex; not checked if unset.
     #[serde(default)]
     pub model_sha256: Option<String>,
-    /// Name of the model in `models/MANIFEST.toml`: it stands in every observation.
-    #[serde(default = "default_model_name")]
-    pub model_name: String,
-    /// ONNX Runtime's shared library; the default is where the package puts it.
+    /// ONNX Runtime's shared library, the packaged one or a vendor's for its accelerator; the default
+    /// is where the package puts its own.
     #[serde(default = "default_runtime_library")]
     pub runtime_library: PathBuf,
+    /// What computes the model. All but `cpu` are untested, and need a vendor's `runtime_library`.
+    #[serde(default)]
+    pub provider: Provider,
+    /// Refuse to start if `provider` cannot be used. Otherwise the processor takes over, and the log,
+    /// the metrics and `doctor` say so.
+    #[serde(default)]
+    pub provider_required: bool,
+    /// The things that are reported, by the model's labels; all of them if empty.
+    #[serde(default)]
+    pub classes: Vec<String>,
     /// Least score of a detection, 0 to 1.
     #[serde(default = "default_score_threshold")]
     pub score_threshold: f32,
-    /// Overlap from which the weaker of two boxes is dropped, as intersection over union, 0 to 1.
+    /// Overlap from which the weaker of two boxes of one class is dropped, as intersection over union, 0 to 1.
     #[serde(default = "default_nms_iou")]
     pub nms_iou: f32,
     /// Width at which the detector looks, pixels; the height follows. A smaller frame is looked at
-    /// as it is. Smaller is faster, and misses small faces.
+    /// as it is. Smaller is faster, and misses small faces. A model that fixes its size is given that.
     #[serde(default = "default_input_width_px")]
     pub input_width_px: u32,
     /// Threads that one frame is computed on.
@@ -42,10 +57,6 @@ fn default_model() -> PathBuf {
 
 fn default_runtime_library() -> PathBuf {
     "/usr/lib/picket-edge-agent/libonnxruntime.so".into()
-}
-
-fn default_model_name() -> String {
-    "yunet".to_owned()
 }
 
 fn default_score_threshold() -> f32 {
@@ -84,9 +95,12 @@ impl DetectSettings {
     pub fn new(model: &Path, runtime_library: &Path) -> Self {
         Self {
             model: model.to_owned(),
+            model_description: None,
             model_sha256: None,
-            model_name: default_model_name(),
             runtime_library: runtime_library.to_owned(),
+            provider: Provider::default(),
+            provider_required: false,
+            classes: Vec::new(),
             score_threshold: default_score_threshold(),
             nms_iou: default_nms_iou(),
             input_width_px: default_input_width_px(),
