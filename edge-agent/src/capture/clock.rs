@@ -1,11 +1,11 @@
 //! The device's two clocks.
 
-use std::path::Path;
-
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use picket_wire::observation::ClockState;
+
+use super::time_source::TimeSource;
 
 /// The clocks, as a seam for tests.
 pub trait Clock: Send + Sync {
@@ -21,12 +21,13 @@ pub trait Clock: Send + Sync {
 #[derive(Debug)]
 pub struct SystemClock {
     epoch_start_us: u64,
+    time_source: TimeSource,
 }
 
 impl SystemClock {
     /// An epoch that starts now.
     pub fn start() -> Self {
-        Self { epoch_start_us: boottime_us() }
+        Self { epoch_start_us: boottime_us(), time_source: TimeSource::watch() }
     }
 }
 
@@ -36,7 +37,7 @@ impl Clock for SystemClock {
     }
 
     fn wall(&self) -> (Option<Timestamp>, ClockState) {
-        judge(Timestamp::now(), is_synchronised())
+        judge(Timestamp::now(), self.time_source.keeps_clock())
     }
 }
 
@@ -62,17 +63,6 @@ fn boottime_us() -> u64 {
     debug_assert_eq!(result, 0);
     u64::try_from(time.tv_sec).unwrap_or_default() * 1_000_000
         + u64::try_from(time.tv_nsec).unwrap_or_default() / 1_000
-}
-
-/// The kernel knows whether a time source keeps its clock. systemd-timesyncd's mark is asked too,
-/// since it outlives a kernel that reports an error estimate past its limit.
-fn is_synchronised() -> bool {
-    // SAFETY: all fields of `timex` are integers, for which zero is valid; `modes` zero only reads.
-    let mut state: libc::timex = unsafe { std::mem::zeroed() };
-    // SAFETY: `state` is a valid place for the call to write to, and the call keeps no pointer to it.
-    let result = unsafe { libc::adjtimex(&mut state) };
-    let by_kernel = result >= 0 && state.status & libc::STA_UNSYNC == 0;
-    by_kernel || Path::new("/run/systemd/timesync/synchronized").exists()
 }
 
 #[cfg(test)]

@@ -38,6 +38,7 @@ pub mod settings;
 pub mod source;
 mod stamp;
 pub mod state;
+mod time_source;
 pub mod v4l2;
 
 use std::sync::Arc;

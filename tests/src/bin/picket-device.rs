@@ -1,12 +1,12 @@
 //! `picket-device`: the virtual device for developers.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use picket_tests::device::{Boot, Machine};
+use picket_tests::device::{Boot, Machine, Site, claims};
 
 /// Longest that a command of a developer may take.
 const COMMAND: Duration = Duration::from_secs(1800);
@@ -32,19 +32,57 @@ enum Command {
         #[arg(required = true, trailing_var_arg = true)]
         script: Vec<String>,
     },
+    /// Installs the package on a new machine, and shows each claim of the device test.
+    Test {
+        /// The agent's package, for this architecture.
+        #[arg(long)]
+        package: PathBuf,
+        /// Folder for everything that is written; a temporary one if unset.
+        #[arg(long)]
+        dir: Option<PathBuf>,
+        /// Makes every limit so many times as long, on a machine that has other work.
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=20))]
+        patience: u32,
+    },
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<ExitCode> {
     match Cli::parse().command {
         Command::Run { dir, script } => run(dir, &script.join(" ")).await,
+        Command::Test { package, dir, patience } => test(dir, &package, patience).await,
     }
 }
 
-async fn run(dir: Option<PathBuf>, script: &str) -> Result<ExitCode> {
-    let temporary = tempfile::Builder::new().prefix("picket-device.").tempdir()?;
+fn temporary() -> Result<tempfile::TempDir> {
+    Ok(tempfile::Builder::new().prefix("picket-device.").tempdir()?)
+}
+
+async fn test(dir: Option<PathBuf>, package: &Path, patience: u32) -> Result<ExitCode> {
+    let start = Instant::now();
+    let temporary = temporary()?;
     let dir = dir.unwrap_or_else(|| temporary.path().to_owned());
-    let mut machine = Machine::new(&dir, &[])?;
+    if patience > 1 {
+        println!("device test: every limit is {patience} times as long, so no time is shown");
+    }
+    let mut site = Site::start(&dir, patience).await?;
+    let failed = claims::show(&mut site, package).await;
+    let seconds = start.elapsed().as_secs();
+    anyhow::ensure!(
+        failed.is_empty(),
+        "after {seconds} s, these do not hold: {}",
+        failed.join(", ")
+    );
+    site.machine.shut_down().await.context("the last shutdown")?;
+    site.fleet.stop().await?;
+    println!("device test: all claims hold, {seconds} s");
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn run(dir: Option<PathBuf>, script: &str) -> Result<ExitCode> {
+    let temporary = temporary()?;
+    let dir = dir.unwrap_or_else(|| temporary.path().to_owned());
+    let mut machine = Machine::new(&dir)?;
     machine.boot(&Boot::default()).await?;
     let output = machine.try_run(script, COMMAND).await?;
     print!("{}", output.out);

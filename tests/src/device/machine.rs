@@ -45,9 +45,9 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A machine with a new disk in `dir`, from the image that `packages` of Debian are added to.
-    pub fn new(dir: &Path, packages: &[String]) -> Result<Self> {
-        let image = image(packages)?;
+    /// A machine with a new disk in `dir`.
+    pub fn new(dir: &Path) -> Result<Self> {
+        let image = image()?;
         fs::create_dir_all(dir.join("share"))?;
         let dir = fs::canonicalize(dir)?;
         let disk = image.join("disk.ext4");
@@ -202,10 +202,9 @@ async fn answer(connection: &mut BufReader<UnixStream>) -> Result<()> {
 }
 
 /// The image's folder, made if it is not there.
-fn image(packages: &[String]) -> Result<PathBuf> {
+fn image() -> Result<PathBuf> {
     let script = repository().join("tests/device/image.sh");
     let output = Command::new(&script)
-        .args(packages)
         .stderr(std::process::Stdio::inherit())
         .output()
         .with_context(|| format!("start {}", script.display()))?;
