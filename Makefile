@@ -14,7 +14,7 @@ CARGO = PATH="$$(install/cargo-path.sh):$$PATH" cargo
 BIN := $(or $(CARGO_TARGET_DIR),target)/debug
 STACK_DIR ?= .cache/run/stack
 
-.PHONY: help demo test check generate check-detector test-fresh deps fetch build stack stack-down clean-all deb
+.PHONY: help demo test check generate check-detector test-fresh test-device deps fetch build stack stack-down clean-all deb
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,7 @@ test: ## install what is missing and run all tests
 	@$(CARGO) test --locked --workspace --exclude picket-tests --no-fail-fast
 	@$(CARGO) test --locked --package picket-tests --no-fail-fast -- --test-threads=1
 	@$(MAKE) check-detector
+	@tests/device/security.sh
 
 check: ## run the linters: format, clippy with warnings as errors, licences and sources
 	@install/install-packages.sh
@@ -56,6 +57,15 @@ check-detector: ## compare the detector's boxes with OpenCV's, frame by frame
 
 test-fresh: ## run `make demo` and `make test` on a bare Debian 12 in a folder (WHO=root, user, both)
 	@tests/fresh/run.sh $(or $(WHO),both)
+
+test-device: ## install the .deb on a Debian 12 in QEMU, and break things there (PATIENCE=n stretches limits)
+	@install/install-packages.sh deb device
+	@$(MAKE) fetch
+	@echo "make: building programs and package (some minutes the first time)"
+	@$(CARGO) build --locked --bins -p picket-aggregator -p picket-tests
+	@PROFILE=dev packaging/build.sh amd64
+	@$(BIN)/picket-device test --patience $(or $(PATIENCE),1) \
+	  --package "$$(ls -t $(or $(CARGO_TARGET_DIR),target)/deb/amd64/picket-edge-agent_*.deb | head -n 1)"
 
 deps: ## install the system's packages that are missing (says which first; root or sudo)
 	@install/install-packages.sh

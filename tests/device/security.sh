@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# How much the units leave exposed, as systemd itself judges them, without starting anything.
+#
+# Each unit, and the agent's with each drop-in, has a figure that it must not exceed; it is the one that
+# the drop-in's head states. What systemd does not know in them is an error too.
+set -euo pipefail
+cd "$(dirname "$0")/../../systemd"
+command -v systemd-analyze >/dev/null || { echo "security: systemd-analyze is missing: run \`make deps\`" >&2; exit 1; }
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+failed=0
+
+# Lays a unit out as it is installed, with a drop-in if one is named, and compares.
+judge() { # limit, unit, [drop-in]
+  local limit=$1 unit=$2 drop_in=${3:-} root=$folder/root said figure
+  rm -rf "$root"
+  install -D --mode=0644 "$unit.service" "$root/$unit.service"
+  [ -z "$drop_in" ] || install -D --mode=0644 "$drop_in" "$root/$unit.service.d/$(basename "$drop_in")"
+  said=$(cd "$root" && SYSTEMD_UNIT_PATH="$root:" systemd-analyze security --offline=true --no-pager "$unit.service" 2>&1)
+  figure=$(sed -n 's/.*Overall exposure level for [^:]*: \([0-9.]*\) .*/\1/p' <<< "$said")
+  echo "security: $unit${drop_in:+ with $(basename "$drop_in")}: ${figure:-unknown} (limit $limit)"
+  if grep --ignore-case 'unknown\|failed to parse\|invalid' <<< "$said" >&2; then failed=1; fi
+  awk -v figure="${figure:-99}" -v limit="$limit" 'BEGIN { exit !(figure <= limit) }' ||
+    { echo "security: $unit is more exposed than $limit" >&2; failed=1; }
+}
+
+judge 1.6 edge-agent
+judge 1.6 aggregator
+for drop_in in edge-agent.service.d/*.conf; do
+  stated=$(sed -n 's/^# Exposure: \([0-9.]*\)$/\1/p' "$drop_in")
+  [ -n "$stated" ] || { echo "security: $drop_in does not state its exposure" >&2; failed=1; continue; }
+  judge "$stated" edge-agent "$drop_in"
+done
+exit $failed
