@@ -64,8 +64,7 @@ fn cameras(page: &mut Page, settings: &Settings) -> Result<()> {
 fn decoders(page: &mut Page) -> Result<()> {
     for report in capture::decoders()? {
         let chosen = if report.chosen { ", the one used" } else { "" };
-        let text =
-            format!("{} {}: {}{chosen}", report.codec, report.element, report.probe.as_str());
+        let text = format!("{} {}: {}{chosen}", report.codec, report.element, report.probe);
         page.line("decoder", &text);
     }
     Ok(())

@@ -103,6 +103,13 @@ impl Heartbeat {
         (!problems.is_empty()).then(|| problems.join("\n"))
     }
 
+    /// Whether no camera makes progress because the drivers of all keep their threads. A new process
+    /// is the last thing that may help then; one camera that still works forbids it.
+    pub fn all_stuck(&self) -> bool {
+        let states = self.cameras.iter().map(|account| account.view().state);
+        all_stuck(states.filter(|state| *state != CameraState::Ended))
+    }
+
     fn camera_problem(&self) -> Option<String> {
         let views: Vec<_> = self.cameras.iter().map(|account| (account, account.view())).collect();
         let failed = |state| matches!(state, CameraState::Failed | CameraState::Stuck);
@@ -114,6 +121,11 @@ impl Heartbeat {
         });
         Some(problems.collect::<Vec<_>>().join("\n"))
     }
+}
+
+fn all_stuck(states: impl Iterator<Item = CameraState>) -> bool {
+    let mut states = states.peekable();
+    states.peek().is_some() && states.all(|state| state == CameraState::Stuck)
 }
 
 /// How long a stage that turns once a second may stand still.
@@ -246,6 +258,15 @@ mod tests {
         assert!(stages.look(&[("detector", 7), ("spool", 1)], None, false, start));
         assert!(stages.look(&[("spool", 2)], None, false, start + STILL));
         assert!(stages.problems(start + STILL).is_empty());
+    }
+
+    #[test]
+    fn one_camera_that_still_works_keeps_the_watchdog_fed() {
+        use CameraState::{Failed, Running, Stuck};
+        assert!(all_stuck([Stuck, Stuck].into_iter()));
+        assert!(!all_stuck([Stuck, Running].into_iter()));
+        assert!(!all_stuck([Stuck, Failed].into_iter()), "what failed is being opened again");
+        assert!(!all_stuck(std::iter::empty()));
     }
 
     #[test]

@@ -42,6 +42,36 @@ pub const TABLE: &[Metric] = &[
     ),
     metric("picket_agent_capture_running", MetricKind::Gauge, &["camera"], "1 while frames flow."),
     metric(
+        "picket_agent_capture_decoder",
+        MetricKind::Gauge,
+        &["camera", "decoder"],
+        "1 for the GStreamer element that decodes.",
+    ),
+    metric(
+        "picket_agent_capture_decoder_failures_total",
+        MetricKind::Counter,
+        &["camera", "decoder"],
+        "Failures of a decoder while it decoded; another takes over, where there is one.",
+    ),
+    metric(
+        "picket_agent_capture_degraded",
+        MetricKind::Gauge,
+        &["camera"],
+        "1 while a decoder stands in for a better one that failed.",
+    ),
+    metric(
+        "picket_agent_capture_hanging_threads",
+        MetricKind::Gauge,
+        &["camera"],
+        "Threads that hang in the camera's driver and were left behind.",
+    ),
+    metric(
+        "picket_agent_capture_picture",
+        MetricKind::Gauge,
+        &["camera", "state"],
+        "1 while its pictures look `frozen` or `black`, or it has `no-signal`: suspicions, not proofs.",
+    ),
+    metric(
         "picket_agent_detect_seconds",
         MetricKind::Histogram,
         &[],

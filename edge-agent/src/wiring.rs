@@ -189,9 +189,10 @@ impl Agent {
         }
     }
 
-    /// Sends a heartbeat, and tells the service manager that the agent lives. A detector, a
-    /// spool or an uplink that stands still holds up everything: then, no longer told so, the service manager starts
-    /// the agent again. Both turn also during a broker outage.
+    /// Sends a heartbeat, and tells the service manager that the agent lives. A detector, a spool or
+    /// an uplink that stands still holds up everything: then, no longer told so, the service manager
+    /// starts the agent again. All turn also during a broker outage. The same when every camera is
+    /// stuck in its driver; one stuck camera among others is no reason.
     fn beat(&self) {
         let (wall, _) = self.heartbeat.clock.wall();
         let spool = self.status.status(wall.map(|now| now.as_millisecond()));
@@ -205,7 +206,7 @@ impl Agent {
         turns.extend(self.detector.as_ref().map(|detector| ("detector", detector.turns())));
         let all_turn =
             self.heartbeat.stages.look(&turns, unreadable, detector_gone, Instant::now());
-        if all_turn {
+        if all_turn && !self.heartbeat.all_stuck() {
             notify::alive();
         }
         let status = self.heartbeat.status(self.uplink.status(), spool.unwrap_or_default());

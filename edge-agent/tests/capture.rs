@@ -4,143 +4,18 @@
 
 mod common;
 
-use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded, never};
-use gstreamer::prelude::*;
-use picket_edge_agent::capture::{
-    self, CameraHandle, CameraSettings, CaptureContext, Captured, Frame, RecordingLog,
-    ReserveError, ReserveSeq, Seats, SourcePosition, SystemClock,
-};
+use common::camera::{Numbers, pattern, recording, settings, start, start_at, start_with};
+use picket_edge_agent::capture::{CameraSettings, Captured, Frame, ReserveError, ReserveSeq};
+use picket_wire::CameraName;
 use picket_wire::observation::ClockState;
 use picket_wire::status::CameraState;
-use picket_wire::{CameraName, EpochId};
 use serde_json::{Value, json};
-
-const LIMIT: Duration = Duration::from_secs(20);
-
-#[derive(Default)]
-struct Numbers(Mutex<HashMap<CameraName, u64>>);
-
-impl ReserveSeq for Numbers {
-    fn reserve(
-        &self,
-        camera: &CameraName,
-        count: u64,
-    ) -> Result<RangeInclusive<u64>, ReserveError> {
-        let mut given = self.0.lock().unwrap();
-        let end = given.entry(camera.clone()).or_default();
-        let first = *end + 1;
-        *end += count;
-        Ok(first..=*end)
-    }
-}
-
-/// Remembers one place for every recording.
-struct Log(Option<(u64, bool)>);
-
-impl RecordingLog for Log {
-    fn position(&self, _: &CameraName, fingerprint: &str) -> Option<SourcePosition> {
-        let (media_time_ns, at_end) = self.0?;
-        Some(SourcePosition { fingerprint: fingerprint.to_owned(), media_time_ns, at_end })
-    }
-}
-
-struct Camera {
-    handle: CameraHandle,
-    frames: Receiver<Captured>,
-    stop: Sender<()>,
-}
-
-fn settings(settings: Value) -> CameraSettings {
-    serde_json::from_value(settings).unwrap()
-}
-
-fn recording(path: &Path) -> Value {
-    json!({ "name": "cam", "source": { "file": { "path": path, "pace": "none" } } })
-}
-
-fn start_at(settings: CameraSettings, place: Option<(u64, bool)>) -> Camera {
-    start_with(settings, place, Arc::new(Numbers::default()))
-}
-
-fn start_with(
-    settings: CameraSettings,
-    place: Option<(u64, bool)>,
-    reserve: Arc<dyn ReserveSeq>,
-) -> Camera {
-    let (stop, stopped) = bounded(0);
-    let (out, frames) = bounded(3);
-    let context = CaptureContext {
-        device: "box".parse().unwrap(),
-        epoch: EpochId { number: 1, instance: 7 },
-        clock: Arc::new(SystemClock::start()),
-        reserve,
-        recordings: Arc::new(Log(place)),
-        seats: Seats::for_this_machine(),
-        stop: stopped,
-    };
-    let handle = capture::spawn(settings, context, out).unwrap();
-    Camera { handle, frames, stop }
-}
-
-fn start(description: Value) -> Camera {
-    start_at(settings(description), None)
-}
-
-impl Camera {
-    fn next(&self) -> Captured {
-        self.frames.recv_timeout(LIMIT).unwrap_or_else(|error| {
-            panic!("nothing came ({error}); the camera: {:?}", self.handle.account.view())
-        })
-    }
-
-    fn frame(&self) -> Frame {
-        match self.next() {
-            Captured::Frame(frame) => frame,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    /// All frames, and where the recording ended.
-    fn all_frames(&self) -> (Vec<Frame>, Option<SourcePosition>) {
-        let mut frames = Vec::new();
-        loop {
-            match self.next() {
-                Captured::Frame(frame) => frames.push(frame),
-                Captured::Ended { position, .. } => return (frames, position),
-                Captured::Skipped(skip) => panic!("{skip:?}"),
-            }
-        }
-    }
-
-    fn wait_until(&self, what: &str, there: impl Fn(&capture::CameraView) -> bool) {
-        let began = Instant::now();
-        while !there(&self.handle.account.view()) {
-            let view = self.handle.account.view();
-            assert!(began.elapsed() < LIMIT, "not {what} after {LIMIT:?}: {view:?}");
-            let _ = never::<()>().recv_timeout(Duration::from_millis(5));
-        }
-    }
-}
-
-/// Makes a video of 60 frames by a GStreamer launch line that ends before its sink.
-fn make_video(path: &Path, line: &str) {
-    gstreamer::init().unwrap();
-    let line = format!("{line} ! filesink location={}", path.display());
-    let pipeline = gstreamer::parse::launch(&line).unwrap();
-    pipeline.set_state(gstreamer::State::Playing).unwrap();
-    let kinds = [gstreamer::MessageType::Eos, gstreamer::MessageType::Error];
-    let limit = gstreamer::ClockTime::from_seconds(20);
-    let message = pipeline.bus().unwrap().timed_pop_filtered(limit, &kinds).unwrap();
-    pipeline.set_state(gstreamer::State::Null).unwrap();
-    assert!(matches!(message.view(), gstreamer::MessageView::Eos(_)), "{message:?}");
-}
 
 const TEST_VIDEO: &str =
     "videotestsrc num-buffers=60 ! video/x-raw,width=320,height=240 ! avenc_mpeg4";
@@ -262,7 +137,7 @@ fn a_file_that_is_no_video_is_an_error_that_names_it() {
     let folder = tempfile::tempdir().unwrap();
     let clip = std::fs::read(common::clip()).unwrap();
     let of_sound = folder.path().join("sound.wav");
-    make_video(&of_sound, "audiotestsrc num-buffers=20 ! wavenc");
+    common::make_video(&of_sound, "audiotestsrc num-buffers=20 ! wavenc");
     let no_videos = [
         ("text.mp4", b"this is no video".to_vec()),
         ("empty.mp4", Vec::new()),
@@ -308,7 +183,7 @@ fn a_truncated_video_gives_the_frames_it_has() {
     let folder = tempfile::tempdir().unwrap();
     for (name, muxer) in [("a.mkv", "matroskamux"), ("a.mp4", "mp4mux faststart=true")] {
         let path = folder.path().join(name);
-        make_video(&path, &format!("{TEST_VIDEO} ! {muxer}"));
+        common::make_video(&path, &format!("{TEST_VIDEO} ! {muxer}"));
         assert_eq!(start(recording(&path)).all_frames().0.len(), 60, "{name}");
         let whole = std::fs::read(&path).unwrap();
         std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
@@ -324,7 +199,10 @@ fn a_truncated_video_gives_the_frames_it_has() {
 fn a_still_is_a_recording_of_one_frame() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("still.png");
-    make_video(&path, "videotestsrc num-buffers=1 ! video/x-raw,width=99,height=51 ! pngenc");
+    common::make_video(
+        &path,
+        "videotestsrc num-buffers=1 ! video/x-raw,width=99,height=51 ! pngenc",
+    );
     let (frames, _) = start(recording(&path)).all_frames();
     assert_eq!(frames.len(), 1);
     assert_eq!((frames[0].planes.width(), frames[0].planes.height()), (99, 51));
@@ -339,10 +217,6 @@ fn the_decoder_asked_for_is_the_one_that_decodes() {
         camera.frame();
         assert_eq!(camera.handle.account.view().decoder.as_deref(), Some(decoder));
     }
-}
-
-fn pattern(pattern: Value) -> Value {
-    json!({ "name": "cam", "source": { "test-pattern": pattern } })
 }
 
 #[test]

@@ -72,6 +72,18 @@ impl Address {
         })
     }
 
+    /// The host and the port, or the scheme's usual one.
+    pub fn host_and_port(&self, usual: u16) -> Option<(String, u16)> {
+        let (_, _, rest) = self.parts()?;
+        let authority = &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())];
+        let (host, port) = match authority.rsplit_once(':') {
+            // The colons of an IPv6 address stand in brackets.
+            Some((host, port)) if !port.contains(']') => (host, port.parse().ok()?),
+            _ => (authority, usual),
+        };
+        Some((host.trim_matches(['[', ']']).to_owned(), port))
+    }
+
     /// `text` with everything removed that this address must not show. For messages of libraries,
     /// which like to quote the address they were given.
     pub fn scrub(&self, text: &str) -> String {
@@ -178,6 +190,16 @@ mod tests {
         assert_eq!((&*credentials.user, &*credentials.password), ("ad@min", "s3cr:t"));
         assert_eq!(address().without_credentials(), "rtsp://10.0.0.5:554/live?token=abc#x");
         assert!(Address::new("rtsp://host/a@b").credentials().is_none());
+    }
+
+    #[test]
+    fn host_and_port_are_taken_out_of_the_address() {
+        let of = |text: &str| Address::new(text).host_and_port(554);
+        assert_eq!(address().host_and_port(1), Some(("10.0.0.5".to_owned(), 554)));
+        assert_eq!(of("rtsp://cam/live"), Some(("cam".to_owned(), 554)));
+        assert_eq!(of("rtsp://u:p@[fe80::1]:8554"), Some(("fe80::1".to_owned(), 8554)));
+        assert_eq!(of("rtsp://[fe80::1]/a"), Some(("fe80::1".to_owned(), 554)));
+        assert_eq!(of("rtsp://cam:port/a"), None);
     }
 
     #[test]

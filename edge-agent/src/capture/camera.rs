@@ -6,26 +6,30 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 use picket_service::logging::chain;
-use picket_wire::status::CameraState;
+use picket_wire::status::{CameraState, PictureState};
 
 use super::backoff::{self, Backoff};
 use super::clock::Clock;
+use super::decoder::Decoders;
+use super::decoder::chain::Verdict;
+use super::decoder::comeback::Comeback;
+use super::decoder::decoding::Decoding;
 use super::error::CaptureError;
 use super::frame::SourcePosition;
+use super::left_behind::LeftBehind;
 use super::outlet::{Handed, Outlet, Sampled};
-use super::pipeline::{Next, Picture, Pipeline};
+use super::pipeline::{InUse, Opening, Picture};
+use super::reader::{Reader, Report};
 use super::recording::{RecordingLog, fingerprint};
 use super::sampling::Sampler;
 use super::seats::Seat;
 use super::settings::{CameraSettings, Source};
 use super::stamp::{Stamper, Timing};
 use super::state::CameraAccount;
+use super::watch::Watch;
 
 /// Longest wait for a frame before the thread looks around.
 const LOOK_AROUND: Duration = Duration::from_millis(100);
-
-/// How long a live source may give no frame before it is opened again.
-const STALL_LIMIT: Duration = Duration::from_secs(15);
 
 /// Pause before numbers are asked for again.
 const NUMBERS_PAUSE: Duration = Duration::from_secs(1);
@@ -37,6 +41,8 @@ const ROOM_PAUSE: Duration = Duration::from_millis(200);
 enum Finish {
     Ended,
     Stopping,
+    /// A better decoder is back: the source is opened again, to use it.
+    BetterDecoder,
 }
 
 /// Where a camera stands in what it reads.
@@ -71,6 +77,10 @@ pub(super) struct Camera {
     pub stop: Receiver<()>,
     pub account: Arc<CameraAccount>,
     pub outlet: Outlet,
+    pub decoders: Arc<Decoders>,
+    pub comeback: Comeback,
+    pub left_behind: LeftBehind,
+    pub watch: Watch,
     /// Whether the last frame found no number.
     pub without_numbers: bool,
 }
@@ -94,10 +104,19 @@ impl Camera {
         };
         loop {
             let frames_before = place.frames;
-            let error = match self.session(&mut place, &mut stamper) {
+            let outcome = self.session(&mut place, &mut stamper);
+            if place.fingerprint.is_some() {
+                place.done_ns = place.seen_ns.or(place.done_ns);
+            }
+            let error = match outcome {
                 Ok(Finish::Ended) => return self.ended(place.at_end(), None),
                 Ok(Finish::Stopping) => return self.outlet.flush(),
+                Ok(Finish::BetterDecoder) => continue,
                 Err(error) => error,
+            };
+            let error = match self.another_decoder(error, &place) {
+                None => continue,
+                Some(error) => error,
             };
             if !self.settings.opens_again_after(error.advice()) {
                 return match error.ends_a_recording() {
@@ -107,9 +126,6 @@ impl Camera {
             }
             if place.frames > frames_before {
                 backoff.reset();
-            }
-            if place.fingerprint.is_some() {
-                place.done_ns = place.seen_ns.or(place.done_ns);
             }
             let wait = backoff.wait(backoff::random());
             self.failed(&error, wait);
@@ -147,50 +163,113 @@ impl Camera {
             _ if !self.settings.is_recording() => None,
             Source::File(file) => Some(("source.file.path", file.path.clone())),
             Source::Uri(uri) => Some(("source.uri.uri", uri.uri.file_path()?)),
-            Source::V4l2(_) | Source::Rtsp(_) | Source::TestPattern(_) => None,
+            Source::V4l2(_) | Source::Rtsp(_) | Source::Csi(_) | Source::TestPattern(_) => None,
         }
     }
 
-    /// From opening the source to its end.
+    /// From opening the source to its end, and to its being closed.
     fn session(
         &mut self,
         place: &mut Place,
         stamper: &mut Stamper,
     ) -> Result<Finish, CaptureError> {
-        let mut pipeline = {
-            let CameraSettings { source, decoder, .. } = &self.settings;
-            Pipeline::open(source, decoder.as_deref(), place.done_ns)?
+        if let (threads, true) = self.left_behind.look() {
+            let source_name = super::source::name(&self.settings.source);
+            return Err(CaptureError::AllStuck { source_name, threads });
+        }
+        let decoding = Arc::new(Decoding::default());
+        let opening = Opening {
+            source: self.settings.source.clone(),
+            decoders: Arc::clone(&self.decoders),
+            decoding: Arc::clone(&decoding),
+            after_ns: place.done_ns,
         };
+        let patience = seconds(self.settings.watch.stuck_after_s);
+        let mut reader = Reader::start(self.settings.name.as_str(), opening, patience)?;
+        let outcome = self.read(&mut reader, place, stamper);
+        let Some(thread) = reader.close(&self.stop) else {
+            return outcome;
+        };
+        self.left_behind.add(thread);
+        match outcome {
+            Ok(Finish::Ended | Finish::Stopping) | Err(CaptureError::Stuck { .. }) => {}
+            // It ended, and the driver does not let go of it.
+            Ok(Finish::BetterDecoder) | Err(_) => {
+                self.suspect(&decoding);
+                let source_name = super::source::name(&self.settings.source);
+                return Err(CaptureError::Stuck { source_name, silence: patience });
+            }
+        }
+        if outcome.is_err() {
+            self.suspect(&decoding);
+        }
+        outcome
+    }
+
+    /// A thread hangs: if it may hang in the decoder, another decoder is used from now on.
+    fn suspect(&self, decoding: &Decoding) {
+        if let Some(element) = decoding.may_hang() {
+            self.account.decoder_failed(&element);
+            self.decoders.failed(&element, "a thread hangs, and may hang in it");
+        }
+    }
+
+    fn read(
+        &mut self,
+        reader: &mut Reader,
+        place: &mut Place,
+        stamper: &mut Stamper,
+    ) -> Result<Finish, CaptureError> {
         let mut sampler = match place.done_ns {
             Some(done_ns) => Sampler::after(self.settings.sampling, done_ns),
             None => Sampler::new(self.settings.sampling),
         };
+        self.watch.begin_anew();
+        let mut stands_in = None;
         let mut last_frame = Instant::now();
         loop {
             if self.stopping() {
                 return Ok(Finish::Stopping);
             }
             self.outlet.close_old_run();
-            match pipeline.next(LOOK_AROUND)? {
-                Next::Picture(picture) => {
-                    if pipeline.pictures() == 1 {
-                        self.running(pipeline.decoder());
-                    }
+            match reader.next(LOOK_AROUND)? {
+                Report::Began(in_use) => {
+                    stands_in = self.stand_in(&in_use);
+                    self.running(in_use);
+                }
+                Report::Picture(picture) => {
                     last_frame = Instant::now();
-                    let handed = self.take(picture, place, &mut sampler, stamper, &pipeline);
+                    let handed = self.take(picture, place, &mut sampler, stamper);
                     if handed == Handed::Stopping {
                         return Ok(Finish::Stopping);
                     }
+                    // Waiting for the detector is not the source's silence.
+                    last_frame = last_frame.max(Instant::now());
                 }
-                Next::Nothing => self.check_for_stall(last_frame)?,
-                Next::End if self.settings.repeats() => {
+                Report::Nothing => self.check_for_stall(last_frame)?,
+                Report::Signal(there) => self.watch.signal(there),
+                Report::End { .. } if self.settings.repeats() => {
                     place.pass_began_ns += place.seen_ns.take().unwrap_or_default() + FRAME_GAP_NS;
-                    pipeline.rewind()?;
+                    reader.rewind();
                 }
-                Next::End if self.settings.is_live() => return Err(self.live_ended()),
-                Next::End => return self.whole(&pipeline, place).map(|()| Finish::Ended),
+                Report::End { .. } if self.settings.is_live() => return Err(self.live_ended()),
+                Report::End { duration_ns } => {
+                    return self.whole(duration_ns, place).map(|()| Finish::Ended);
+                }
+            }
+            self.judge_pictures();
+            if let Some(better) = stands_in.as_deref().and_then(|it| self.comeback.look(it)) {
+                self.better_decoder(&better);
+                return Ok(Finish::BetterDecoder);
             }
         }
+    }
+
+    /// The decoder in use, if it stands in for a better one that may come back. A recording is not
+    /// interrupted for that.
+    fn stand_in(&self, in_use: &InUse) -> Option<String> {
+        let degraded = in_use.turn.as_ref().filter(|turn| turn.degraded.is_some())?;
+        (!self.settings.is_recording()).then(|| degraded.element.clone())
     }
 
     fn take(
@@ -199,7 +278,6 @@ impl Camera {
         place: &mut Place,
         sampler: &mut Sampler,
         stamper: &mut Stamper,
-        pipeline: &Pipeline,
     ) -> Handed {
         let Picture { planes, media_time_ns, age } = picture;
         if place.done_ns.is_some_and(|done_ns| media_time_ns <= done_ns) {
@@ -212,6 +290,7 @@ impl Camera {
         if !sampler.takes(media_time_ns) {
             return Handed::On;
         }
+        self.watch.picture(&planes, Instant::now());
         let stamp = stamper.stamp(&*self.clock, media_time_ns, age);
         let position = place.fingerprint.clone().map(|fingerprint| SourcePosition {
             fingerprint,
@@ -219,10 +298,9 @@ impl Camera {
             at_end: false,
         });
         let sampled = Sampled { stamp, planes, position };
-        let decoder = pipeline.decoder();
         match (self.number(), self.settings.waits_for_detector()) {
-            (Ok(seq), true) => self.outlet.hand_on(seq, sampled, decoder),
-            (Ok(seq), false) => self.outlet.offer(seq, sampled, decoder),
+            (Ok(seq), true) => self.outlet.hand_on(seq, sampled),
+            (Ok(seq), false) => self.outlet.offer(seq, sampled),
             (Err(handed), _) => handed,
         }
     }
@@ -280,20 +358,47 @@ impl Camera {
     }
 
     fn check_for_stall(&self, last_frame: Instant) -> Result<(), CaptureError> {
-        if self.settings.is_live() && last_frame.elapsed() >= STALL_LIMIT {
+        let limit = seconds(self.settings.watch.stall_after_s);
+        if self.settings.is_live() && last_frame.elapsed() >= limit {
             return Err(CaptureError::Stalled {
                 source_name: super::source::name(&self.settings.source),
-                silence: STALL_LIMIT,
+                silence: limit,
             });
         }
         Ok(())
     }
 
+    /// Says once when its pictures begin to look wrong, and once when they are well again.
+    fn judge_pictures(&self) {
+        let picture = self.watch.state(Instant::now());
+        if !self.account.set_picture(picture) {
+            return;
+        }
+        let camera = &self.settings.name;
+        match picture {
+            Some(PictureState::Frozen) => tracing::warn!(
+                target: "capture", %camera,
+                "camera {camera}: the same picture for {} s; it may be frozen, or the scene be still",
+                self.settings.watch.frozen_after_s.unwrap_or(super::watch::FROZEN_AFTER_S)
+            ),
+            Some(PictureState::Black) => {
+                tracing::warn!(target: "capture", %camera, "camera {camera}: the picture is black")
+            }
+            Some(PictureState::NoSignal) => {
+                tracing::warn!(target: "capture", %camera, "camera {camera}: no signal at its input")
+            }
+            Some(PictureState::Changing) => {
+                tracing::info!(target: "capture", %camera, "camera {camera}: its pictures change")
+            }
+            None => {}
+        }
+    }
+
     /// A container that lost its tail often just ends. It is taken as cut off when a tenth of what it
     /// promises, and more than a second, is not there; a soundtrack may be a little longer.
-    fn whole(&self, pipeline: &Pipeline, place: &Place) -> Result<(), CaptureError> {
+    fn whole(&self, duration_ns: Option<u64>, place: &Place) -> Result<(), CaptureError> {
         let read_ns = place.seen_ns.unwrap_or_default();
-        match pipeline.duration_ns() {
+        match duration_ns {
             Some(promised_ns)
                 if promised_ns.saturating_sub(read_ns) > (promised_ns / 10).max(SECOND_NS) =>
             {
@@ -320,15 +425,56 @@ impl Camera {
     }
 
     /// Said before the first frame is handed on: whoever has a frame can ask what decoded it.
-    fn running(&self, decoder: Option<String>) {
-        self.account.set_decoder(decoder.clone());
-        let (camera, decoder) = (&self.settings.name, decoder.unwrap_or_else(|| "none".to_owned()));
-        tracing::info!(
-            target: "capture", %camera, decoder,
-            "camera {camera}: frames flow from {} (decoder {decoder})",
-            super::source::name(&self.settings.source)
-        );
+    fn running(&self, in_use: InUse) {
+        let camera = &self.settings.name;
+        let decoder = in_use.element.clone().unwrap_or_else(|| "none".to_owned());
+        let source = super::source::name(&self.settings.source);
+        match in_use.turn.as_ref().and_then(|turn| turn.degraded.as_deref()) {
+            None => tracing::info!(
+                target: "capture", %camera, decoder,
+                "camera {camera}: frames flow from {source} (decoder {decoder})"
+            ),
+            Some(degraded) => tracing::warn!(
+                target: "capture", %camera, decoder,
+                "camera {camera}: frames flow from {source}, degraded: {degraded}"
+            ),
+        }
+        self.account.set_decoder(in_use);
         self.account.set_state(CameraState::Running, None);
+    }
+
+    /// After a failure of the decoder another takes over at once, since nothing is wrong with the
+    /// source. When there is none left, the stream is at fault; that error is given back, as any
+    /// other is.
+    fn another_decoder(&self, error: CaptureError, place: &Place) -> Option<CaptureError> {
+        let CaptureError::DecoderFailed { source_name, element, why } = &error else {
+            return Some(error);
+        };
+        let camera = &self.settings.name;
+        self.account.decoder_failed(element);
+        if self.decoders.failed(element, why) == Verdict::NextTakesOver {
+            tracing::warn!(
+                target: "capture", %camera, decoder = element, error = &error as &dyn std::error::Error,
+                "camera {camera}: another decoder takes over"
+            );
+            self.account.set_state(CameraState::Opening, Some(chain(&error)));
+            return None;
+        }
+        let (source_name, why) =
+            (source_name.clone(), format!("no decoder is left; {element}: {why}"));
+        Some(match place.frames {
+            0 => CaptureError::NotVideo { source_name, why },
+            _ => CaptureError::Broken { source_name, why },
+        })
+    }
+
+    fn better_decoder(&self, better: &str) {
+        let camera = &self.settings.name;
+        tracing::info!(
+            target: "capture", %camera, decoder = better,
+            "camera {camera}: {better} decodes again; the source is opened anew to use it"
+        );
+        self.account.set_state(CameraState::Opening, None);
     }
 
     fn failed(&mut self, error: &CaptureError, wait: Duration) {
@@ -338,7 +484,13 @@ impl Camera {
             wait_ms = wait.as_millis() as u64,
             "camera {camera} failed and will be opened again"
         );
-        self.account.set_state(CameraState::Failed, Some(chain(error)));
+        // While a thread hangs in its driver, whatever else fails comes of that.
+        let state = match self.left_behind.look() {
+            (0, _) => CameraState::Failed,
+            _ => CameraState::Stuck,
+        };
+        self.account.set_state(state, Some(chain(error)));
+        self.account.set_picture(None);
         self.account.reopened();
         self.outlet.flush();
     }
@@ -369,6 +521,10 @@ impl Camera {
         self.account.gave_up(chain(error));
         self.outlet.end(None);
     }
+}
+
+fn seconds(n: u32) -> Duration {
+    Duration::from_secs(u64::from(n))
 }
 
 const SECOND_NS: u64 = 1_000_000_000;

@@ -21,18 +21,28 @@ pub enum CaptureError {
     #[error("cannot initialise GStreamer")]
     Initialise(#[source] gstreamer::glib::Error),
     /// GStreamer lacks an element.
-    #[error("GStreamer has no element {element:?}: is its plugin installed?")]
+    #[error("GStreamer has no element {element:?}: {}", install_hint(element))]
     ElementMissing {
         /// Which element.
         element: String,
     },
     /// The decoder asked for cannot be used.
-    #[error("decoder = {element:?}: {why}")]
+    #[error("no decoder can be used (asked for: {element}): {why}")]
     DecoderUnusable {
-        /// Which element.
+        /// Which elements, or of which codec.
         element: String,
         /// Why not.
-        why: &'static str,
+        why: String,
+    },
+    /// The decoder in use failed. Another may take over.
+    #[error("the decoder {element} of {source_name} failed: {why}")]
+    DecoderFailed {
+        /// Of which source.
+        source_name: String,
+        /// Which element.
+        element: String,
+        /// What it says, or what was seen.
+        why: String,
     },
     /// The elements cannot be joined.
     #[error("cannot build the pipeline for {source_name}: {step}")]
@@ -67,6 +77,53 @@ pub enum CaptureError {
         source_name: String,
         /// What GStreamer says.
         why: String,
+    },
+    /// A network camera does not let us in.
+    #[error("{source_name} refuses the login (401): {login}")]
+    LoginRefused {
+        /// Which source.
+        source_name: String,
+        /// Which login, without its secret.
+        login: String,
+    },
+    /// A network camera has no stream at this path.
+    #[error("{source_name} has no such stream (404): the path in its address is wrong")]
+    NoSuchStream {
+        /// Which source.
+        source_name: String,
+    },
+    /// A network camera's certificate is not accepted.
+    #[error("{source_name} is not trusted: its certificate was refused because {why}")]
+    Distrusted {
+        /// Which source.
+        source_name: String,
+        /// What is wrong with the certificate.
+        why: String,
+    },
+    /// A call into GStreamer or a driver does not return.
+    #[error("{source_name} is stuck: nothing was heard from its driver for {} s", silence.as_secs())]
+    Stuck {
+        /// Which source.
+        source_name: String,
+        /// For how long.
+        silence: Duration,
+    },
+    /// Too many threads were left behind in its driver.
+    #[error(
+        "{source_name} is stuck: {threads} threads hang in its driver; it is opened again when one \
+         of them comes back"
+    )]
+    AllStuck {
+        /// Which source.
+        source_name: String,
+        /// How many.
+        threads: usize,
+    },
+    /// The thread that read the source broke off.
+    #[error("the thread that read {source_name} broke off; the log says where")]
+    BrokeOff {
+        /// Which source.
+        source_name: String,
     },
     /// The stream broke.
     #[error("{source_name} broke off: {why}")]
@@ -121,9 +178,15 @@ impl CaptureError {
     /// was, since a person may see to the camera meanwhile.
     pub fn advice(&self) -> Advice {
         match self {
-            Self::Unreachable { .. } | Self::Stalled { .. } | Self::LiveEnded { .. } => {
-                Advice::Retry
-            }
+            Self::Unreachable { .. }
+            | Self::LoginRefused { .. }
+            | Self::NoSuchStream { .. }
+            | Self::Distrusted { .. }
+            | Self::DecoderFailed { .. }
+            | Self::Stuck { .. }
+            | Self::AllStuck { .. }
+            | Self::Stalled { .. }
+            | Self::LiveEnded { .. } => Advice::Retry,
             Self::Initialise(_)
             | Self::Thread { .. }
             | Self::ElementMissing { .. }
@@ -131,6 +194,7 @@ impl CaptureError {
             | Self::NotVideo { .. }
             | Self::Build { .. }
             | Self::File { .. }
+            | Self::BrokeOff { .. }
             | Self::Broken { .. }
             | Self::Frame { .. }
             | Self::Wind { .. } => Advice::Stop,
@@ -141,6 +205,20 @@ impl CaptureError {
     /// Anything else, such as a disk that cannot be read, leaves a rest that can still be read.
     pub fn ends_a_recording(&self) -> bool {
         matches!(self, Self::Broken { .. })
+    }
+}
+
+/// What to install where an element is missing, by Debian's names.
+fn install_hint(element: &str) -> &'static str {
+    match element {
+        "nvarguscamerasrc" | "nvvidconv" | "nvv4l2decoder" | "nvjpegdec" => {
+            "it comes with a Jetson's JetPack, in the package nvidia-l4t-gstreamer"
+        }
+        "rtspsrc" | "v4l2src" => "install the package gstreamer1.0-plugins-good",
+        "decodebin" | "uridecodebin" | "videoconvert" | "videotestsrc" => {
+            "install the package gstreamer1.0-plugins-base"
+        }
+        _ => "is its plugin installed?",
     }
 }
 

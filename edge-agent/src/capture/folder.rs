@@ -10,7 +10,11 @@ use picket_wire::CameraName;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::settings::{CameraSettings, FileSource, Pace, Sampling, Source};
+use super::decoder::DecoderOrder;
+use super::settings::{
+    CameraSettings, FileSource, Pace, Sampling, Source, default_decoder_retry_s,
+};
+use super::watch::WatchSettings;
 use crate::detect::{MotionSettings, PublishSettings};
 
 /// What counts as a video, by the ending of its name.
@@ -37,9 +41,9 @@ pub struct FolderSettings {
     /// Which frames are captured; every one by default.
     #[serde(default)]
     pub sampling: Sampling,
-    /// GStreamer element that decodes, instead of the best one found.
+    /// GStreamer element that decodes, or a list of them, the first to be tried first.
     #[serde(default)]
-    pub decoder: Option<String>,
+    pub decoder: Option<DecoderOrder>,
     /// Which of the frames are looked at.
     #[serde(default)]
     pub motion: MotionSettings,
@@ -136,6 +140,8 @@ impl FolderSettings {
             start_time,
             decoder: self.decoder.clone(),
             motion: self.motion.clone(),
+            decoder_retry_s: default_decoder_retry_s(),
+            watch: WatchSettings::default(),
             publish: self.publish.clone(),
         })
     }

@@ -1,6 +1,7 @@
 //! # Capture: camera -> frames
 //!
-//! **In**: a V4L2 device, an RTSP stream, a file or URI, the videos of a folder, a test pattern.
+//! **In**: a V4L2 device, an RTSP stream, a Jetson's CSI camera, a file or URI, the videos of a
+//! folder, a test pattern.
 //! **Out**: [`Captured`], per camera in `seq` order, into a bounded channel.
 //!
 //! **Promises**
@@ -13,9 +14,16 @@
 //!   It waits while the spool is nearly full, so that it pushes out nothing that is older.
 //! - Of recordings with `pace = "none"` only a few are read at a time, in the order of their names.
 //! - A camera that fails is opened again with back-off, for ever; no other camera notices.
+//! - A camera has two threads: one calls GStreamer and thereby drivers, and may hang in one for ever;
+//!   the other holds the numbers and the way out, and never calls a driver. A thread that hangs is
+//!   left behind and another opened beside it; of its frames none had a number yet.
+//! - A decoder that fails, or falls silent, is replaced by the next of its order, and tried again
+//!   later; the camera is degraded meanwhile, and not failed.
 //!
 //! **Limits**
-//! - A decoder that hangs inside GStreamer holds its camera's thread; the others go on.
+//! - Three threads of a camera may hang; then it waits until one of them comes back.
+//! - A frozen or a black picture is a suspicion: it is said, and nothing is done about it.
+//! - A recording whose decoder hangs (rather than fails) waits for ever; the others go on.
 //! - A recording behind a URI that is no file has no identity, and is read anew after a restart.
 //! - Rotation and aspect ratio marks of a stream are not applied: a frame is as it was coded.
 
@@ -27,10 +35,13 @@ pub mod decoder;
 pub mod error;
 pub mod folder;
 pub mod frame;
+mod left_behind;
 mod outlet;
 pub mod pipeline;
 pub mod planes;
+mod reader;
 pub mod recording;
+pub mod rtsp;
 mod sampling;
 mod seats;
 pub mod seq;
@@ -40,6 +51,7 @@ mod stamp;
 pub mod state;
 mod time_source;
 pub mod v4l2;
+pub mod watch;
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -60,7 +72,11 @@ pub use settings::{CameraSettings, SettingsError};
 pub use state::{CameraAccount, CameraView};
 
 use camera::Camera;
+use decoder::Decoders;
+use decoder::comeback::Comeback;
+use left_behind::LeftBehind;
 use outlet::Outlet;
+use watch::Watch;
 
 /// What all cameras of an agent share.
 #[derive(Clone)]
@@ -110,7 +126,12 @@ pub fn spawn(
     // Asked for here and not on the thread: threads start in no order.
     let reads_fast = settings.waits_for_detector() && !settings.repeats();
     let seat = reads_fast.then(|| context.seats.queue(name.clone()));
+    let decoders = Decoders::new(settings.decoder_wish());
     let camera = Camera {
+        watch: Watch::new(&settings.watch, settings.is_camera()),
+        comeback: Comeback::new(Arc::clone(&decoders)),
+        left_behind: LeftBehind::new(name.clone()),
+        decoders,
         settings,
         seat,
         clock: context.clock,

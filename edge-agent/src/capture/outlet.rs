@@ -84,9 +84,9 @@ impl Outlet {
     }
 
     /// Hands a frame on without waiting; if there is no room it joins the run of skipped frames.
-    pub fn offer(&mut self, seq: u64, sampled: Sampled, decoder: Option<String>) -> Handed {
+    pub fn offer(&mut self, seq: u64, sampled: Sampled) -> Handed {
         let frame = self.frame(seq, sampled);
-        self.account.captured((frame.planes.width(), frame.planes.height()), decoder);
+        self.account.captured((frame.planes.width(), frame.planes.height()));
         // Closing the run takes one place and the frame another. With a single free place the run
         // would close, the frame open the next one, and the detector get runs instead of frames.
         let places_needed = self.out.capacity().unwrap_or(2).min(2);
@@ -109,7 +109,7 @@ impl Outlet {
     }
 
     /// Hands a frame on, waiting for room.
-    pub fn hand_on(&mut self, seq: u64, sampled: Sampled, decoder: Option<String>) -> Handed {
+    pub fn hand_on(&mut self, seq: u64, sampled: Sampled) -> Handed {
         let size_px = (sampled.planes.width(), sampled.planes.height());
         let frame = self.frame(seq, sampled);
         let sent = select! {
@@ -120,7 +120,7 @@ impl Outlet {
             self.seq.put_back();
             return Handed::Stopping;
         }
-        self.account.captured(size_px, decoder);
+        self.account.captured(size_px);
         self.account.handed_on(seq);
         Handed::On
     }
@@ -258,7 +258,7 @@ mod tests {
 
     fn offer(outlet: &mut Outlet) {
         let seq = outlet.number().unwrap();
-        outlet.offer(seq, sampled(), None);
+        outlet.offer(seq, sampled());
     }
 
     fn seqs(captured: &Captured) -> RangeInclusive<u64> {
@@ -311,10 +311,10 @@ mod tests {
         let (source, stop) = bounded::<()>(0);
         outlet.stop = stop;
         let seq = outlet.number().unwrap();
-        assert_eq!(outlet.hand_on(seq, sampled(), None), Handed::On);
+        assert_eq!(outlet.hand_on(seq, sampled()), Handed::On);
         drop(source);
         let seq = outlet.number().unwrap();
-        assert_eq!(outlet.hand_on(seq, sampled(), None), Handed::Stopping);
+        assert_eq!(outlet.hand_on(seq, sampled()), Handed::Stopping);
         assert_eq!(taken.try_iter().count(), 1);
         let view = outlet.account.view();
         assert_eq!((view.captured, view.last_seq), (1, 1));

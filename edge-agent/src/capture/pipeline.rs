@@ -6,7 +6,7 @@
 //! `videoconvert` passes I420 on untouched, which is what the software decoders give; what another
 //! decoder gives is converted there, once.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gstreamer as gst;
@@ -14,9 +14,12 @@ use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 use gstreamer_video as gst_video;
 
-use super::decoder::Choice;
+use super::decoder::chain::Turn;
+use super::decoder::decoding::{Decoding, link_when_known};
+use super::decoder::{DecoderOrder, DecoderWish, Decoders};
 use super::error::CaptureError;
 use super::planes::Planes;
+use super::rtsp::{self, Distrust};
 use super::settings::{Pace, Source};
 use super::source;
 
@@ -37,6 +40,15 @@ pub struct Picture {
     pub age: Duration,
 }
 
+/// What decodes a stream.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct InUse {
+    /// The element, if one is needed.
+    pub element: Option<String>,
+    /// Why it is that one, of a codec that has several.
+    pub turn: Option<Turn>,
+}
+
 /// What a look at the pipeline gave.
 #[derive(Debug)]
 pub enum Next {
@@ -48,6 +60,17 @@ pub enum Next {
     End,
 }
 
+/// What is to be opened.
+#[derive(Debug)]
+pub(super) struct Opening {
+    pub source: Source,
+    pub decoders: Arc<Decoders>,
+    /// What is told of the decoder.
+    pub decoding: Arc<Decoding>,
+    /// Of a recording that is gone on with: what is done of it.
+    pub after_ns: Option<u64>,
+}
+
 /// A running pipeline. It is stopped when it is let go.
 pub struct Pipeline {
     pipeline: gst::Pipeline,
@@ -55,22 +78,34 @@ pub struct Pipeline {
     bus: gst::Bus,
     source: Source,
     source_name: String,
-    decoder: Arc<Mutex<Option<String>>>,
+    decoding: Arc<Decoding>,
+    distrust: Option<Distrust>,
     pictures: u64,
     last_media_time_ns: Option<u64>,
     broken: Option<(CaptureError, Instant)>,
 }
 
 impl Pipeline {
-    /// Opens a source and starts it, with the best decoder or the one asked for. With `after_ns`, reading begins at the key frame
-    /// before that place.
+    /// Opens a source and starts it, with these decoders or in the order of this machine. Of a
+    /// recording that is gone on with, reading begins at the key frame before `after_ns`.
     pub fn open(
         source: &Source,
-        decoder: Option<&str>,
+        decoder: Option<&DecoderOrder>,
         after_ns: Option<u64>,
     ) -> Result<Self, CaptureError> {
-        let opened = Self::build(source, decoder)?;
-        match after_ns {
+        let wish = DecoderWish { order: decoder.cloned(), retry: vec![Duration::ZERO] };
+        Self::open_as(&Opening {
+            source: source.clone(),
+            decoders: Decoders::new(wish),
+            decoding: Arc::default(),
+            after_ns,
+        })
+    }
+
+    /// The same, with what is known of the decoders from before.
+    pub(super) fn open_as(opening: &Opening) -> Result<Self, CaptureError> {
+        let opened = Self::build(opening)?;
+        match opening.after_ns {
             Some(place_ns) => {
                 opened.set_state(gst::State::Paused)?;
                 opened.wait_for_first_frame()?;
@@ -82,9 +117,10 @@ impl Pipeline {
         Ok(opened)
     }
 
-    fn build(source: &Source, decoder: Option<&str>) -> Result<Self, CaptureError> {
+    fn build(opening: &Opening) -> Result<Self, CaptureError> {
         gst::init().map_err(CaptureError::Initialise)?;
-        let choice = Choice::probe(decoder)?;
+        let Opening { source, decoders, decoding, .. } = opening;
+        decoders.check()?;
         let source_name = source::name(source);
         let head = source::head(source)?;
         let convert = source::finish(source::element("videoconvert")?)?;
@@ -96,11 +132,9 @@ impl Pipeline {
             pipeline.add(element).map_err(|_| failed("adding an element"))?;
         }
         convert.link(&sink).map_err(|_| failed("linking the sink"))?;
-        let decoder = Arc::new(Mutex::new(None));
         let last = head.elements.last().ok_or_else(|| failed("no element"))?;
         if head.decodes {
-            watch_decoders(&pipeline, &decoder);
-            keep_to(last, choice);
+            decoding.begin(&pipeline, last, Arc::clone(decoders));
             link_when_known(last, &convert);
         } else {
             last.link(&convert).map_err(|_| failed("linking the source"))?;
@@ -119,26 +153,12 @@ impl Pipeline {
             bus,
             source: source.clone(),
             source_name,
-            decoder,
+            decoding: Arc::clone(decoding),
+            distrust: head.distrust,
             pictures: 0,
             last_media_time_ns: None,
             broken: None,
         })
-    }
-
-    /// The element that decodes, once it is known.
-    pub fn decoder(&self) -> Option<String> {
-        self.decoder.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Frames it gave since it was opened.
-    pub fn pictures(&self) -> u64 {
-        self.pictures
-    }
-
-    /// How long the source says that it is.
-    pub fn duration_ns(&self) -> Option<u64> {
-        self.pipeline.query_duration::<gst::ClockTime>().map(gst::ClockTime::nseconds)
     }
 
     /// The next frame, waiting for it so long at most.
@@ -155,6 +175,8 @@ impl Pipeline {
         }
         let over = self.sink.is_eos();
         match self.broken.take() {
+            // Another decoder is to take over at once.
+            Some((error @ CaptureError::DecoderFailed { .. }, _)) => Err(error),
             Some((error, since)) if over || since.elapsed() >= DRAIN => Err(error),
             Some(broken) => {
                 self.broken = Some(broken);
@@ -165,8 +187,47 @@ impl Pipeline {
                 why: "it ends without a picture".to_owned(),
             }),
             None if over => Ok(Next::End),
-            None => Ok(Next::Nothing),
+            None => self.nothing(),
         }
+    }
+
+    fn nothing(&self) -> Result<Next, CaptureError> {
+        if let Some((element, why)) = self.decoding.silent() {
+            return Err(self.decoder_failed(element, why));
+        }
+        Ok(Next::Nothing)
+    }
+
+    /// What decodes, once frames came.
+    pub fn in_use(&self) -> InUse {
+        self.decoding.in_use()
+    }
+
+    /// Frames it gave since it was opened.
+    pub fn pictures(&self) -> u64 {
+        self.pictures
+    }
+
+    /// How long the source says that it is.
+    pub fn duration_ns(&self) -> Option<u64> {
+        self.pipeline.query_duration::<gst::ClockTime>().map(gst::ClockTime::nseconds)
+    }
+
+    /// Whether the camera's input has a signal, if that changed: `v4l2src` asks its driver.
+    pub fn signal(&self) -> Option<bool> {
+        let kinds = [gst::MessageType::Warning, gst::MessageType::Info];
+        while let Some(message) = self.bus.pop_filtered(&kinds) {
+            match message.view() {
+                gst::MessageView::Warning(it) if it.error().message() == "Signal lost" => {
+                    return Some(false);
+                }
+                gst::MessageView::Info(it) if it.error().message() == "Signal recovered" => {
+                    return Some(true);
+                }
+                _ => {}
+            }
+        }
+        None
     }
 
     /// Begins again.
@@ -220,13 +281,29 @@ impl Pipeline {
     fn error(&self, message: &gst::message::Error) -> CaptureError {
         let (source_name, error) = (self.source_name.clone(), message.error());
         let why = source::scrub(&self.source, error.message());
-        if error.kind::<gst::ResourceError>().is_some() {
+        if let Some(unusable) = self.decoding.unusable() {
+            return unusable;
+        }
+        if let Some(element) = self.decoding.blamed(message) {
+            return self.decoder_failed(element, why);
+        }
+        let explained = match &self.source {
+            Source::Rtsp(rtsp) => rtsp::explain(rtsp, &error, self.distrust.as_ref()),
+            _ => None,
+        };
+        if let Some(explained) = explained {
+            explained
+        } else if error.kind::<gst::ResourceError>().is_some() {
             CaptureError::Unreachable { source_name, why }
         } else if self.pictures > 0 {
             CaptureError::Broken { source_name, why }
         } else {
             CaptureError::NotVideo { source_name, why }
         }
+    }
+
+    fn decoder_failed(&self, element: String, why: String) -> CaptureError {
+        CaptureError::DecoderFailed { source_name: self.source_name.clone(), element, why }
     }
 
     fn picture(&mut self, sample: &gst::Sample) -> Result<Picture, CaptureError> {
@@ -274,7 +351,7 @@ impl Drop for Pipeline {
 }
 
 fn is_live(source: &Source) -> bool {
-    matches!(source, Source::V4l2(_) | Source::Rtsp(_) | Source::TestPattern(_))
+    matches!(source, Source::V4l2(_) | Source::Rtsp(_) | Source::Csi(_) | Source::TestPattern(_))
 }
 
 /// Whether the sink has to keep the stream's pace: a live source keeps its own.
@@ -282,7 +359,7 @@ fn in_real_time(source: &Source) -> bool {
     match source {
         Source::File(file) => file.pace == Pace::Timestamps,
         Source::Uri(uri) => uri.pace == Pace::Timestamps,
-        Source::V4l2(_) | Source::Rtsp(_) | Source::TestPattern(_) => false,
+        Source::V4l2(_) | Source::Rtsp(_) | Source::Csi(_) | Source::TestPattern(_) => false,
     }
 }
 
@@ -297,40 +374,4 @@ fn sink(sync: bool) -> gst_app::AppSink {
         .qos(false)
         .enable_last_sample(false)
         .build()
-}
-
-/// Links the first video pad that appears.
-fn link_when_known(from: &gst::Element, to: &gst::Element) {
-    let to = to.downgrade();
-    from.connect_pad_added(move |_, pad| {
-        let Some(inlet) = to.upgrade().and_then(|to| to.static_pad("sink")) else {
-            return;
-        };
-        if !inlet.is_linked() && pad.link(&inlet).is_err() {
-            // Sound, subtitles: not ours. That no picture comes shows at the end of the stream.
-            tracing::debug!(target: "capture", pad = %pad.name(), "a stream that is no video");
-        }
-    });
-}
-
-/// Makes a decoding bin use the decoders that were chosen.
-fn keep_to(decodebin: &gst::Element, choice: Choice) {
-    decodebin.connect("autoplug-factories", false, move |values| {
-        let caps = values.get(2).and_then(|value| value.get::<gst::Caps>().ok());
-        let candidates = caps.map(|caps| choice.candidates(&caps)).unwrap_or_default();
-        let candidates = candidates.iter().map(|factory| factory.to_value());
-        Some(gst::glib::ValueArray::new(candidates).to_value())
-    });
-}
-
-/// Notes which element decodes.
-fn watch_decoders(pipeline: &gst::Pipeline, decoder: &Arc<Mutex<Option<String>>>) {
-    let decoder = Arc::clone(decoder);
-    pipeline.connect_deep_element_added(move |_, _, element| {
-        let decodes = gst::ElementFactoryType::DECODER | gst::ElementFactoryType::MEDIA_VIDEO;
-        if let Some(factory) = element.factory().filter(|factory| factory.has_type(decodes)) {
-            let mut decoder = decoder.lock().unwrap_or_else(PoisonError::into_inner);
-            *decoder = Some(factory.name().to_string());
-        }
-    });
 }

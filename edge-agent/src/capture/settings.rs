@@ -1,6 +1,7 @@
 //! What a camera is told: where its pictures come from, which of them count, what is published.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use picket_wire::CameraName;
@@ -8,7 +9,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::address::Address;
+use super::decoder::{DecoderOrder, DecoderWish};
 use super::error::Advice;
+pub use super::rtsp::{RtspSource, Transport};
+use super::watch::WatchSettings;
 use crate::detect::{MotionSettings, OutOfRange, PublishSettings};
 
 /// One camera.
@@ -26,15 +30,28 @@ pub struct CameraSettings {
     #[serde(default)]
     #[schemars(with = "Option<String>")]
     pub start_time: Option<Timestamp>,
-    /// GStreamer element that decodes, instead of the best one found (`doctor` lists them).
+    /// GStreamer element that decodes, or a list of them, the first to be tried first; instead of the
+    /// order that `doctor` shows. No others are used then.
     #[serde(default)]
-    pub decoder: Option<String>,
+    pub decoder: Option<DecoderOrder>,
+    /// After so long a decoder that failed is tried again, seconds: after its first failure, its
+    /// second, and so on; the last one stands for all further ones.
+    #[serde(default = "default_decoder_retry_s")]
+    pub decoder_retry_s: Vec<u32>,
+    /// When the camera counts as silent, stuck, frozen or black.
+    #[serde(default)]
+    pub watch: WatchSettings,
     /// Which of its frames are looked at.
     #[serde(default)]
     pub motion: MotionSettings,
     /// What is published of its frames.
     #[serde(default)]
     pub publish: PublishSettings,
+}
+
+/// One minute, five, fifteen.
+pub fn default_decoder_retry_s() -> Vec<u32> {
+    vec![60, 300, 900]
 }
 
 /// Where pictures come from.
@@ -45,6 +62,8 @@ pub enum Source {
     V4l2(V4l2Source),
     /// A network camera.
     Rtsp(RtspSource),
+    /// A camera on the CSI connector of a Jetson.
+    Csi(CsiSource),
     /// A video or a still on this machine.
     File(FileSource),
     /// Anything else that GStreamer can open by its URI.
@@ -70,39 +89,34 @@ pub struct V4l2Source {
     pub fps: Option<u32>,
 }
 
-/// A network camera.
+/// A camera on the CSI connector of a Jetson, through its image signal processor.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct RtspSource {
-    /// Its address, `rtsp://` or `rtsps://`. A user and password in it are used, and never shown.
-    pub url: Address,
-    /// User name, if it is not in the address.
+pub struct CsiSource {
+    /// Which connector, counted from 0.
     #[serde(default)]
-    pub user: Option<String>,
-    /// File that holds the password; one line break at its end is not part of it.
-    #[serde(default)]
-    pub password_file: Option<PathBuf>,
-    /// How the video travels.
-    #[serde(default)]
-    pub transport: Transport,
-    /// How long packets wait for stragglers, milliseconds.
-    #[serde(default = "default_latency_ms")]
-    pub latency_ms: u32,
+    pub sensor_id: u32,
+    /// Width, pixels; one of the sensor's modes.
+    #[serde(default = "default_csi_width_px")]
+    pub width_px: u32,
+    /// Height, pixels; one of the sensor's modes.
+    #[serde(default = "default_csi_height_px")]
+    pub height_px: u32,
+    /// Frames per second.
+    #[serde(default = "default_csi_fps")]
+    pub fps: u32,
 }
 
-fn default_latency_ms() -> u32 {
-    200
+fn default_csi_width_px() -> u32 {
+    1280
 }
 
-/// How a network camera's video travels.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Transport {
-    /// Inside the RTSP connection: passes firewalls, and no packet is lost.
-    #[default]
-    Tcp,
-    /// In datagrams of its own.
-    Udp,
+fn default_csi_height_px() -> u32 {
+    720
+}
+
+fn default_csi_fps() -> u32 {
+    30
 }
 
 /// A video or a still on this machine.
@@ -265,7 +279,9 @@ impl CameraSettings {
         let (repeat, pace) = match &self.source {
             Source::File(file) => (file.repeat, file.pace),
             Source::Uri(uri) => (uri.repeat, uri.pace),
-            Source::V4l2(_) | Source::Rtsp(_) | Source::TestPattern(_) => return false,
+            Source::V4l2(_) | Source::Rtsp(_) | Source::Csi(_) | Source::TestPattern(_) => {
+                return false;
+            }
         };
         !repeat && (self.start_time.is_some() || pace == Pace::None)
     }
@@ -275,11 +291,25 @@ impl CameraSettings {
     /// taken for a network camera.
     pub fn is_live(&self) -> bool {
         match &self.source {
-            Source::V4l2(_) | Source::Rtsp(_) => true,
+            Source::V4l2(_) | Source::Rtsp(_) | Source::Csi(_) => true,
             Source::TestPattern(pattern) => pattern.frames.is_none(),
             Source::File(_) => false,
             Source::Uri(uri) => !self.is_recording() && !uri.uri.has_scheme(&["file"]),
         }
+    }
+
+    /// How its decoders are chosen.
+    pub fn decoder_wish(&self) -> DecoderWish {
+        let seconds = |&seconds: &u32| Duration::from_secs(u64::from(seconds));
+        DecoderWish {
+            order: self.decoder.clone(),
+            retry: self.decoder_retry_s.iter().map(seconds).collect(),
+        }
+    }
+
+    /// Whether a real camera is behind it, whose pictures have noise.
+    pub fn is_camera(&self) -> bool {
+        self.is_live() && !matches!(self.source, Source::TestPattern(_))
     }
 
     /// Whether the source begins again at its end.
@@ -287,7 +317,7 @@ impl CameraSettings {
         match &self.source {
             Source::File(file) => file.repeat,
             Source::Uri(uri) => uri.repeat,
-            Source::V4l2(_) | Source::Rtsp(_) | Source::TestPattern(_) => false,
+            Source::V4l2(_) | Source::Rtsp(_) | Source::Csi(_) | Source::TestPattern(_) => false,
         }
     }
 
@@ -321,6 +351,8 @@ impl CameraSettings {
             Sampling::Every(0) => return Err(self.range("sampling.every", 0, "1 or more")),
             Sampling::Fps(_) | Sampling::Every(_) => {}
         }
+        self.check_decoder()?;
+        self.watch.check().map_err(|(field, value, range)| self.range(field, value, range))?;
         self.check_publish()?;
         self.motion.check().map_err(|out| self.out_of_range(out))?;
         match &self.source {
@@ -330,6 +362,7 @@ impl CameraSettings {
             }
             Source::Uri(uri) => self.check_start_time(uri.repeat),
             Source::Rtsp(rtsp) => self.check_rtsp(rtsp),
+            Source::Csi(csi) => self.check_csi(csi),
             Source::V4l2(v4l2) => self.check_v4l2(v4l2),
             Source::TestPattern(pattern) => self.check_pattern(pattern),
         }
@@ -381,6 +414,16 @@ impl CameraSettings {
         if let Some(path) = &rtsp.password_file {
             self.check_readable("source.rtsp.password_file", path)?;
         }
+        if let Some(path) = &rtsp.ca_file {
+            self.check_readable("source.rtsp.ca_file", path)?;
+        }
+        let tls_asked = rtsp.ca_file.is_some() || !rtsp.verify_certificate;
+        if tls_asked && !rtsp.url.has_scheme(&["rtsps"]) {
+            return Err(self.contradiction(
+                "source.rtsp.ca_file and verify_certificate are for rtsps:// addresses; change the \
+                 address or remove them",
+            ));
+        }
         self.check_live()
     }
 
@@ -398,6 +441,41 @@ impl CameraSettings {
             }
         }
         self.check_live()
+    }
+
+    fn check_csi(&self, csi: &CsiSource) -> Result<(), SettingsError> {
+        for (field, value, most, range) in [
+            (
+                "source.csi.sensor_id",
+                csi.sensor_id.saturating_add(1),
+                16,
+                "0 to 15 (one less than this)",
+            ),
+            ("source.csi.width_px", csi.width_px, 16384, "1 to 16384"),
+            ("source.csi.height_px", csi.height_px, 16384, "1 to 16384"),
+            ("source.csi.fps", csi.fps, 240, "1 to 240"),
+        ] {
+            if !(1..=most).contains(&value) {
+                return Err(self.range(field, value, range));
+            }
+        }
+        self.check_live()
+    }
+
+    fn check_decoder(&self) -> Result<(), SettingsError> {
+        let elements = self.decoder.as_ref().map(DecoderOrder::elements);
+        if elements.is_some_and(|elements| elements.iter().all(|name| name.trim().is_empty())) {
+            let range = "the name of a GStreamer element, or a list of them (`doctor` shows some)";
+            return Err(self.range("decoder", "empty", range));
+        }
+        let range = "one to ten numbers of seconds, each 1 to 86400";
+        let few = (1..=10).contains(&self.decoder_retry_s.len());
+        let bad = self.decoder_retry_s.iter().find(|seconds| !(1..=86_400).contains(*seconds));
+        match bad {
+            Some(seconds) => Err(self.range("decoder_retry_s", seconds, range)),
+            None if !few => Err(self.range("decoder_retry_s", "a list of another length", range)),
+            None => Ok(()),
+        }
     }
 
     fn check_pattern(&self, pattern: &TestPatternSource) -> Result<(), SettingsError> {

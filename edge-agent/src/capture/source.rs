@@ -5,6 +5,7 @@
 //! ```text
 //! v4l2          v4l2src device=/dev/video0 ! decodebin
 //! rtsp          rtspsrc location=rtsp://... protocols=tcp latency=200 ! decodebin
+//! csi           nvarguscamerasrc sensor-id=0 ! video/x-raw(memory:NVMM),... ! nvvidconv
 //! file          filesrc location=a.mp4 ! decodebin
 //! uri           uridecodebin uri=https://...
 //! test-pattern  videotestsrc is-live=true ! video/x-raw,format=I420,width=640,height=360
@@ -12,12 +13,11 @@
 
 use gstreamer as gst;
 use gstreamer::element_factory::ElementBuilder;
-use gstreamer::prelude::*;
 
-use super::address::Credentials;
 use super::error::CaptureError;
+use super::rtsp::{self, Distrust};
 use super::settings::{
-    FileSource, RtspSource, Source, TestPatternSource, Transport, UriSource, V4l2Source,
+    CsiSource, FileSource, RtspSource, Source, TestPatternSource, UriSource, V4l2Source,
 };
 
 /// The elements, and which of them decodes.
@@ -28,6 +28,8 @@ pub(super) struct Head {
     pub linked_later: bool,
     /// Whether the last one is a decoder whose pads come when the stream is known.
     pub decodes: bool,
+    /// Of a network camera: what is wrong with its certificate.
+    pub distrust: Option<Distrust>,
 }
 
 /// Builds the head of a pipeline.
@@ -35,6 +37,7 @@ pub(super) fn head(source: &Source) -> Result<Head, CaptureError> {
     match source {
         Source::V4l2(v4l2) => head_v4l2(v4l2),
         Source::Rtsp(rtsp) => head_rtsp(rtsp),
+        Source::Csi(csi) => head_csi(csi),
         Source::File(file) => head_file(file),
         Source::Uri(uri) => head_uri(uri),
         Source::TestPattern(pattern) => head_pattern(pattern),
@@ -46,6 +49,7 @@ pub fn name(source: &Source) -> String {
     match source {
         Source::V4l2(v4l2) => v4l2.device.display().to_string(),
         Source::Rtsp(rtsp) => rtsp.url.to_string(),
+        Source::Csi(csi) => format!("the CSI camera {}", csi.sensor_id),
         Source::File(file) => file.path.display().to_string(),
         Source::Uri(uri) => uri.uri.to_string(),
         Source::TestPattern(_) => "the test pattern".to_owned(),
@@ -57,7 +61,9 @@ pub(super) fn scrub(source: &Source, text: &str) -> String {
     match source {
         Source::Rtsp(rtsp) => rtsp.url.scrub(text),
         Source::Uri(uri) => uri.uri.scrub(text),
-        Source::V4l2(_) | Source::File(_) | Source::TestPattern(_) => text.to_owned(),
+        Source::V4l2(_) | Source::Csi(_) | Source::File(_) | Source::TestPattern(_) => {
+            text.to_owned()
+        }
     }
 }
 
@@ -99,52 +105,31 @@ fn head_v4l2(v4l2: &V4l2Source) -> Result<Head, CaptureError> {
     }
     let filter = finish(element("capsfilter")?.property("caps", caps))?;
     let elements = vec![camera, filter, decodebin()?];
-    Ok(Head { elements, linked_later: false, decodes: true })
+    Ok(Head { elements, linked_later: false, decodes: true, distrust: None })
 }
 
 fn head_rtsp(rtsp: &RtspSource) -> Result<Head, CaptureError> {
-    let protocols = match rtsp.transport {
-        Transport::Tcp => "tcp",
-        Transport::Udp => "udp",
-    };
-    let mut builder = element("rtspsrc")?
-        .property("location", rtsp.url.without_credentials().into_owned())
-        .property("latency", rtsp.latency_ms)
-        .property_from_str("protocols", protocols);
-    if let Some(Credentials { user, password }) = credentials(rtsp)? {
-        builder = builder.property("user-id", user).property("user-pw", password);
-    }
-    let receiver = finish(builder)?;
-    // Sound is not asked for: it would cost bandwidth and be thrown away.
-    receiver.connect("select-stream", false, |values| {
-        let caps = values.get(2).and_then(|value| value.get::<gst::Caps>().ok());
-        let media = caps.as_ref().and_then(|caps| caps.structure(0)?.get::<String>("media").ok());
-        Some((media.as_deref() == Some("video")).to_value())
-    });
-    Ok(Head { elements: vec![receiver, decodebin()?], linked_later: true, decodes: true })
+    let (receiver, distrust) = rtsp::receiver(rtsp)?;
+    let elements = vec![receiver, decodebin()?];
+    Ok(Head { elements, linked_later: true, decodes: true, distrust: Some(distrust) })
 }
 
-fn credentials(rtsp: &RtspSource) -> Result<Option<Credentials>, CaptureError> {
-    let from_url = rtsp.url.credentials();
-    let password = match &rtsp.password_file {
-        Some(path) => Some(read_password(path)?),
-        None => None,
-    };
-    let user = rtsp.user.clone().or_else(|| from_url.as_ref().map(|c| c.user.clone()));
-    Ok(user.map(|user| Credentials {
-        user,
-        password: password.or_else(|| from_url.map(|c| c.password)).unwrap_or_default(),
-    }))
-}
-
-fn read_password(path: &std::path::Path) -> Result<String, CaptureError> {
-    let text = std::fs::read_to_string(path).map_err(|source| CaptureError::File {
-        field: "source.rtsp.password_file",
-        path: path.to_owned(),
-        source,
-    })?;
-    let line = text.strip_suffix('\n').unwrap_or(&text);
-    Ok(line.strip_suffix('\r').unwrap_or(line).to_owned())
+fn head_csi(csi: &CsiSource) -> Result<Head, CaptureError> {
+    let sensor = i32::try_from(csi.sensor_id).unwrap_or(i32::MAX);
+    let camera = finish(element("nvarguscamerasrc")?.property("sensor-id", sensor))?;
+    // The camera's processor writes where only Nvidia's own elements can read.
+    let caps = gst::Caps::builder("video/x-raw")
+        .features(["memory:NVMM"])
+        .field("width", csi.width_px as i32)
+        .field("height", csi.height_px as i32)
+        .field("framerate", gst::Fraction::new(csi.fps as i32, 1))
+        .build();
+    let mode = finish(element("capsfilter")?.property("caps", caps))?;
+    let fetch = finish(element("nvvidconv")?)?;
+    let readable = gst::Caps::builder("video/x-raw").field("format", "I420").build();
+    let filter = finish(element("capsfilter")?.property("caps", readable))?;
+    let elements = vec![camera, mode, fetch, filter];
+    Ok(Head { elements, linked_later: false, decodes: false, distrust: None })
 }
 
 fn head_file(file: &FileSource) -> Result<Head, CaptureError> {
@@ -155,7 +140,12 @@ fn head_file(file: &FileSource) -> Result<Head, CaptureError> {
         source,
     })?;
     let reader = finish(element("filesrc")?.property("location", &file.path))?;
-    Ok(Head { elements: vec![reader, decodebin()?], linked_later: false, decodes: true })
+    Ok(Head {
+        elements: vec![reader, decodebin()?],
+        linked_later: false,
+        decodes: true,
+        distrust: None,
+    })
 }
 
 fn head_uri(uri: &UriSource) -> Result<Head, CaptureError> {
@@ -163,7 +153,12 @@ fn head_uri(uri: &UriSource) -> Result<Head, CaptureError> {
         .property("uri", uri.uri.expose())
         .property("caps", video_caps())
         .property("expose-all-streams", false);
-    Ok(Head { elements: vec![finish(builder)?], linked_later: false, decodes: true })
+    Ok(Head {
+        elements: vec![finish(builder)?],
+        linked_later: false,
+        decodes: true,
+        distrust: None,
+    })
 }
 
 fn head_pattern(pattern: &TestPatternSource) -> Result<Head, CaptureError> {
@@ -179,5 +174,10 @@ fn head_pattern(pattern: &TestPatternSource) -> Result<Head, CaptureError> {
         .field("framerate", gst::Fraction::new(pattern.fps as i32, 1))
         .build();
     let filter = finish(element("capsfilter")?.property("caps", caps))?;
-    Ok(Head { elements: vec![finish(maker)?, filter], linked_later: false, decodes: false })
+    Ok(Head {
+        elements: vec![finish(maker)?, filter],
+        linked_later: false,
+        decodes: false,
+        distrust: None,
+    })
 }

@@ -6,6 +6,8 @@ use std::time::Instant;
 use picket_wire::CameraName;
 use picket_wire::status::{CameraState, PictureState};
 
+use super::pipeline::InUse;
+
 /// Over how many seconds the frame rate is taken.
 const RATE_SECONDS: u64 = 5;
 
@@ -135,22 +137,64 @@ impl CameraAccount {
             .increment(1);
     }
 
-    pub(super) fn captured(&self, size_px: (u32, u32), decoder: Option<String>) {
+    pub(super) fn captured(&self, size_px: (u32, u32)) {
         let now = Instant::now();
         let mut inner = self.lock();
         inner.view.captured += 1;
         inner.view.size_px = Some(size_px);
-        if decoder.is_some() {
-            inner.view.decoder = decoder;
-        }
         inner.last_frame = Some(now);
         inner.rate.count(now);
         metrics::counter!("picket_agent_capture_frames_total", "camera" => self.camera.to_string())
             .increment(1);
     }
 
-    pub(super) fn set_decoder(&self, decoder: Option<String>) {
-        self.lock().view.decoder = decoder;
+    pub(super) fn set_decoder(&self, in_use: InUse) {
+        let mut inner = self.lock();
+        let camera = || self.camera.to_string();
+        let gauge = |element: &str, used: f64| {
+            let element = element.to_owned();
+            metrics::gauge!("picket_agent_capture_decoder", "camera" => camera(), "decoder" => element)
+                .set(used);
+        };
+        if let Some(before) = &inner.view.decoder {
+            gauge(before, 0.0);
+        }
+        if let Some(element) = &in_use.element {
+            gauge(element, 1.0);
+        }
+        let (reason, degraded) = in_use.turn.map(|turn| (turn.reason, turn.degraded)).unzip();
+        inner.view.decoder = in_use.element;
+        inner.view.decoder_reason = reason;
+        inner.view.degraded = degraded.flatten();
+        metrics::gauge!("picket_agent_capture_degraded", "camera" => camera())
+            .set(if inner.view.degraded.is_some() { 1.0 } else { 0.0 });
+    }
+
+    /// Says what its pictures look like. Whether that is new.
+    pub(super) fn set_picture(&self, picture: Option<PictureState>) -> bool {
+        let mut inner = self.lock();
+        if inner.view.picture == picture {
+            return false;
+        }
+        inner.view.picture = picture;
+        for (state, name) in [
+            (PictureState::Frozen, "frozen"),
+            (PictureState::Black, "black"),
+            (PictureState::NoSignal, "no-signal"),
+        ] {
+            let camera = self.camera.to_string();
+            metrics::gauge!("picket_agent_capture_picture", "camera" => camera, "state" => name)
+                .set(if picture == Some(state) { 1.0 } else { 0.0 });
+        }
+        true
+    }
+
+    pub(super) fn decoder_failed(&self, element: &str) {
+        let (camera, decoder) = (self.camera.to_string(), element.to_owned());
+        metrics::counter!(
+            "picket_agent_capture_decoder_failures_total", "camera" => camera, "decoder" => decoder
+        )
+        .increment(1);
     }
 
     pub(super) fn decoded(&self) {

@@ -1,6 +1,13 @@
 //! Where the tests find what `make fetch` brings.
 
-use std::path::PathBuf;
+#![allow(dead_code, reason = "each test file uses its part")]
+
+pub mod camera;
+pub mod rehearsed;
+
+use std::path::{Path, PathBuf};
+
+use gstreamer::prelude::*;
 
 /// A fetched file. `PICKET_MODELS` names the folder that holds `models`, `runtime` and `video`;
 /// `.cache` at the workspace's root if unset.
@@ -17,4 +24,18 @@ pub fn fetched(path: &str) -> PathBuf {
 /// A real clip, 120 frames of 176x144, with one face in every frame.
 pub fn clip() -> PathBuf {
     fetched("video/carphone_pristine.mp4")
+}
+
+/// Makes a video by a GStreamer launch line that ends before its sink.
+#[allow(dead_code, reason = "each test file uses its part")]
+pub fn make_video(path: &Path, line: &str) {
+    gstreamer::init().unwrap();
+    let line = format!("{line} ! filesink location={}", path.display());
+    let pipeline = gstreamer::parse::launch(&line).unwrap();
+    pipeline.set_state(gstreamer::State::Playing).unwrap();
+    let kinds = [gstreamer::MessageType::Eos, gstreamer::MessageType::Error];
+    let limit = gstreamer::ClockTime::from_seconds(20);
+    let message = pipeline.bus().unwrap().timed_pop_filtered(limit, &kinds).unwrap();
+    pipeline.set_state(gstreamer::State::Null).unwrap();
+    assert!(matches!(message.view(), gstreamer::MessageView::Eos(_)), "{message:?}");
 }

@@ -1,0 +1,215 @@
+//! The decoders of one codec, in order of preference, and how they fared with one camera.
+//!
+//! A decoder that failed is out for a while, and the next one takes over at once. When the last one
+//! fails too, the fault lies with the stream rather than with any of them: the last one stays, and
+//! the source is opened again with back-off like any source that breaks. The better ones are still
+//! tried only when their time has come, so that a corrupt stream does not send the camera round and
+//! round through its decoders.
+
+use std::time::{Duration, Instant};
+
+use super::probe::Probe;
+
+/// Whose turn it is to decode.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Turn {
+    /// The element.
+    pub element: String,
+    /// Why this one.
+    pub reason: String,
+    /// What is wrong with a better one.
+    pub degraded: Option<String>,
+}
+
+impl Turn {
+    pub(super) fn asked_for(element: &str) -> Self {
+        let reason = "asked for by the config".to_owned();
+        Self { element: element.to_owned(), reason, degraded: None }
+    }
+}
+
+/// What follows from a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Another decoder takes over at once.
+    NextTakesOver,
+    /// There is none left to take over.
+    NoneLeft,
+}
+
+/// One decoder.
+#[derive(Debug)]
+struct Link {
+    element: String,
+    failures: usize,
+    /// The last failure: why, and until when it is out.
+    out: Option<Out>,
+}
+
+#[derive(Debug)]
+struct Out {
+    until: Instant,
+    why: String,
+}
+
+/// All of them: at least one.
+#[derive(Debug)]
+pub struct Chain {
+    links: Vec<Link>,
+    /// What was passed over, and why.
+    refused: String,
+    retry: Vec<Duration>,
+}
+
+impl Chain {
+    /// A chain of usable decoders; `None` if there is none.
+    pub fn new(usable: Vec<String>, refused: String, retry: Vec<Duration>) -> Option<Self> {
+        let link = |element| Link { element, failures: 0, out: None };
+        let links: Vec<_> = usable.into_iter().map(link).collect();
+        (!links.is_empty()).then_some(Self { links, refused, retry })
+    }
+
+    /// Whether it holds this element.
+    pub fn has(&self, element: &str) -> bool {
+        self.links.iter().any(|link| link.element == element)
+    }
+
+    /// Whose turn it is: of those that are not out the first, and if all are out the last.
+    pub fn turn(&self, now: Instant) -> Turn {
+        let place = self.place(now);
+        let better = self.links[..place].iter().filter_map(|link| {
+            let out = link.out.as_ref()?;
+            Some(format!("{} failed: {}", link.element, out.why))
+        });
+        let better: Vec<_> = better.collect();
+        let element = self.links[place].element.clone();
+        if better.is_empty() {
+            let reason = match self.refused.as_str() {
+                "" => "the first that is installed, and it decodes".to_owned(),
+                refused => format!("the first that decodes; {refused}"),
+            };
+            return Turn { element, reason, degraded: None };
+        }
+        let better = better.join("; ");
+        let degraded = Some(format!("{element} stands in: {better}"));
+        Turn { element, reason: better, degraded }
+    }
+
+    fn place(&self, now: Instant) -> usize {
+        let is_in = |link: &Link| link.out.as_ref().is_none_or(|out| out.until <= now);
+        self.links.iter().position(is_in).unwrap_or(self.links.len() - 1)
+    }
+
+    /// A decoder failed while it decoded.
+    pub fn failed(&mut self, element: &str, why: &str, now: Instant) -> Verdict {
+        self.put_out(element, why, now);
+        // The last one is its own successor when all are out.
+        match self.turn(now).element == element {
+            true => Verdict::NoneLeft,
+            false => Verdict::NextTakesOver,
+        }
+    }
+
+    /// A decoder that stands before the one in use, and whose time to be tried again has come.
+    pub fn due(&self, in_use: &str, now: Instant) -> Option<String> {
+        let due = |link: &&Link| link.out.as_ref().is_some_and(|out| out.until <= now);
+        let mut better = self.links.iter().take_while(|link| link.element != in_use);
+        better.find(due).map(|link| link.element.clone())
+    }
+
+    /// A due decoder was probed. Whether it takes over: a probe that fails puts it out anew.
+    pub fn probed_again(&mut self, element: &str, probe: &Probe, now: Instant) -> bool {
+        if *probe == Probe::Usable {
+            return true;
+        }
+        self.put_out(element, &probe.to_string(), now);
+        false
+    }
+
+    fn put_out(&mut self, element: &str, why: &str, now: Instant) {
+        let longest = self.retry.iter().max().copied().unwrap_or_default();
+        let Some(link) = self.links.iter_mut().find(|link| link.element == element) else {
+            return;
+        };
+        // One that worked for long after its last failure begins anew: once a day is not a habit.
+        if link.out.as_ref().is_some_and(|out| now.duration_since(out.until) > longest) {
+            link.failures = 0;
+        }
+        let wait = self.retry.get(link.failures).or(self.retry.last()).copied().unwrap_or_default();
+        link.failures += 1;
+        link.out = Some(Out { until: now + wait, why: why.to_owned() });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn minutes(n: u64) -> Duration {
+        Duration::from_secs(60 * n)
+    }
+
+    fn chain() -> Chain {
+        let usable = ["hard", "va", "soft"].map(str::to_owned).to_vec();
+        Chain::new(usable, String::new(), vec![minutes(1), minutes(5), minutes(15)]).unwrap()
+    }
+
+    #[test]
+    fn the_next_decoder_takes_over_and_the_camera_is_degraded_until_the_better_one_is_back() {
+        let (mut chain, now) = (chain(), Instant::now());
+        assert_eq!((chain.turn(now).element.as_str(), chain.turn(now).degraded), ("hard", None));
+        assert_eq!(chain.failed("hard", "no session", now), Verdict::NextTakesOver);
+        let turn = chain.turn(now);
+        assert_eq!(turn.element, "va");
+        assert!(turn.degraded.unwrap().contains("hard failed: no session"));
+        assert_eq!(chain.due("soft", now + minutes(1) - Duration::from_secs(1)), None);
+        let later = now + minutes(1);
+        assert_eq!(chain.due("soft", later).as_deref(), Some("hard"));
+        assert!(chain.probed_again("hard", &Probe::Usable, later));
+        assert_eq!(chain.due("hard", later), None, "it is the one in use");
+        assert_eq!(
+            (chain.turn(later).element.as_str(), chain.turn(later).degraded),
+            ("hard", None)
+        );
+    }
+
+    #[test]
+    fn each_failure_in_a_row_keeps_a_decoder_out_for_longer() {
+        let (mut chain, mut now) = (chain(), Instant::now());
+        for wait in [1, 5, 15, 15] {
+            chain.failed("hard", "again", now);
+            assert_eq!(
+                chain.due("soft", now + minutes(wait) - Duration::from_secs(1)),
+                None,
+                "{wait}"
+            );
+            now += minutes(wait);
+            assert_eq!(chain.due("soft", now).as_deref(), Some("hard"), "{wait}");
+        }
+        now += minutes(16);
+        chain.failed("hard", "after a long time that it worked", now);
+        assert_eq!(chain.due("soft", now + minutes(1)).as_deref(), Some("hard"));
+    }
+
+    #[test]
+    fn a_probe_that_fails_again_keeps_the_decoder_out() {
+        let (mut chain, now) = (chain(), Instant::now());
+        chain.failed("hard", "gone", now);
+        assert!(!chain.probed_again("hard", &Probe::Hangs, now + minutes(1)));
+        assert_eq!(chain.turn(now + minutes(1)).element, "va");
+        assert_eq!(chain.due("soft", now + minutes(2)), None);
+        assert_eq!(chain.due("soft", now + minutes(6)).as_deref(), Some("hard"));
+    }
+
+    #[test]
+    fn a_stream_that_no_decoder_bears_does_not_send_the_camera_round() {
+        let (mut chain, now) = (chain(), Instant::now());
+        assert_eq!(chain.failed("hard", "corrupt", now), Verdict::NextTakesOver);
+        assert_eq!(chain.failed("va", "corrupt", now), Verdict::NextTakesOver);
+        for second in 0..50 {
+            let now = now + Duration::from_secs(second);
+            assert_eq!(chain.turn(now).element, "soft");
+            assert_eq!(chain.failed("soft", "corrupt", now), Verdict::NoneLeft);
+        }
+    }
+}

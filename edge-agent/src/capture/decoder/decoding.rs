@@ -1,0 +1,257 @@
+//! The decoder of one opened source: which it is, and whether it still gives what it should.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use gstreamer as gst;
+use gstreamer::prelude::*;
+
+use super::chain::Turn;
+use super::{Decoders, codec};
+use crate::capture::error::CaptureError;
+use crate::capture::pipeline::InUse;
+
+/// A decoder that took so many frames, from a key frame on, and gave none...
+const SILENT_FRAMES: u32 = 50;
+/// ...for so long, has failed. Decoders hold back a few frames, never so many.
+const SILENT_FOR: Duration = Duration::from_secs(5);
+
+/// What decodes a source, as far as it is known.
+#[derive(Debug, Default)]
+pub struct Decoding(Mutex<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// The decoder whose turn it was, of a codec that has several.
+    turn: Option<Turn>,
+    /// That there is none.
+    unusable: Option<CaptureError>,
+    element: Option<gst::glib::WeakRef<gst::Element>>,
+    name: Option<String>,
+    /// Frames that it gave.
+    given: u64,
+    /// Frames that it took since it gave the last one, from a key frame on, and since when.
+    taken: Option<(u32, Instant)>,
+}
+
+impl Decoding {
+    /// Lets a decoding bin use the decoders whose turn it is, and watches the one that it uses.
+    pub fn begin(
+        self: &Arc<Self>,
+        pipeline: &gst::Pipeline,
+        decodebin: &gst::Element,
+        decoders: Arc<Decoders>,
+    ) {
+        let choosing = Arc::clone(self);
+        keep_to(decodebin, move |caps| choosing.choose(&decoders, caps));
+        let watching = Arc::clone(self);
+        pipeline.connect_deep_element_added(move |_, _, element| {
+            if element.factory().is_some_and(|factory| codec::decodes_video(&factory)) {
+                watching.watch(element);
+            }
+        });
+    }
+
+    fn choose(&self, decoders: &Decoders, caps: &gst::Caps) -> Vec<gst::ElementFactory> {
+        let chosen = match decoders.turn(caps) {
+            None => return candidates(caps, None),
+            Some(Ok(turn)) => turn,
+            Some(Err(error)) => {
+                self.lock().unusable = Some(error);
+                return Vec::new();
+            }
+        };
+        if let Some(factory) = gst::ElementFactory::find(&chosen.element) {
+            make_eligible(&factory);
+        }
+        let found = candidates(caps, Some(&chosen.element));
+        self.lock().turn = Some(chosen);
+        found
+    }
+
+    /// A bin that decodes holds elements that decode: the outer one is meant, and comes first.
+    fn watch(self: &Arc<Self>, element: &gst::Element) {
+        let mut inner = self.lock();
+        let known = inner.element.as_ref().and_then(gst::glib::WeakRef::upgrade);
+        if known.is_some_and(|known| element.has_as_ancestor(&known)) {
+            return;
+        }
+        inner.element = Some(element.downgrade());
+        inner.name = element.factory().map(|factory| factory.name().to_string());
+        inner.taken = None;
+        drop(inner);
+        let (taken, given) = (Arc::downgrade(self), Arc::downgrade(self));
+        for pad in element.sink_pads() {
+            let taken = taken.clone();
+            pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+                if let (Some(decoding), Some(buffer)) = (taken.upgrade(), info.buffer()) {
+                    decoding.took(!buffer.flags().contains(gst::BufferFlags::DELTA_UNIT));
+                }
+                gst::PadProbeReturn::Ok
+            });
+        }
+        for pad in element.src_pads() {
+            let given = given.clone();
+            pad.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+                if let Some(decoding) = given.upgrade() {
+                    decoding.gave();
+                }
+                gst::PadProbeReturn::Ok
+            });
+        }
+    }
+
+    fn took(&self, key_frame: bool) {
+        let mut inner = self.lock();
+        match &mut inner.taken {
+            Some((frames, _)) => *frames = frames.saturating_add(1),
+            // What comes before a key frame nothing can decode: a stream that was joined midway.
+            None if key_frame => inner.taken = Some((1, Instant::now())),
+            None => {}
+        }
+    }
+
+    fn gave(&self) {
+        let mut inner = self.lock();
+        inner.given += 1;
+        inner.taken = None;
+    }
+
+    /// What decodes.
+    pub fn in_use(&self) -> InUse {
+        let inner = self.lock();
+        InUse { element: inner.name.clone(), turn: inner.turn.clone() }
+    }
+
+    /// The decoder, if a thread that does not return may hang in it: it never gave a frame, or holds
+    /// one. A source that hangs leaves it with nothing.
+    pub fn may_hang(&self) -> Option<String> {
+        let inner = self.lock();
+        let turn = inner.turn.as_ref()?;
+        (inner.given == 0 || inner.taken.is_some()).then(|| turn.element.clone())
+    }
+
+    /// Why there is none.
+    pub fn unusable(&self) -> Option<CaptureError> {
+        self.lock().unusable.take()
+    }
+
+    /// Whether a message of the pipeline tells of the decoder: it comes from it, or from around it
+    /// because the decoder was not taken, or ended the stream. Then, which decoder it is.
+    pub fn blamed(&self, message: &gst::message::Error) -> Option<String> {
+        let inner = self.lock();
+        let chosen = inner.turn.as_ref()?.element.clone();
+        let element = inner.element.as_ref().and_then(gst::glib::WeakRef::upgrade);
+        let from_within = element.zip(message.src()).is_some_and(|(element, src)| {
+            src == element.upcast_ref::<gst::Object>() || src.has_as_ancestor(&element)
+        });
+        let error = message.error();
+        let not_taken = error.matches(gst::StreamError::CodecNotFound)
+            || error.matches(gst::CoreError::MissingPlugin)
+            || error.matches(gst::CoreError::StateChange);
+        // The source only reports what came back to it from the elements behind.
+        let debug = message.debug().unwrap_or_default();
+        let refused_downstream = debug.contains("reason not-negotiated");
+        let silent_so_far = inner.given == 0;
+        (from_within || (silent_so_far && (not_taken || refused_downstream))).then_some(chosen)
+    }
+
+    /// Whether it takes frames and gives none any more: which decoder, and what was seen.
+    pub fn silent(&self) -> Option<(String, String)> {
+        let inner = self.lock();
+        let (frames, since) = inner.taken?;
+        let silence = since.elapsed();
+        if frames < SILENT_FRAMES || silence < SILENT_FOR {
+            return None;
+        }
+        let element = inner.turn.as_ref()?.element.clone();
+        Some((element, format!("took {frames} frames in {} s and gave none", silence.as_secs())))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Each field is replaced in one assignment: a panic elsewhere leaves whole ones.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The elements that may take a stream, the first to be tried first: parsers and the like by rank,
+/// and of the decoders the chosen one alone, if one was chosen.
+///
+/// The chosen one is in the list also where it cannot take the stream in its present form, since a
+/// parser brings the stream into the form that the first decoder of the list takes. Refusing the
+/// others one by one ("autoplug-select") is too late for that: the form was settled before.
+pub(super) fn candidates(caps: &gst::CapsRef, chosen: Option<&str>) -> Vec<gst::ElementFactory> {
+    let every = gst::ElementFactory::factories_with_type(
+        gst::ElementFactoryType::DECODABLE,
+        gst::Rank::MARGINAL,
+    );
+    let may_take = |factory: &gst::ElementFactory| match chosen {
+        Some(chosen) if codec::decodes_video(factory) => factory.name() == chosen,
+        _ => factory.can_sink_any_caps(caps),
+    };
+    let mut candidates: Vec<_> = every.into_iter().filter(may_take).collect();
+    candidates.sort_by_key(|factory| std::cmp::Reverse(factory.rank()));
+    candidates
+}
+
+/// Makes a decoding bin use the elements that `choose` gives.
+pub(super) fn keep_to(
+    decodebin: &gst::Element,
+    choose: impl Fn(&gst::Caps) -> Vec<gst::ElementFactory> + Send + Sync + 'static,
+) {
+    decodebin.connect("autoplug-factories", false, move |values| {
+        let caps = values.get(2).and_then(|value| value.get::<gst::Caps>().ok());
+        let candidates = caps.map(|caps| choose(&caps)).unwrap_or_default();
+        let candidates = candidates.iter().map(|factory| factory.to_value());
+        Some(gst::glib::ValueArray::new(candidates).to_value())
+    });
+}
+
+/// Links the first video pad that appears, through a converter where its memory is not readable.
+pub fn link_when_known(from: &gst::Element, to: &gst::Element) {
+    let to = to.downgrade();
+    from.connect_pad_added(move |from, pad| {
+        let Some(to) = to.upgrade() else {
+            return;
+        };
+        let Some(inlet) = to.static_pad("sink").filter(|inlet| !inlet.is_linked()) else {
+            return;
+        };
+        let linked = match converter_for(pad) {
+            None => pad.link(&inlet).map(|_| ()).map_err(|error| error.to_string()),
+            Some(converter) => link_through(converter, pad, &to),
+        };
+        if let Err(why) = linked {
+            // Sound, subtitles: not ours. That no picture comes shows at the end of the stream.
+            tracing::debug!(target: "capture", pad = %pad.name(), from = %from.name(), why,
+                "a stream that is not taken");
+        }
+    });
+}
+
+fn converter_for(pad: &gst::Pad) -> Option<&'static str> {
+    let caps = pad.current_caps().unwrap_or_else(|| pad.query_caps(None));
+    let features = caps.features(0)?;
+    features.iter().find_map(|feature| codec::converter(feature))
+}
+
+fn link_through(converter: &str, pad: &gst::Pad, to: &gst::Element) -> Result<(), String> {
+    let failed = |step: &str| format!("{converter}: {step}");
+    let made = gst::ElementFactory::make(converter).build();
+    let element = made.map_err(|_| failed("not installed"))?;
+    let bin = to.parent().and_then(|parent| parent.downcast::<gst::Bin>().ok());
+    let bin = bin.ok_or_else(|| failed("nothing to put it into"))?;
+    bin.add(&element).map_err(|_| failed("cannot be added"))?;
+    element.link(to).map_err(|_| failed("cannot be linked"))?;
+    let inlet = element.static_pad("sink").ok_or_else(|| failed("has no inlet"))?;
+    pad.link(&inlet).map_err(|_| failed("does not take what the decoder gives"))?;
+    element.sync_state_with_parent().map_err(|_| failed("does not start"))
+}
+
+/// Elements of rank NONE are never considered, also when they were chosen. The rank is the
+/// process's, so that the lowest eligible one is given: the choice is made by name, not by rank.
+pub(super) fn make_eligible(factory: &gst::ElementFactory) {
+    if factory.rank() < gst::Rank::MARGINAL {
+        factory.set_rank(gst::Rank::MARGINAL);
+    }
+}
