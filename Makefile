@@ -51,7 +51,7 @@ deb: ## make the .deb packages in target/deb (ARCH=amd64 or arm64; PROFILE=dev p
 	@$(MAKE) fetch
 	@packaging/build.sh $(ARCH)
 
-check-detector: ## compare the detector's boxes with OpenCV's, frame by frame
+check-detector: ## compare the detectors' boxes with independent ones', frame by frame
 	@$(CARGO) build --quiet --locked -p picket-edge-agent --bins
 	@tests/detector/check.sh
 

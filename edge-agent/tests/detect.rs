@@ -5,7 +5,6 @@
 mod common;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use crossbeam_channel::{Receiver, bounded};
 use picket_edge_agent::capture::planes::{Matrix, Planes, Range};
@@ -71,8 +70,32 @@ fn a_box_is_that_of_the_independent_detector() {
 }
 
 #[test]
+fn centerface_finds_the_same_face_in_every_frame() {
+    let centerface = common::fetched("models/centerface.onnx");
+    let yunet = Detector::load(&settings()).unwrap();
+    let detector = Detector::load(&DetectSettings::new(&centerface, &runtime())).unwrap();
+    assert_eq!(detector.identity().model_name, "centerface");
+    let mut file = FileDetections::open(detector, &common::clip()).unwrap();
+    let mut other = FileDetections::open(yunet, &common::clip()).unwrap();
+    let mut frames = 0;
+    while let Some(report) = file.next_frame().unwrap() {
+        let yunet = other.next_frame().unwrap().unwrap();
+        let ([face], [expected]) = (report.detections.as_slice(), yunet.detections.as_slice())
+        else {
+            panic!("{report:?}")
+        };
+        // Two networks: no point is a third of the face away, so none stands for another.
+        for ([x, y], [ex, ey]) in face.landmarks.iter().zip(&expected.landmarks) {
+            assert!((x - ex).hypot(y - ey) < 16.0, "{report:?} {expected:?}");
+        }
+        frames += 1;
+    }
+    assert_eq!(frames, 120);
+}
+
+#[test]
 fn a_lower_score_gives_more_boxes_and_the_same_sure_ones() {
-    let frame = face();
+    let frame = common::first_picture();
     let mut detector = Detector::load(&settings()).unwrap();
     let sure = detector.detect(&frame).unwrap();
     let all = detector.detect_from(&frame, 0.01).unwrap();
@@ -177,21 +200,6 @@ fn uniform(width: u32, height: u32, [y, u, v]: [u8; 3], matrix: Matrix, range: R
     Planes::from_vecs(width, height, planes, matrix, range).unwrap()
 }
 
-/// The first picture of the clip.
-fn face() -> Planes {
-    use picket_edge_agent::capture::pipeline::{Next, Pipeline};
-    use picket_edge_agent::capture::settings::{FileSource, Pace, Source};
-    let file = FileSource { path: common::clip(), repeat: false, pace: Pace::None };
-    let mut pipeline = Pipeline::open(&Source::File(file), None, None).unwrap();
-    loop {
-        match pipeline.next(Duration::from_secs(5)).unwrap() {
-            Next::Picture(picture) => return picture.planes,
-            Next::Nothing => {}
-            Next::End => panic!("no picture"),
-        }
-    }
-}
-
 #[test]
 fn each_number_goes_out_once_in_order_with_the_pictures_the_policy_asks_for() {
     let publish = |policy| PublishSettings { policy, width_px: Some(88), quality: 70 };
@@ -201,7 +209,7 @@ fn each_number_goes_out_once_in_order_with_the_pictures_the_policy_asks_for() {
         ("none", PublishPolicy::ObservationsOnly, [false, false]),
     ];
     let grey = uniform(176, 144, [128; 3], Matrix::Bt601, Range::Limited);
-    let (mut inputs, face) = (Vec::new(), face());
+    let (mut inputs, face) = (Vec::new(), common::first_picture());
     for (camera, policy, _) in cameras {
         let (sender, receiver) = bounded(8);
         sender.send(frame(camera, 1, &face)).unwrap();

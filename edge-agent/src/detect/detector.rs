@@ -58,7 +58,7 @@ pub enum LoadError {
         /// The file.
         path: String,
         /// Why.
-        source: DetectError,
+        source: Box<DetectError>,
     },
     /// The provider that must be used cannot.
     #[error(
@@ -165,7 +165,8 @@ impl Detector {
         // What a model gives is only known for sure when it gave it once.
         detector.tensor.make_room(TRIAL_PX);
         let path = || file.path().display().to_string();
-        detector.compute(1.0).map_err(|source| LoadError::Trial { path: path(), source })?;
+        let refused = |source| LoadError::Trial { path: path(), source: Box::new(source) };
+        detector.compute(1.0).map_err(refused)?;
         Ok(detector)
     }
 

@@ -67,7 +67,7 @@ pub enum ModelError {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: DescriptionError,
+        source: Box<DescriptionError>,
     },
     /// The runtime has no such provider.
     #[error(
@@ -117,7 +117,7 @@ impl ModelFile {
         }
         match Description::find(&path, &sha256, settings.model_description.as_deref()) {
             Ok(description) => Ok(Self { path, bytes, sha256, description }),
-            Err(source) => Err(ModelError::Description { path, source }),
+            Err(source) => Err(ModelError::Description { path, source: Box::new(source) }),
         }
     }
 

@@ -4,10 +4,15 @@
 
 pub mod camera;
 pub mod rehearsed;
+pub mod toy;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use gstreamer::prelude::*;
+use picket_edge_agent::capture::pipeline::{Next, Pipeline};
+use picket_edge_agent::capture::planes::Planes;
+use picket_edge_agent::capture::settings::{FileSource, Pace, Source};
 
 /// A fetched file. `PICKET_MODELS` names the folder that holds `models`, `runtime` and `video`;
 /// `.cache` at the workspace's root if unset.
@@ -38,4 +43,17 @@ pub fn make_video(path: &Path, line: &str) {
     let message = pipeline.bus().unwrap().timed_pop_filtered(limit, &kinds).unwrap();
     pipeline.set_state(gstreamer::State::Null).unwrap();
     assert!(matches!(message.view(), gstreamer::MessageView::Eos(_)), "{message:?}");
+}
+
+/// The first picture of the clip.
+pub fn first_picture() -> Planes {
+    let file = FileSource { path: clip(), repeat: false, pace: Pace::None };
+    let mut pipeline = Pipeline::open(&Source::File(file), None, None).unwrap();
+    loop {
+        match pipeline.next(Duration::from_secs(5)).unwrap() {
+            Next::Picture(picture) => return picture.planes,
+            Next::Nothing => {}
+            Next::End => panic!("no picture"),
+        }
+    }
 }
