@@ -37,6 +37,13 @@ pub struct Plane<'a> {
     pub height: u32,
 }
 
+impl<'a> Plane<'a> {
+    /// The samples of a row; `index` is below `height`.
+    pub fn row(&self, index: usize) -> &'a [u8] {
+        &self.data[index * self.stride..][..self.width as usize]
+    }
+}
+
 /// A picture in YUV with chroma at half of both sizes (I420). Cheap to clone: the memory is shared.
 ///
 /// A frame from GStreamer stays mapped where the decoder wrote it; the decoder cannot use that

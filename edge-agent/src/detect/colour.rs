@@ -1,9 +1,17 @@
 //! Luma and chroma to red, green, blue, and from one way of writing them to the other. Pure.
+//!
+//! All in 16 bits: samples times 128, factors times 8192, and of their product the upper half, so
+//! that four bits stand behind the point. A processor multiplies eight such numbers at once with
+//! what every one of its kind has (SSE2, NEON), and the compiler finds that by itself; of products
+//! of 32 bits it makes code several times slower, and tables by sample slower still.
 
-use crate::capture::planes::{Matrix, Range};
+use crate::capture::planes::{Matrix, Plane, Range};
 
-/// Fixed point: 1 is 65536.
-const ONE: f32 = 65536.0;
+const SAMPLE_BITS: u32 = 7;
+const FACTOR_ONE: f32 = 8192.0;
+const POINT_BITS: u32 = 4;
+/// Half of the last bit that is kept, and what cutting off took from three products on average.
+const ROUNDING: i16 = (1 << (POINT_BITS - 1)) + 1;
 
 /// Shares of red and blue in luma.
 fn shares(matrix: Matrix) -> (f32, f32) {
@@ -13,15 +21,40 @@ fn shares(matrix: Matrix) -> (f32, f32) {
     }
 }
 
+/// Where luma begins, and what luma and chroma are to be multiplied with for full range.
+fn scales(range: Range) -> (i16, f32, f32) {
+    match range {
+        Range::Limited => (16, 255.0 / 219.0, 255.0 / 224.0),
+        Range::Full => (0, 1.0, 1.0),
+    }
+}
+
+/// Every factor here lies between -4 and 4.
+fn fixed(factor: f32) -> i16 {
+    (factor * FACTOR_ONE).round() as i16
+}
+
+fn above(sample: u8, zero: i16) -> i16 {
+    (i16::from(sample) - zero) << SAMPLE_BITS
+}
+
+fn times(sample: i16, factor: i16) -> i16 {
+    ((i32::from(sample) * i32::from(factor)) >> 16) as i16
+}
+
+fn whole(sum: i16) -> i16 {
+    ((sum + ROUNDING) >> POINT_BITS).clamp(0, 255)
+}
+
 /// Factors from luma and chroma to red, green and blue, each rounded to 8 bits.
 #[derive(Debug, Clone, Copy)]
 pub struct ToRgb {
-    y_offset: i32,
-    y: i32,
-    red_v: i32,
-    green_u: i32,
-    green_v: i32,
-    blue_u: i32,
+    black: i16,
+    y: i16,
+    red_v: i16,
+    green_u: i16,
+    green_v: i16,
+    blue_u: i16,
 }
 
 impl ToRgb {
@@ -29,14 +62,10 @@ impl ToRgb {
     pub fn new(matrix: Matrix, range: Range) -> Self {
         let (red, blue) = shares(matrix);
         let green = 1.0 - red - blue;
-        let (y_offset, y, chroma) = match range {
-            Range::Limited => (16, 255.0 / 219.0, 255.0 / 224.0),
-            Range::Full => (0, 1.0, 1.0),
-        };
-        let fixed = |factor: f32| (factor * ONE).round() as i32;
+        let (black, luma, chroma) = scales(range);
         Self {
-            y_offset,
-            y: fixed(y),
+            black,
+            y: fixed(luma),
             red_v: fixed(2.0 * (1.0 - red) * chroma),
             green_u: fixed(-2.0 * (1.0 - blue) * blue / green * chroma),
             green_v: fixed(-2.0 * (1.0 - red) * red / green * chroma),
@@ -44,115 +73,95 @@ impl ToRgb {
         }
     }
 
-    /// One pixel's red, green, blue.
-    pub fn rgb(&self, y: u8, u: u8, v: u8) -> [u8; 3] {
-        let luma = (i32::from(y) - self.y_offset) * self.y + (1 << 15);
-        let (u, v) = (i32::from(u) - 128, i32::from(v) - 128);
-        let byte = |value: i32| (value >> 16).clamp(0, 255) as u8;
-        [
-            byte(luma + self.red_v * v),
-            byte(luma + self.green_u * u + self.green_v * v),
-            byte(luma + self.blue_u * u),
-        ]
+    /// A row of samples of the same length each, as red, green and blue.
+    pub fn row(&self, [y, u, v]: [&[u8]; 3], [red, green, blue]: [&mut [f32]; 3]) {
+        let out = red.iter_mut().zip(green).zip(blue);
+        for (((red, green), blue), ((y, u), v)) in out.zip(y.iter().zip(u).zip(v)) {
+            let luma = times(above(*y, self.black), self.y);
+            let (u, v) = (above(*u, 128), above(*v, 128));
+            *red = f32::from(whole(luma + times(v, self.red_v)));
+            *green = f32::from(whole(luma + times(u, self.green_u) + times(v, self.green_v)));
+            *blue = f32::from(whole(luma + times(u, self.blue_u)));
+        }
     }
 }
 
 /// Rewrites planes as JPEG has them: full range, BT.601.
 pub struct ToJpeg {
-    luma: [i32; 256],
-    chroma: [i32; 256],
-    /// What chroma adds to luma, and each chroma keeps and takes from the other.
-    cross: Option<Cross>,
-}
-
-struct Cross {
-    y_u: i32,
-    y_v: i32,
-    u_u: i32,
-    u_v: i32,
-    v_u: i32,
-    v_v: i32,
+    black: i16,
+    y: i16,
+    /// What chroma adds to luma: nothing, where the matrix is BT.601 already.
+    y_u: i16,
+    y_v: i16,
+    /// What each chroma keeps, and takes from the other.
+    u_u: i16,
+    u_v: i16,
+    v_u: i16,
+    v_v: i16,
 }
 
 impl ToJpeg {
     /// Of planes made like this; `None` if they are what JPEG has.
+    ///
+    /// Both matrices describe the same red, green and blue: one times the inverse of the other.
     pub fn new(matrix: Matrix, range: Range) -> Option<Self> {
         if (matrix, range) == (Matrix::Bt601, Range::Full) {
             return None;
         }
-        let (mut luma, mut chroma) = ([0; 256], [0; 256]);
-        for value in 0..256usize {
-            let sample = value as f32;
-            (luma[value], chroma[value]) = match range {
-                Range::Full => (value as i32 * 65536, (value as i32 - 128) * 65536),
-                Range::Limited => (
-                    ((sample - 16.0) * 255.0 / 219.0 * ONE).round() as i32,
-                    ((sample - 128.0) * 255.0 / 224.0 * ONE).round() as i32,
-                ),
-            };
-        }
-        let cross = (matrix == Matrix::Bt709).then(Cross::from_bt709);
-        Some(Self { luma, chroma, cross })
-    }
-
-    /// Rewrites planes without gaps between their rows, in place.
-    pub fn rewrite(&self, width: usize, y: &mut [u8], u: &mut [u8], v: &mut [u8]) {
-        let chroma_width = width.div_ceil(2);
-        match &self.cross {
-            None => y.iter_mut().for_each(|sample| *sample = byte(self.luma[usize::from(*sample)])),
-            Some(cross) => {
-                for (row, samples) in y.chunks_mut(width).enumerate() {
-                    let from = row / 2 * chroma_width;
-                    for (column, sample) in samples.iter_mut().enumerate() {
-                        let at = from + column / 2;
-                        let (cu, cv) = (u[at], v[at]);
-                        *sample = byte(self.luma[usize::from(*sample)] + cross.luma(cu, cv, self));
-                    }
-                }
-            }
-        }
-        for (u, v) in u.iter_mut().zip(v) {
-            let (cu, cv) = (self.chroma[usize::from(*u)], self.chroma[usize::from(*v)]);
-            let (new_u, new_v) = self.cross.as_ref().map_or((cu, cv), |cross| cross.chroma(cu, cv));
-            (*u, *v) = (byte(new_u + (128 << 16)), byte(new_v + (128 << 16)));
-        }
-    }
-}
-
-fn byte(fixed: i32) -> u8 {
-    ((fixed + (1 << 15)) >> 16).clamp(0, 255) as u8
-}
-
-impl Cross {
-    /// Both ways describe the same red, green and blue: one matrix times the inverse of the other.
-    fn from_bt709() -> Self {
-        let ((red7, blue7), (red6, blue6)) = (shares(Matrix::Bt709), shares(Matrix::Bt601));
-        let (green7, green6) = (1.0 - red7 - blue7, 1.0 - red6 - blue6);
-        let (red_v, blue_u) = (2.0 * (1.0 - red7), 2.0 * (1.0 - blue7));
-        let (green_u, green_v) = (-blue_u * blue7 / green7, -red_v * red7 / green7);
+        let (black, luma, chroma) = scales(range);
+        let ((red, blue), (red6, blue6)) = (shares(matrix), shares(Matrix::Bt601));
+        let (green, green6) = (1.0 - red - blue, 1.0 - red6 - blue6);
+        let (red_v, blue_u) = (2.0 * (1.0 - red), 2.0 * (1.0 - blue));
+        let (green_u, green_v) = (-blue_u * blue / green, -red_v * red / green);
         let y_u = blue6 * blue_u + green6 * green_u;
         let y_v = red6 * red_v + green6 * green_v;
         let (u_scale, v_scale) = (2.0 * (1.0 - blue6), 2.0 * (1.0 - red6));
-        // 10 bits here, on values that have 16: their products fit 32 bits.
-        let fixed = |factor: f32| (factor * 1024.0).round() as i32;
-        Self {
-            y_u: fixed(y_u),
-            y_v: fixed(y_v),
-            u_u: fixed((blue_u - y_u) / u_scale),
-            u_v: fixed(-y_v / u_scale),
-            v_u: fixed(-y_u / v_scale),
-            v_v: fixed((red_v - y_v) / v_scale),
+        Some(Self {
+            black,
+            y: fixed(luma),
+            y_u: fixed(chroma * y_u),
+            y_v: fixed(chroma * y_v),
+            u_u: fixed(chroma * (blue_u - y_u) / u_scale),
+            u_v: fixed(chroma * -y_v / u_scale),
+            v_u: fixed(chroma * -y_u / v_scale),
+            v_v: fixed(chroma * (red_v - y_v) / v_scale),
+        })
+    }
+
+    /// Rewrites luma and chroma at half of both sizes; the new rows have no gaps.
+    pub fn rewrite(&self, [y, u, v]: [Plane<'_>; 3], [to_y, to_u, to_v]: [&mut Vec<u8>; 3]) {
+        for (plane, into) in [(y, &mut *to_y), (u, &mut *to_u), (v, &mut *to_v)] {
+            into.resize(plane.width as usize * plane.height as usize, 0);
+        }
+        let width = y.width as usize;
+        let mut from_chroma = vec![0; width.next_multiple_of(2)];
+        let chroma_rows = to_u.chunks_exact_mut(u.width as usize);
+        let chroma_rows = chroma_rows.zip(to_v.chunks_exact_mut(v.width as usize));
+        let luma_rows = to_y.chunks_mut(2 * width);
+        for (index, ((to_u, to_v), to_y)) in chroma_rows.zip(luma_rows).enumerate() {
+            self.chroma([u.row(index), v.row(index)], [to_u, to_v], &mut from_chroma);
+            for (row, to_y) in to_y.chunks_exact_mut(width).enumerate() {
+                self.luma(y.row(2 * index + row), &from_chroma, to_y);
+            }
         }
     }
 
-    fn luma(&self, u: u8, v: u8, tables: &ToJpeg) -> i32 {
-        let (u, v) = (tables.chroma[usize::from(u)] >> 10, tables.chroma[usize::from(v)] >> 10);
-        u * self.y_u + v * self.y_v
+    /// The new chroma, and for each of the two luma samples over one of chroma what chroma adds.
+    fn chroma(&self, [u, v]: [&[u8]; 2], [to_u, to_v]: [&mut [u8]; 2], to_luma: &mut [i16]) {
+        let chroma = u.iter().zip(v);
+        let out = to_u.iter_mut().zip(to_v).zip(to_luma.chunks_exact_mut(2));
+        for (((to_u, to_v), to_luma), (u, v)) in out.zip(chroma) {
+            let (u, v) = (above(*u, 128), above(*v, 128));
+            *to_u = whole(times(u, self.u_u) + times(v, self.u_v) + (128 << POINT_BITS)) as u8;
+            *to_v = whole(times(u, self.v_u) + times(v, self.v_v) + (128 << POINT_BITS)) as u8;
+            to_luma.fill(times(u, self.y_u) + times(v, self.y_v));
+        }
     }
 
-    fn chroma(&self, u: i32, v: i32) -> (i32, i32) {
-        let (u, v) = (u >> 10, v >> 10);
-        (u * self.u_u + v * self.u_v, u * self.v_u + v * self.v_v)
+    fn luma(&self, y: &[u8], from_chroma: &[i16], to_y: &mut [u8]) {
+        for ((y, from_chroma), to_y) in y.iter().zip(from_chroma).zip(to_y) {
+            *to_y = whole(times(above(*y, self.black), self.y) + from_chroma) as u8;
+        }
     }
 }
 
@@ -194,9 +203,12 @@ mod tests {
         for (matrix, range) in ways() {
             for colour in COLOURS {
                 let [y, u, v] = yuv(colour, matrix, range);
-                let back = ToRgb::new(matrix, range).rgb(y, u, v);
-                for (back, colour) in back.into_iter().zip(colour) {
-                    assert!((f32::from(back) - colour).abs() <= 2.5, "{matrix:?} {range:?}");
+                let [mut red, mut green, mut blue] = [[0.0]; 3];
+                let back = [&mut red[..], &mut green, &mut blue];
+                ToRgb::new(matrix, range).row([&[y], &[u], &[v]], back);
+                for (back, colour) in [red, green, blue].into_iter().zip(colour) {
+                    assert!((back[0] - colour).abs() <= 2.5, "{matrix:?} {range:?}");
+                    assert_eq!(back[0].fract(), 0.0);
                 }
             }
         }
@@ -207,10 +219,24 @@ mod tests {
         for (matrix, range) in ways() {
             for colour in COLOURS {
                 let [y, u, v] = yuv(colour, matrix, range);
-                let (mut ys, mut us, mut vs) = (vec![y; 15], vec![u; 6], vec![v; 6]);
-                if let Some(to_jpeg) = ToJpeg::new(matrix, range) {
-                    to_jpeg.rewrite(5, &mut ys, &mut us, &mut vs);
-                }
+                // Five by three pixels with a gap behind each row.
+                let plane = |sample: u8, stride: usize, width, height: u32| {
+                    let data = vec![sample; stride * height as usize];
+                    (data, stride, width, height)
+                };
+                let from = [plane(y, 8, 5, 3), plane(u, 4, 3, 2), plane(v, 4, 3, 2)];
+                let from = from.each_ref().map(|(data, stride, width, height)| Plane {
+                    data,
+                    stride: *stride,
+                    width: *width,
+                    height: *height,
+                });
+                let Some(to_jpeg) = ToJpeg::new(matrix, range) else {
+                    continue;
+                };
+                let [mut ys, mut us, mut vs] = [const { Vec::new() }; 3];
+                to_jpeg.rewrite(from, [&mut ys, &mut us, &mut vs]);
+                assert_eq!([ys.len(), us.len(), vs.len()], [15, 6, 6]);
                 let expected = yuv(colour, Matrix::Bt601, Range::Full);
                 for (plane, expected) in [&ys, &us, &vs].into_iter().zip(expected) {
                     for sample in plane {

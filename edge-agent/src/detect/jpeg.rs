@@ -44,9 +44,8 @@ pub enum JpegError {
 pub struct Encoder {
     compressor: Compressor,
     resizer: PlaneResizer,
-    y: Vec<u8>,
-    u: Vec<u8>,
-    v: Vec<u8>,
+    resized: [Vec<u8>; 3],
+    rewritten: [Vec<u8>; 3],
 }
 
 impl Encoder {
@@ -55,9 +54,8 @@ impl Encoder {
         Ok(Self {
             compressor: Compressor::new().map_err(JpegError::Start)?,
             resizer: PlaneResizer::default(),
-            y: Vec::new(),
-            u: Vec::new(),
-            v: Vec::new(),
+            resized: Default::default(),
+            rewritten: Default::default(),
         })
     }
 
@@ -70,36 +68,40 @@ impl Encoder {
         publish: &PublishSettings,
     ) -> Result<Jpeg, JpegError> {
         let width = publish.width_px.unwrap_or(planes.width()).min(planes.width());
-        let height = height_at(width, (planes.width(), planes.height()));
+        let size = (width, height_at(width, (planes.width(), planes.height())));
+        let mut parts = [planes.y(), planes.u(), planes.v()];
+        if width != planes.width() {
+            let chroma = (size.0.div_ceil(2), size.1.div_ceil(2));
+            for ((part, into), to) in
+                parts.iter().zip(&mut self.resized).zip([size, chroma, chroma])
+            {
+                self.resizer.resize(*part, to, into).map_err(JpegError::Resize)?;
+            }
+            parts = without_gaps(size, chroma, &self.resized);
+        }
+        let is_even = size.0.is_multiple_of(2) && size.1.is_multiple_of(2);
         let to_jpeg = ToJpeg::new(planes.matrix(), planes.range());
-        let even = width.is_multiple_of(2) && height.is_multiple_of(2);
-        let encoded = if width == planes.width() && even && to_jpeg.is_none() {
-            let (y, u, v) = (planes.y(), planes.u(), planes.v());
-            compress(&mut self.compressor, (width, height), [y, u, v], publish.quality)
-        } else {
-            self.rewrite(planes, (width, height), to_jpeg).map_err(JpegError::Resize)?;
-            make_even((width as usize, height as usize), &mut self.y);
-            let planes = without_gaps((width, height), [&self.y, &self.u, &self.v]);
-            compress(&mut self.compressor, (width, height), planes, publish.quality)
-        };
+        if to_jpeg.is_some() || !is_even {
+            let [y, u, v] = &mut self.rewritten;
+            match to_jpeg {
+                Some(to_jpeg) => to_jpeg.rewrite(parts, [y, u, v]),
+                None => copy(parts, [y, u, v]),
+            }
+            make_even((size.0 as usize, size.1 as usize), y);
+            let chroma = (size.0.div_ceil(2), size.1.div_ceil(2));
+            parts = without_gaps((2 * chroma.0, 2 * chroma.1), chroma, &self.rewritten);
+        }
+        let encoded = compress(&mut self.compressor, size, parts, publish.quality);
+        let (width, height) = size;
         let bytes = encoded.map_err(|source| JpegError::Encode { width, height, source })?;
         Ok(Jpeg { width, height, bytes })
     }
+}
 
-    fn rewrite(
-        &mut self,
-        planes: &Planes,
-        (width, height): (u32, u32),
-        to_jpeg: Option<ToJpeg>,
-    ) -> Result<(), ResizeError> {
-        let chroma = (width.div_ceil(2), height.div_ceil(2));
-        self.resizer.resize(planes.y(), (width, height), &mut self.y)?;
-        self.resizer.resize(planes.u(), chroma, &mut self.u)?;
-        self.resizer.resize(planes.v(), chroma, &mut self.v)?;
-        if let Some(to_jpeg) = to_jpeg {
-            to_jpeg.rewrite(width as usize, &mut self.y, &mut self.u, &mut self.v);
-        }
-        Ok(())
+fn copy(planes: [Plane<'_>; 3], into: [&mut Vec<u8>; 3]) {
+    for (plane, into) in planes.into_iter().zip(into) {
+        into.clear();
+        (0..plane.height as usize).for_each(|row| into.extend_from_slice(plane.row(row)));
     }
 }
 
@@ -116,16 +118,19 @@ fn make_even((width, height): (usize, usize), y: &mut Vec<u8>) {
     }
 }
 
-/// Planes without gaps between their rows, the luma filled up to an even size.
-fn without_gaps<'a>((width, height): (u32, u32), [y, u, v]: [&'a [u8]; 3]) -> [Plane<'a>; 3] {
-    let (chroma_width, chroma_height) = (width.div_ceil(2), height.div_ceil(2));
-    let plane =
-        |data: &'a [u8], width: u32, height| Plane { data, stride: width as usize, width, height };
-    [
-        plane(y, 2 * chroma_width, 2 * chroma_height),
-        plane(u, chroma_width, chroma_height),
-        plane(v, chroma_width, chroma_height),
-    ]
+/// Planes of these sizes without gaps between their rows.
+fn without_gaps<'a>(
+    luma: (u32, u32),
+    chroma: (u32, u32),
+    [y, u, v]: &'a [Vec<u8>; 3],
+) -> [Plane<'a>; 3] {
+    let plane = |data: &'a [u8], (width, height): (u32, u32)| Plane {
+        data,
+        stride: width as usize,
+        width,
+        height,
+    };
+    [plane(y, luma), plane(u, chroma), plane(v, chroma)]
 }
 
 fn compress(

@@ -122,19 +122,23 @@ impl Tensor {
         let width = self.picture_px.0 as usize;
         let range = self.ranges();
         let area = self.padded_px.0 as usize * self.padded_px.1 as usize;
-        let ([f0, f1, f2], [o0, o1, o2]) = (self.form.factor, self.form.offset);
-        let swap = self.form.channels == Channels::Bgr;
         let (first, rest) = self.data.split_at_mut(area);
         let (second, third) = rest.split_at_mut(area);
         let rows = self.y.chunks_exact(width).zip(self.u.chunks_exact(width));
         for (((y, u), v), at) in rows.zip(self.v.chunks_exact(width)).zip(range) {
-            let out = first[at.clone()].iter_mut().zip(&mut second[at.clone()]).zip(&mut third[at]);
-            for (((first, second), third), ((y, u), v)) in out.zip(y.iter().zip(u).zip(v)) {
-                let [r, g, b] = to_rgb.rgb(*y, *u, *v);
-                let (a, c) = if swap { (b, r) } else { (r, b) };
-                *first = f32::from(a) * f0 + o0;
-                *second = f32::from(g) * f1 + o1;
-                *third = f32::from(c) * f2 + o2;
+            let (first, second) = (&mut first[at.clone()], &mut second[at.clone()]);
+            let third = &mut third[at];
+            let out = match self.form.channels {
+                Channels::Rgb => [&mut *first, &mut *second, &mut *third],
+                Channels::Bgr => [&mut *third, &mut *second, &mut *first],
+            };
+            to_rgb.row([y, u, v], out);
+            let numbers = self.form.factor.into_iter().zip(self.form.offset);
+            for (row, (factor, offset)) in [first, second, third].into_iter().zip(numbers) {
+                // YuNet, the usual model, takes the colours as they are.
+                if (factor, offset) != (1.0, 0.0) {
+                    row.iter_mut().for_each(|colour| *colour = *colour * factor + offset);
+                }
             }
         }
     }
