@@ -25,6 +25,7 @@
 //! - A frozen or a black picture is a suspicion: it is said, and nothing is done about it.
 //! - A recording whose decoder hangs (rather than fails) waits for ever; the others go on.
 //! - A recording behind a URI that is no file has no identity, and is read anew after a restart.
+//! - A software decoder works on one core per camera.
 //! - Rotation and aspect ratio marks of a stream are not applied: a frame is as it was coded.
 
 pub mod address;

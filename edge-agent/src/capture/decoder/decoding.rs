@@ -47,6 +47,7 @@ impl Decoding {
         let watching = Arc::clone(self);
         pipeline.connect_deep_element_added(move |_, _, element| {
             if element.factory().is_some_and(|factory| codec::decodes_video(&factory)) {
+                keep_to_one_thread(element);
                 watching.watch(element);
             }
         });
@@ -227,6 +228,15 @@ pub fn link_when_known(from: &gst::Element, to: &gst::Element) {
                 "a stream that is not taken");
         }
     });
+}
+
+/// FFmpeg's decoders otherwise work on as many frames at once as there are cores: each comes out
+/// later by that many, all of them stay in memory, and the work is a fifth more. One core decodes a
+/// 1080p camera several times over; the others are for the other cameras and the detector.
+fn keep_to_one_thread(decoder: &gst::Element) {
+    if decoder.has_property_with_type("max-threads", i32::static_type()) {
+        decoder.set_property("max-threads", 1i32);
+    }
 }
 
 fn converter_for(pad: &gst::Pad) -> Option<&'static str> {
