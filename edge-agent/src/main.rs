@@ -29,8 +29,13 @@ enum Command {
         #[arg(long)]
         show: bool,
     },
-    /// Lists V4L2 devices with their formats, sizes and rates.
-    Cameras,
+    /// Lists the cameras that are plugged in: how to name them, what they give, which mode of it would
+    /// be used and why, and what can be set.
+    Cameras {
+        /// A config file whose cameras to look for among them.
+        #[arg(long)]
+        config: Option<PathBuf>,
+    },
     /// Shows on one page how everything is: cameras, decoders, model, spool, broker, clock.
     Doctor(ConfigFile),
     /// Looks through a video or a picture and prints what is found in each frame.
@@ -79,7 +84,7 @@ fn command(command: Command) -> Result<ExitCode> {
             wiring::run(loaded).map(|()| ExitCode::SUCCESS)
         }
         Command::CheckConfig { config, show } => check_config(&config.path, show),
-        Command::Cameras => cameras(),
+        Command::Cameras { config } => cameras(config.as_deref()),
         Command::Doctor(ConfigFile { path }) => {
             let healthy = doctor::print(&config::load(&path)?.settings)?;
             Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -110,40 +115,12 @@ fn check_config(path: &Path, show: bool) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn cameras() -> Result<ExitCode> {
-    let devices = capture::v4l2::list();
-    if devices.is_empty() {
-        println!(
-            "no V4L2 device that captures video (is a camera plugged in, and is this user in the group `video`?)"
-        );
-    }
-    for device in devices {
-        match device {
-            Err(error) => println!("{}", logging::chain(&error)),
-            Ok(device) => {
-                println!(
-                    "{}  {} ({}, {})",
-                    device.path.display(),
-                    device.name,
-                    device.driver,
-                    device.bus
-                );
-                for format in device.formats {
-                    println!("  {} {}", format.fourcc, format.description);
-                    for size in format.sizes {
-                        let rates: Vec<_> =
-                            size.rates_fps.iter().map(|r| format!("{r:.0}")).collect();
-                        println!(
-                            "    {}x{} at {} fps",
-                            size.size_px.0,
-                            size.size_px.1,
-                            rates.join(", ")
-                        );
-                    }
-                }
-            }
-        }
-    }
+fn cameras(config: Option<&Path>) -> Result<ExitCode> {
+    let configured = match config {
+        Some(path) => config::load(path)?.settings.camera,
+        None => Vec::new(),
+    };
+    print!("{}", capture::v4l2::command::page(&configured));
     Ok(ExitCode::SUCCESS)
 }
 

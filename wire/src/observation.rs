@@ -152,7 +152,8 @@ pub struct Detector {
 /// One thing found in a frame. Its place in the list is its index.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Detection {
-    /// x, y of the upper left corner, width, height; pixels of the captured frame.
+    /// x, y of the upper left corner, width, height; pixels of the captured frame, as it is after it
+    /// was turned, mirrored and cut.
     #[serde(rename = "box")]
     pub box_px: [f32; 4],
     /// Confidence, 0 to 1.

@@ -26,10 +26,14 @@ use super::seats::Seat;
 use super::settings::{CameraSettings, Source};
 use super::stamp::{Stamper, Timing};
 use super::state::CameraAccount;
+use super::v4l2::{Arrivals, Opened, Sysfs};
 use super::watch::Watch;
 
 /// Longest wait for a frame before the thread looks around.
 const LOOK_AROUND: Duration = Duration::from_millis(100);
+
+/// How often it is looked whether a camera was plugged in.
+const PLUG_LOOK: Duration = Duration::from_millis(500);
 
 /// Pause before numbers are asked for again.
 const NUMBERS_PAUSE: Duration = Duration::from_secs(1);
@@ -43,6 +47,14 @@ enum Finish {
     Stopping,
     /// A better decoder is back: the source is opened again, to use it.
     BetterDecoder,
+}
+
+/// How a wait ended.
+enum Waited {
+    Whole,
+    /// Early, since a camera was plugged in.
+    PluggedIn,
+    Stopping,
 }
 
 /// Where a camera stands in what it reads.
@@ -104,6 +116,7 @@ impl Camera {
         };
         loop {
             let frames_before = place.frames;
+            let plugged_in = self.plugged_in();
             let outcome = self.session(&mut place, &mut stamper);
             if place.fingerprint.is_some() {
                 place.done_ns = place.seen_ns.or(place.done_ns);
@@ -129,8 +142,34 @@ impl Camera {
             }
             let wait = backoff.wait(backoff::random());
             self.failed(&error, wait);
-            if self.stopped_within(wait) {
-                return;
+            match self.wait(wait, plugged_in.as_ref()) {
+                Waited::Whole => {}
+                Waited::PluggedIn => backoff.reset(),
+                Waited::Stopping => return,
+            }
+        }
+    }
+
+    /// Of a V4L2 camera: what is plugged in now, to see what comes later.
+    fn plugged_in(&self) -> Option<Arrivals> {
+        let is_v4l2 = matches!(self.settings.source, Source::V4l2(_));
+        is_v4l2.then(|| Arrivals::now(&Sysfs::default()))
+    }
+
+    /// Waits before the source is opened again. For a camera that was just plugged in nobody waits
+    /// half a minute; whether it is the right one shows when it is opened.
+    fn wait(&self, wait: Duration, before: Option<&Arrivals>) -> Waited {
+        let deadline = Instant::now() + wait;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if self.stopped_within(left.min(PLUG_LOOK)) {
+                return Waited::Stopping;
+            }
+            if before.is_some_and(|before| before.anything_new(&Sysfs::default())) {
+                return Waited::PluggedIn;
+            }
+            if left <= PLUG_LOOK {
+                return Waited::Whole;
             }
         }
     }
@@ -180,6 +219,7 @@ impl Camera {
         let decoding = Arc::new(Decoding::default());
         let opening = Opening {
             source: self.settings.source.clone(),
+            picture: self.settings.picture,
             decoders: Arc::clone(&self.decoders),
             decoding: Arc::clone(&decoding),
             after_ns: place.done_ns,
@@ -233,6 +273,7 @@ impl Camera {
             }
             self.outlet.close_old_run();
             match reader.next(LOOK_AROUND)? {
+                Report::Opened(opened) => self.told(&opened),
                 Report::Began(in_use) => {
                     stands_in = self.stand_in(&in_use);
                     self.running(in_use);
@@ -466,6 +507,19 @@ impl Camera {
             0 => CaptureError::NotVideo { source_name, why },
             _ => CaptureError::Broken { source_name, why },
         })
+    }
+
+    /// Says which mode of a V4L2 camera is used, and which of its settings it did not take.
+    fn told(&self, opened: &Opened) {
+        let (camera, Opened { device, name, mode, why, .. }) = (&self.settings.name, opened);
+        tracing::info!(
+            target: "capture", %camera, device, mode = %mode,
+            "camera {camera}: {name} at {device} gives {mode}: {why}"
+        );
+        for problem in &opened.problems {
+            tracing::warn!(target: "capture", %camera, "camera {camera}: source.v4l2.{problem}");
+        }
+        self.account.set_untaken(&opened.problems);
     }
 
     fn better_decoder(&self, better: &str) {

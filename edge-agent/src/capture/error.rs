@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::planes::PlanesError;
+use super::v4l2::V4l2Error;
 
 /// What to do about an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,6 +126,28 @@ pub enum CaptureError {
         /// Which source.
         source_name: String,
     },
+    /// A V4L2 camera is not there, or cannot give what is asked.
+    #[error("{source_name} cannot be opened")]
+    Device {
+        /// Which source.
+        source_name: String,
+        /// Why.
+        source: V4l2Error,
+    },
+    /// A V4L2 camera is not there any more.
+    #[error("{source_name} was unplugged")]
+    Unplugged {
+        /// Which source.
+        source_name: String,
+    },
+    /// The picture cannot be brought into the form asked for.
+    #[error("{source_name}: picture: {why}")]
+    Picture {
+        /// Which source.
+        source_name: String,
+        /// What does not fit.
+        why: String,
+    },
     /// The stream broke.
     #[error("{source_name} broke off: {why}")]
     Broken {
@@ -185,6 +208,8 @@ impl CaptureError {
             | Self::DecoderFailed { .. }
             | Self::Stuck { .. }
             | Self::AllStuck { .. }
+            | Self::Device { .. }
+            | Self::Unplugged { .. }
             | Self::Stalled { .. }
             | Self::LiveEnded { .. } => Advice::Retry,
             Self::Initialise(_)
@@ -195,6 +220,7 @@ impl CaptureError {
             | Self::Build { .. }
             | Self::File { .. }
             | Self::BrokeOff { .. }
+            | Self::Picture { .. }
             | Self::Broken { .. }
             | Self::Frame { .. }
             | Self::Wind { .. } => Advice::Stop,

@@ -11,6 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::decoder::DecoderOrder;
+use super::orientation::PictureSettings;
 use super::settings::{
     CameraSettings, FileSource, Pace, Sampling, Source, default_decoder_retry_s,
 };
@@ -47,6 +48,9 @@ pub struct FolderSettings {
     /// Which of the frames are looked at.
     #[serde(default)]
     pub motion: MotionSettings,
+    /// How the pictures are turned, mirrored, cut and deinterlaced before they are looked at.
+    #[serde(default)]
+    pub picture: PictureSettings,
     /// What is published of the frames.
     #[serde(default)]
     pub publish: PublishSettings,
@@ -142,6 +146,7 @@ impl FolderSettings {
             motion: self.motion.clone(),
             decoder_retry_s: default_decoder_retry_s(),
             watch: WatchSettings::default(),
+            picture: self.picture,
             publish: self.publish.clone(),
         })
     }

@@ -26,7 +26,7 @@
 //! - A recording whose decoder hangs (rather than fails) waits for ever; the others go on.
 //! - A recording behind a URI that is no file has no identity, and is read anew after a restart.
 //! - A software decoder works on one core per camera.
-//! - Rotation and aspect ratio marks of a stream are not applied: a frame is as it was coded.
+//! - Aspect ratio marks of a stream are not applied, and rotation marks only where `picture` asks for it.
 
 pub mod address;
 mod backoff;
@@ -37,6 +37,7 @@ pub mod error;
 pub mod folder;
 pub mod frame;
 mod left_behind;
+pub mod orientation;
 mod outlet;
 pub mod pipeline;
 pub mod planes;
@@ -65,6 +66,7 @@ pub use decoder::{DecoderReport, decoders};
 pub use error::CaptureError;
 pub use folder::FolderSettings;
 pub use frame::{Captured, Frame, SourcePosition};
+pub use orientation::PictureSettings;
 pub use planes::Planes;
 pub use recording::RecordingLog;
 pub use seats::Seats;

@@ -1,7 +1,7 @@
 //! One opened source: a GStreamer pipeline that ends in planes.
 //!
 //! ```text
-//! <source> ! decodebin ! videoconvert ! appsink caps=video/x-raw,format=I420
+//! <source> ! decodebin ! videoconvert ! <orientation> ! appsink caps=video/x-raw,format=I420
 //! ```
 //! `videoconvert` passes I420 on untouched, which is what the software decoders give; what another
 //! decoder gives is converted there, once.
@@ -18,16 +18,21 @@ use super::decoder::chain::Turn;
 use super::decoder::decoding::{Decoding, link_when_known};
 use super::decoder::{DecoderOrder, DecoderWish, Decoders};
 use super::error::CaptureError;
+use super::orientation::{self, PictureSettings};
 use super::planes::Planes;
 use super::rtsp::{self, Distrust};
 use super::settings::{Pace, Source};
 use super::source;
+use super::v4l2::Opened;
 
 /// Frames that wait decoded. More would only hold memory: who is too slow skips or waits anyway.
 const DECODED_WAITING: u32 = 2;
 
 /// After an error, what was decoded before it still comes out; the wait for it.
 const DRAIN: Duration = Duration::from_secs(2);
+
+/// How often it is looked whether a V4L2 camera is still plugged in.
+const PLUG_LOOK: Duration = Duration::from_millis(500);
 
 /// A decoded frame.
 #[derive(Debug)]
@@ -64,6 +69,8 @@ pub enum Next {
 #[derive(Debug)]
 pub(super) struct Opening {
     pub source: Source,
+    /// How its picture is turned and cut.
+    pub picture: PictureSettings,
     pub decoders: Arc<Decoders>,
     /// What is told of the decoder.
     pub decoding: Arc<Decoding>,
@@ -80,6 +87,8 @@ pub struct Pipeline {
     source_name: String,
     decoding: Arc<Decoding>,
     distrust: Option<Distrust>,
+    opened: Option<Opened>,
+    looked: Instant,
     pictures: u64,
     last_media_time_ns: Option<u64>,
     broken: Option<(CaptureError, Instant)>,
@@ -93,9 +102,20 @@ impl Pipeline {
         decoder: Option<&DecoderOrder>,
         after_ns: Option<u64>,
     ) -> Result<Self, CaptureError> {
+        Self::open_turned(source, decoder, &PictureSettings::default(), after_ns)
+    }
+
+    /// The same, with the picture in the form asked for.
+    pub fn open_turned(
+        source: &Source,
+        decoder: Option<&DecoderOrder>,
+        picture: &PictureSettings,
+        after_ns: Option<u64>,
+    ) -> Result<Self, CaptureError> {
         let wish = DecoderWish { order: decoder.cloned(), retry: vec![Duration::ZERO] };
         Self::open_as(&Opening {
             source: source.clone(),
+            picture: *picture,
             decoders: Decoders::new(wish),
             decoding: Arc::default(),
             after_ns,
@@ -119,19 +139,23 @@ impl Pipeline {
 
     fn build(opening: &Opening) -> Result<Self, CaptureError> {
         gst::init().map_err(CaptureError::Initialise)?;
-        let Opening { source, decoders, decoding, .. } = opening;
+        let Opening { source, picture, decoders, decoding, .. } = opening;
         decoders.check()?;
         let source_name = source::name(source);
         let head = source::head(source)?;
         let convert = source::finish(source::element("videoconvert")?)?;
         let sink = sink(in_real_time(source));
+        orientation::watch_size(&convert, picture);
+        let tail =
+            [vec![convert.clone()], orientation::elements(picture)?, vec![sink.clone().upcast()]];
+        let tail = tail.concat();
         let pipeline = gst::Pipeline::new();
         let failed = |step| CaptureError::Build { source_name: source_name.clone(), step };
 
-        for element in head.elements.iter().chain([&convert, sink.upcast_ref()]) {
+        for element in head.elements.iter().chain(&tail) {
             pipeline.add(element).map_err(|_| failed("adding an element"))?;
         }
-        convert.link(&sink).map_err(|_| failed("linking the sink"))?;
+        gst::Element::link_many(&tail).map_err(|_| failed("linking the sink"))?;
         let last = head.elements.last().ok_or_else(|| failed("no element"))?;
         if head.decodes {
             decoding.begin(&pipeline, last, Arc::clone(decoders));
@@ -155,6 +179,8 @@ impl Pipeline {
             source_name,
             decoding: Arc::clone(decoding),
             distrust: head.distrust,
+            opened: head.opened,
+            looked: Instant::now(),
             pictures: 0,
             last_media_time_ns: None,
             broken: None,
@@ -166,6 +192,9 @@ impl Pipeline {
     /// What was decoded before an error comes first: of a recording that was cut off, all that is
     /// there.
     pub fn next(&mut self, wait: Duration) -> Result<Next, CaptureError> {
+        if self.is_unplugged() {
+            return Err(CaptureError::Unplugged { source_name: self.source_name.clone() });
+        }
         let wait = gst::ClockTime::from_nseconds(u64::try_from(wait.as_nanos()).unwrap_or(0));
         if let Some(sample) = self.sink.try_pull_sample(wait) {
             return self.picture(&sample).map(Next::Picture);
@@ -196,6 +225,21 @@ impl Pipeline {
             return Err(self.decoder_failed(element, why));
         }
         Ok(Next::Nothing)
+    }
+
+    /// Asked of the kernel: some drivers let a reader wait for ever for a camera that is gone.
+    fn is_unplugged(&mut self) -> bool {
+        let Some(opened) = self.opened.as_ref().filter(|_| self.looked.elapsed() >= PLUG_LOOK)
+        else {
+            return false;
+        };
+        self.looked = Instant::now();
+        opened.plug.is_gone()
+    }
+
+    /// Of a V4L2 camera: which one it is, and what it was told.
+    pub fn opened(&self) -> Option<&Opened> {
+        self.opened.as_ref()
     }
 
     /// What decodes, once frames came.
@@ -293,6 +337,8 @@ impl Pipeline {
         };
         if let Some(explained) = explained {
             explained
+        } else if error.kind::<gst::LibraryError>() == Some(gst::LibraryError::Settings) {
+            CaptureError::Picture { source_name, why }
         } else if error.kind::<gst::ResourceError>().is_some() {
             CaptureError::Unreachable { source_name, why }
         } else if self.pictures > 0 {

@@ -13,6 +13,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
 
 use super::error::CaptureError;
 use super::pipeline::{InUse, Next, Opening, Picture, Pipeline};
+use super::v4l2::Opened;
 
 /// How often a thread that waits for a frame says that it is alive.
 const TURN: Duration = Duration::from_millis(100);
@@ -23,6 +24,8 @@ const AT_STOP: Duration = Duration::from_secs(2);
 /// What is heard of a source.
 #[derive(Debug)]
 pub(super) enum Report {
+    /// A V4L2 camera was found and told what to do.
+    Opened(Box<Opened>),
     /// The first frame is there, and follows.
     Began(InUse),
     /// A frame.
@@ -124,6 +127,9 @@ fn read(opening: Opening, tell: &Sender<Result<Report, CaptureError>>, again: &R
             Ok(pipeline) => pipeline,
             Err(error) => return Ok(Err(error)),
         };
+        if let Some(opened) = pipeline.opened() {
+            say(Ok(Report::Opened(Box::new(opened.clone()))))?;
+        }
         loop {
             match pipeline.next(TURN) {
                 Ok(Next::Picture(picture)) => {

@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 use super::address::Address;
 use super::decoder::{DecoderOrder, DecoderWish};
 use super::error::Advice;
+use super::orientation::PictureSettings;
 pub use super::rtsp::{RtspSource, Transport};
+use super::v4l2::V4l2Source;
 use super::watch::WatchSettings;
 use crate::detect::{MotionSettings, OutOfRange, PublishSettings};
 
@@ -44,6 +46,9 @@ pub struct CameraSettings {
     /// Which of its frames are looked at.
     #[serde(default)]
     pub motion: MotionSettings,
+    /// How its picture is turned, mirrored, cut and deinterlaced before it is looked at.
+    #[serde(default)]
+    pub picture: PictureSettings,
     /// What is published of its frames.
     #[serde(default)]
     pub publish: PublishSettings,
@@ -70,23 +75,6 @@ pub enum Source {
     Uri(UriSource),
     /// A made picture, for trying things out.
     TestPattern(TestPatternSource),
-}
-
-/// A camera that the kernel knows.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct V4l2Source {
-    /// Device file, such as `/dev/video0`.
-    pub device: PathBuf,
-    /// Width to ask for, pixels; the driver's choice if unset.
-    #[serde(default)]
-    pub width_px: Option<u32>,
-    /// Height to ask for, pixels; the driver's choice if unset.
-    #[serde(default)]
-    pub height_px: Option<u32>,
-    /// Frames per second to ask for; the driver's choice if unset.
-    #[serde(default)]
-    pub fps: Option<u32>,
 }
 
 /// A camera on the CSI connector of a Jetson, through its image signal processor.
@@ -355,6 +343,7 @@ impl CameraSettings {
         self.watch.check().map_err(|(field, value, range)| self.range(field, value, range))?;
         self.check_publish()?;
         self.motion.check().map_err(|out| self.out_of_range(out))?;
+        self.check_picture()?;
         match &self.source {
             Source::File(file) => {
                 self.check_readable("source.file.path", &file.path)?;
@@ -428,6 +417,9 @@ impl CameraSettings {
     }
 
     fn check_v4l2(&self, v4l2: &V4l2Source) -> Result<(), SettingsError> {
+        if let Some(problem) = v4l2.naming_problem() {
+            return Err(self.contradiction(problem));
+        }
         if v4l2.width_px.is_some() != v4l2.height_px.is_some() {
             return Err(self.contradiction("width_px and height_px: give both or none"));
         }
@@ -500,6 +492,18 @@ impl CameraSettings {
         if self.start_time.is_some() {
             return Err(self.contradiction(
                 "start_time: only a recording (source.file, source.uri) has one; remove it",
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_picture(&self) -> Result<(), SettingsError> {
+        if let Some((field, value, range)) = self.picture.range_problem() {
+            return Err(self.range(field, value, range));
+        }
+        if self.picture.contradicts_itself() {
+            return Err(self.contradiction(
+                "picture.rotate_as_marked turns as the stream says; remove it, or rotate_deg and mirror",
             ));
         }
         Ok(())

@@ -3,7 +3,7 @@
 //! As launch lines, to be tried by hand (`gst-launch-1.0 ... ! videoconvert ! autovideosink`):
 //!
 //! ```text
-//! v4l2          v4l2src device=/dev/video0 ! decodebin
+//! v4l2          v4l2src device=/dev/video0 io-mode=mmap ! image/jpeg,width=1280,height=720 ! decodebin
 //! rtsp          rtspsrc location=rtsp://... protocols=tcp latency=200 ! decodebin
 //! csi           nvarguscamerasrc sensor-id=0 ! video/x-raw(memory:NVMM),... ! nvvidconv
 //! file          filesrc location=a.mp4 ! decodebin
@@ -16,9 +16,8 @@ use gstreamer::element_factory::ElementBuilder;
 
 use super::error::CaptureError;
 use super::rtsp::{self, Distrust};
-use super::settings::{
-    CsiSource, FileSource, RtspSource, Source, TestPatternSource, UriSource, V4l2Source,
-};
+use super::settings::{CsiSource, FileSource, RtspSource, Source, TestPatternSource, UriSource};
+use super::v4l2::{self, V4l2Source};
 
 /// The elements, and which of them decodes.
 pub(super) struct Head {
@@ -30,6 +29,8 @@ pub(super) struct Head {
     pub decodes: bool,
     /// Of a network camera: what is wrong with its certificate.
     pub distrust: Option<Distrust>,
+    /// Of a V4L2 camera: which one it is, and what it was told.
+    pub opened: Option<v4l2::Opened>,
 }
 
 /// Builds the head of a pipeline.
@@ -47,7 +48,7 @@ pub(super) fn head(source: &Source) -> Result<Head, CaptureError> {
 /// What logs and errors call the source; never a secret.
 pub fn name(source: &Source) -> String {
     match source {
-        Source::V4l2(v4l2) => v4l2.device.display().to_string(),
+        Source::V4l2(v4l2) => v4l2.title(),
         Source::Rtsp(rtsp) => rtsp.url.to_string(),
         Source::Csi(csi) => format!("the CSI camera {}", csi.sensor_id),
         Source::File(file) => file.path.display().to_string(),
@@ -89,29 +90,23 @@ fn video_caps() -> gst::Caps {
     gst::Caps::builder("video/x-raw").any_features().build()
 }
 
-fn head_v4l2(v4l2: &V4l2Source) -> Result<Head, CaptureError> {
-    let device = v4l2.device.to_string_lossy().into_owned();
-    let camera = finish(element("v4l2src")?.property("device", device))?;
-    let mut caps = gst::Caps::new_empty();
-    for media in ["video/x-raw", "image/jpeg", "video/x-h264"] {
-        let mut structure = gst::Structure::builder(media);
-        if let (Some(width), Some(height)) = (v4l2.width_px, v4l2.height_px) {
-            structure = structure.field("width", width as i32).field("height", height as i32);
-        }
-        if let Some(fps) = v4l2.fps {
-            structure = structure.field("framerate", gst::Fraction::new(fps as i32, 1));
-        }
-        caps.make_mut().append_structure(structure.build());
-    }
-    let filter = finish(element("capsfilter")?.property("caps", caps))?;
-    let elements = vec![camera, filter, decodebin()?];
-    Ok(Head { elements, linked_later: false, decodes: true, distrust: None })
+fn head_v4l2(source: &V4l2Source) -> Result<Head, CaptureError> {
+    let opened = v4l2::opening::open(source)
+        .map_err(|error| CaptureError::Device { source_name: source.title(), source: error })?;
+    let io_mode = if opened.streams { "mmap" } else { "rw" };
+    let camera = element("v4l2src")?
+        .property("device", &opened.device)
+        .property_from_str("io-mode", io_mode);
+    let filter = element("capsfilter")?.property("caps", &opened.caps);
+    let elements = vec![finish(camera)?, finish(filter)?, decodebin()?];
+    let opened = Some(opened);
+    Ok(Head { elements, linked_later: false, decodes: true, distrust: None, opened })
 }
 
 fn head_rtsp(rtsp: &RtspSource) -> Result<Head, CaptureError> {
     let (receiver, distrust) = rtsp::receiver(rtsp)?;
     let elements = vec![receiver, decodebin()?];
-    Ok(Head { elements, linked_later: true, decodes: true, distrust: Some(distrust) })
+    Ok(Head { elements, linked_later: true, decodes: true, distrust: Some(distrust), opened: None })
 }
 
 fn head_csi(csi: &CsiSource) -> Result<Head, CaptureError> {
@@ -129,7 +124,7 @@ fn head_csi(csi: &CsiSource) -> Result<Head, CaptureError> {
     let readable = gst::Caps::builder("video/x-raw").field("format", "I420").build();
     let filter = finish(element("capsfilter")?.property("caps", readable))?;
     let elements = vec![camera, mode, fetch, filter];
-    Ok(Head { elements, linked_later: false, decodes: false, distrust: None })
+    Ok(Head { elements, linked_later: false, decodes: false, distrust: None, opened: None })
 }
 
 fn head_file(file: &FileSource) -> Result<Head, CaptureError> {
@@ -145,6 +140,7 @@ fn head_file(file: &FileSource) -> Result<Head, CaptureError> {
         linked_later: false,
         decodes: true,
         distrust: None,
+        opened: None,
     })
 }
 
@@ -158,6 +154,7 @@ fn head_uri(uri: &UriSource) -> Result<Head, CaptureError> {
         linked_later: false,
         decodes: true,
         distrust: None,
+        opened: None,
     })
 }
 
@@ -179,5 +176,6 @@ fn head_pattern(pattern: &TestPatternSource) -> Result<Head, CaptureError> {
         linked_later: false,
         decodes: false,
         distrust: None,
+        opened: None,
     })
 }

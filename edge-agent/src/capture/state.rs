@@ -59,6 +59,8 @@ struct Inner {
     view: CameraView,
     last_frame: Option<Instant>,
     rate: Rate,
+    /// Settings that the camera did not take.
+    untaken: Option<String>,
 }
 
 impl CameraAccount {
@@ -80,7 +82,8 @@ impl CameraAccount {
             reopened: 0,
             gave_up: false,
         };
-        let inner = Inner { view, last_frame: None, rate: Rate::new(Instant::now()) };
+        let inner =
+            Inner { view, last_frame: None, rate: Rate::new(Instant::now()), untaken: None };
         Self { camera, inner: Mutex::new(inner) }
     }
 
@@ -95,6 +98,10 @@ impl CameraAccount {
         let mut inner = self.lock();
         let mut view = inner.view.clone();
         view.fps = inner.rate.per_second(now);
+        view.degraded = match (view.degraded, &inner.untaken) {
+            (Some(degraded), Some(untaken)) => Some(format!("{degraded}; {untaken}")),
+            (degraded, untaken) => degraded.or_else(|| untaken.clone()),
+        };
         view.last_frame_age_ms = inner
             .last_frame
             .map(|last| u64::try_from(now.duration_since(last).as_millis()).unwrap_or(u64::MAX));
@@ -124,6 +131,11 @@ impl CameraAccount {
         let up = if state == CameraState::Running { 1.0 } else { 0.0 };
         metrics::gauge!("picket_agent_capture_running", "camera" => self.camera.to_string())
             .set(up);
+    }
+
+    /// What of its settings a V4L2 camera does not take.
+    pub(super) fn set_untaken(&self, problems: &[String]) {
+        self.lock().untaken = (!problems.is_empty()).then(|| problems.join("; "));
     }
 
     pub(super) fn unnumbered(&self) {

@@ -208,6 +208,9 @@ pub(super) fn keep_to(
     });
 }
 
+const LINK_CHECKS: gst::PadLinkCheck =
+    gst::PadLinkCheck::HIERARCHY.union(gst::PadLinkCheck::TEMPLATE_CAPS);
+
 /// Links the first video pad that appears, through a converter where its memory is not readable.
 pub fn link_when_known(from: &gst::Element, to: &gst::Element) {
     let to = to.downgrade();
@@ -219,7 +222,11 @@ pub fn link_when_known(from: &gst::Element, to: &gst::Element) {
             return;
         };
         let linked = match converter_for(pad) {
-            None => pad.link(&inlet).map(|_| ()).map_err(|error| error.to_string()),
+            // Not the caps of now: whether the stream fits all that follows shows when it begins, and
+            // as an error that says why it does not. Here it would be passed over without a word.
+            None => {
+                pad.link_full(&inlet, LINK_CHECKS).map(|_| ()).map_err(|error| error.to_string())
+            }
             Some(converter) => link_through(converter, pad, &to),
         };
         if let Err(why) = linked {
