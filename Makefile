@@ -12,12 +12,14 @@ MAKEFLAGS += --no-print-directory
 CARGO = PATH="$$(install/cargo-path.sh):$$PATH" cargo
 # Folder that the build writes its programs to.
 BIN := $(or $(CARGO_TARGET_DIR),target)/debug
+# The list of packages that a build for arm64 needs on another machine.
+CROSS_LIST := $(if $(filter arm64,$(shell dpkg --print-architecture)),,deb-arm64)
 STACK_DIR ?= .cache/run/stack
 
-.PHONY: help demo test check generate check-detector test-fresh test-device deps fetch build stack stack-down clean-all deb
+.PHONY: help demo test check generate check-detector test-fresh test-device deps fetch build stack stack-down clean-all deb check-deb
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: ## show the whole path at work (DURATION_S, VIDEO=file or folder, RTSP, CAMERA, PAGE_PORT)
 	@install/install-packages.sh
@@ -47,9 +49,12 @@ generate: ## write references, schemas and golden messages anew from the types
 	@UPDATE_GENERATED=1 $(CARGO) test --locked --quiet -p picket-wire -p picket-edge-agent -p picket-aggregator --test published
 
 deb: ## make the .deb packages in target/deb (ARCH=amd64 or arm64; PROFILE=dev packs the debug build)
-	@install/install-packages.sh deb
+	@install/install-packages.sh deb $(if $(filter arm64,$(ARCH)),$(CROSS_LIST))
 	@$(MAKE) fetch
 	@packaging/build.sh $(ARCH)
+
+check-deb: ## check the packages that `make deb` made (ARCH): files, lintian, what they need of a system
+	@ARCH=$(ARCH) python3 -m unittest discover --start-directory tests/package --pattern test_contents.py --verbose
 
 check-detector: ## compare the detectors' boxes with independent ones', frame by frame
 	@$(CARGO) build --quiet --locked -p picket-edge-agent --bins

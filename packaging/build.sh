@@ -4,7 +4,7 @@
 #   packaging/build.sh [amd64|arm64]
 #
 # PROFILE=dev packs the programs of the debug build instead, for tests that need a package soon.
-# DEB_VERSION overrides the version, which is else the workspace's.
+# DEB_VERSION overrides the version, which is else the workspace's, or a lower one for a debug build.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 own=$(dpkg --print-architecture)
@@ -22,7 +22,10 @@ folder=$profile
 [ "$profile" = dev ] && folder=debug
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 cache=$(realpath "${PICKET_CACHE:-.cache}")
-version=${DEB_VERSION:-$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)-1}
+version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
+# Lower than the release's, which is thus an upgrade of it.
+[ "$profile" = dev ] && version+=~dev
+version=${DEB_VERSION:-$version-1}
 out=$target/deb/$arch
 source=$out/source
 
@@ -33,9 +36,9 @@ if [ "$arch" = "$own" ]; then
   programs=$target/$folder
   sysroot=
 else
-  packaging/cross.sh "$arch" "${build[@]}"
+  packaging/cross.sh "${build[@]}"
   programs=$target/$triple/$folder
-  sysroot=$cache/cross/$arch
+  sysroot=$(packaging/sysroot.sh)
 fi
 
 say "packing version $version"
@@ -49,7 +52,7 @@ picket ($version) stable; urgency=medium
 
  -- $(sed -n 's/^Maintainer: //p' packaging/debian/control)  $(git log -1 --format=%cD)
 END
-# xz is most of the time for a debug build, which nobody keeps.
+# xz takes a minute more, which a package for tests is not worth.
 compression=xz
 [ "$profile" = dev ] && compression=gzip
 (
@@ -59,7 +62,9 @@ compression=xz
   dpkg-buildpackage --build=binary --host-arch "$arch" --unsigned-changes --unsigned-buildinfo \
     --no-check-builddeps > "$out/build.log" 2>&1
 ) || { tail -40 "$out/build.log" >&2; echo "deb: packing failed; the whole log: $out/build.log" >&2; exit 1; }
-for package in picket-edge-agent picket-aggregator picket-pki; do
-  file=$out/${package}_${version}_$arch.deb
+files=("$out"/picket-{aggregator,edge-agent,pki}_"${version}_$arch.deb")
+# For the tests: which of the packages that may lie here are of this build.
+printf '%s\n' "${files[@]}" > "$out/built.txt"
+for file in "${files[@]}"; do
   say "$file ($(( $(stat --format=%s "$file") / 1024 )) KiB)"
 done

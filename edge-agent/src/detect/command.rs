@@ -47,17 +47,13 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    /// The settings to use: those of the configuration, if there is one, with what the command says
+    /// The settings to use: those of the configuration, or the defaults, with what the command says
     /// instead.
     pub fn settings(
         &self,
         configured: Option<DetectSettings>,
     ) -> Result<DetectSettings, CommandError> {
-        let mut settings = match (configured, &self.model, &self.runtime_library) {
-            (Some(settings), ..) => settings,
-            (None, Some(model), Some(library)) => DetectSettings::new(model, library),
-            (None, ..) => return Err(CommandError::NothingToDetectWith),
-        };
+        let mut settings = configured.unwrap_or_default();
         if let Some(model) = &self.model {
             settings.model.clone_from(model);
             settings.model_sha256 = None;
@@ -102,9 +98,6 @@ pub struct FrameReport {
 /// Why a file could not be looked through.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
-    /// No model is named.
-    #[error("give --config, or --model and --runtime-library")]
-    NothingToDetectWith,
     /// A setting cannot work.
     #[error("cannot use the settings")]
     Settings(#[source] SettingsError),
