@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use picket_tests::device::{Boot, Machine, Site, claims};
+use picket_tests::device::{Boot, Emulation, Machine, Site, claims};
 
 /// Longest that a command of a developer may take.
 const COMMAND: Duration = Duration::from_secs(1800);
@@ -28,6 +28,8 @@ enum Command {
         /// Folder for its disk and its console; a temporary one if unset.
         #[arg(long)]
         dir: Option<PathBuf>,
+        #[command(flatten)]
+        emulation: Emulation,
         /// The script, in one argument or several.
         #[arg(required = true, trailing_var_arg = true)]
         script: Vec<String>,
@@ -40,17 +42,16 @@ enum Command {
         /// Folder for everything that is written; a temporary one if unset.
         #[arg(long)]
         dir: Option<PathBuf>,
-        /// Makes every limit so many times as long, on a machine that has other work.
-        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=20))]
-        patience: u32,
+        #[command(flatten)]
+        emulation: Emulation,
     },
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<ExitCode> {
     match Cli::parse().command {
-        Command::Run { dir, script } => run(dir, &script.join(" ")).await,
-        Command::Test { package, dir, patience } => test(dir, &package, patience).await,
+        Command::Run { dir, emulation, script } => run(dir, emulation, &script.join(" ")).await,
+        Command::Test { package, dir, emulation } => test(dir, &package, emulation).await,
     }
 }
 
@@ -58,14 +59,12 @@ fn temporary() -> Result<tempfile::TempDir> {
     Ok(tempfile::Builder::new().prefix("picket-device.").tempdir()?)
 }
 
-async fn test(dir: Option<PathBuf>, package: &Path, patience: u32) -> Result<ExitCode> {
+async fn test(dir: Option<PathBuf>, package: &Path, emulation: Emulation) -> Result<ExitCode> {
     let start = Instant::now();
     let temporary = temporary()?;
     let dir = dir.unwrap_or_else(|| temporary.path().to_owned());
-    if patience > 1 {
-        println!("device test: every limit is {patience} times as long, so no time is shown");
-    }
-    let mut site = Site::start(&dir, patience).await?;
+    println!("device test: {emulation:?}");
+    let mut site = Site::start(&dir, emulation).await?;
     let failed = claims::show(&mut site, package).await;
     let seconds = start.elapsed().as_secs();
     anyhow::ensure!(
@@ -79,10 +78,10 @@ async fn test(dir: Option<PathBuf>, package: &Path, patience: u32) -> Result<Exi
     Ok(ExitCode::SUCCESS)
 }
 
-async fn run(dir: Option<PathBuf>, script: &str) -> Result<ExitCode> {
+async fn run(dir: Option<PathBuf>, emulation: Emulation, script: &str) -> Result<ExitCode> {
     let temporary = temporary()?;
     let dir = dir.unwrap_or_else(|| temporary.path().to_owned());
-    let mut machine = Machine::new(&dir)?;
+    let mut machine = Machine::new(&dir, emulation)?;
     machine.boot(&Boot::default()).await?;
     let output = machine.try_run(script, COMMAND).await?;
     print!("{}", output.out);

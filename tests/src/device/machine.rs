@@ -1,7 +1,6 @@
 //! The virtual machine: QEMU with software emulation, Debian's kernel, one disk that is written over
 //! the image, one network card, and two folders of the host.
 
-use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,7 +14,9 @@ use tokio::net::UnixStream;
 use super::guest::{Guest, Output};
 use crate::checkout::repository;
 use crate::process::{Process, until};
+use crate::stack::spawn;
 
+const QEMU: &str = "qemu-system-x86_64";
 /// From the start of QEMU to the guest agent's answer, on a busy host.
 const BOOT: Duration = Duration::from_secs(180);
 /// A command of the tests that waits for nothing.
@@ -37,16 +38,25 @@ impl Default for Boot {
     }
 }
 
+/// How it is emulated.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct Emulation {
+    /// Makes every limit so many times as long, on a host that has other work.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=20))]
+    pub patience: u32,
+}
+
 /// A virtual machine with a disk of its own. Dropped, it is cut from power.
 pub struct Machine {
     dir: PathBuf,
     image: PathBuf,
+    emulation: Emulation,
     running: Option<(Process, Guest)>,
 }
 
 impl Machine {
     /// A machine with a new disk in `dir`.
-    pub fn new(dir: &Path) -> Result<Self> {
+    pub fn new(dir: &Path, emulation: Emulation) -> Result<Self> {
         let image = image()?;
         fs::create_dir_all(dir.join("share"))?;
         let dir = fs::canonicalize(dir)?;
@@ -57,7 +67,12 @@ impl Machine {
             .status()
             .context("start qemu-img (Debian's package qemu-utils)")?;
         ensure!(made.success(), "qemu-img ended with {made}");
-        Ok(Self { dir, image, running: None })
+        Ok(Self { dir, image, emulation, running: None })
+    }
+
+    /// How long to wait for what should take so long.
+    pub fn limit(&self, limit: Duration) -> Duration {
+        limit * self.emulation.patience
     }
 
     /// The folder of the host that the machine sees as `/share`, and may write to.
@@ -81,15 +96,13 @@ impl Machine {
                 _ => {}
             }
         }
-        let mut qemu = Command::new("qemu-system-x86_64");
-        qemu.args(self.arguments(boot));
         let log = self.dir.join("qemu.log");
-        let mut process = Process::start_command("qemu-system-x86_64", &mut qemu, &log)?;
+        let mut process = spawn("QEMU", Path::new(QEMU), self.arguments(boot), &log)?;
         if !boot.cable {
             self.control(&mut process, "set_link", json!({ "name": "card", "up": false })).await?;
         }
         self.control(&mut process, "cont", json!({})).await?;
-        let guest = Guest::connect(&self.dir.join("agent.sock"), BOOT).await;
+        let guest = Guest::connect(&self.dir.join("agent.sock"), self.limit(BOOT)).await;
         let guest = guest.with_context(|| {
             let console = self.console();
             let lines: Vec<_> = console.lines().collect();
@@ -99,33 +112,43 @@ impl Machine {
         Ok(())
     }
 
-    fn arguments(&self, boot: &Boot) -> Vec<OsString> {
-        let path = |name: &str| self.dir.join(name).display().to_string();
-        let folder = |tag: &str, path: &Path, how: &str| {
-            let path = path.display();
-            format!("local,path={path},mount_tag={tag},security_model=none,{how}")
+    fn arguments(&self, boot: &Boot) -> Vec<String> {
+        let path = |path: PathBuf| path.display().to_string().replace(',', ",,");
+        let own = |name: &str| path(self.dir.join(name));
+        let folder = |tag: &str, folder: PathBuf| {
+            let folder = path(folder);
+            format!("local,path={folder},mount_tag={tag},security_model=none,multidevs=remap")
         };
-        let arguments = [
-            // Stopped at first, so that the cable can be pulled before anything runs.
-            "-S -nodefaults -no-user-config -display none -no-reboot".to_owned(),
-            "-machine q35 -accel tcg,thread=multi -cpu max -smp 2 -m 1024".to_owned(),
-            format!("-kernel {}", self.image.join("vmlinuz").display()),
-            format!("-initrd {}", self.image.join("initrd").display()),
-            format!("-drive file={},if=virtio,format=qcow2", path("disk.qcow2")),
-            format!("-rtc base={}", boot.battery_clock),
-            "-netdev user,id=net -device virtio-net-pci,netdev=net,id=card".to_owned(),
-            format!("-chardev file,id=console,path={},append=on", path("console.log")),
-            "-serial chardev:console -device virtio-serial -device virtio-rng-pci".to_owned(),
-            format!("-chardev socket,id=agent,path={},server=on,wait=off", path("agent.sock")),
-            "-device virtserialport,chardev=agent,name=org.qemu.guest_agent.0".to_owned(),
-            format!("-qmp unix:{},server=on,wait=off", path("control.sock")),
-            format!("-virtfs {}", folder("share", &self.share(), "multidevs=remap")),
-            format!("-virtfs {}", folder("checkout", &repository(), "multidevs=remap,readonly=on")),
-        ];
-        let words = arguments.iter().flat_map(|line| line.split(' ')).map(OsString::from);
         let kernel = "root=/dev/vda rw console=ttyS0 loglevel=4 systemd.show_status=no \
             mitigations=off net.ifnames=0";
-        words.chain(["-append", kernel].map(OsString::from)).collect()
+        let pairs = [
+            ("-display", "none".to_owned()),
+            ("-machine", "q35".to_owned()),
+            ("-accel", "tcg,thread=multi".to_owned()),
+            ("-cpu", "max".to_owned()),
+            ("-smp", "2".to_owned()),
+            ("-m", "1024".to_owned()),
+            ("-kernel", self.image.join("vmlinuz").display().to_string()),
+            ("-initrd", self.image.join("initrd").display().to_string()),
+            ("-append", kernel.to_owned()),
+            ("-drive", format!("file={},if=virtio,format=qcow2", own("disk.qcow2"))),
+            ("-rtc", format!("base={}", boot.battery_clock)),
+            ("-netdev", "user,id=net".to_owned()),
+            ("-device", "virtio-net-pci,netdev=net,id=card".to_owned()),
+            ("-device", "virtio-rng-pci".to_owned()),
+            ("-chardev", format!("file,id=console,path={},append=on", own("console.log"))),
+            ("-serial", "chardev:console".to_owned()),
+            ("-device", "virtio-serial".to_owned()),
+            ("-chardev", format!("socket,id=agent,path={},server=on,wait=off", own("agent.sock"))),
+            ("-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0".to_owned()),
+            ("-qmp", format!("unix:{},server=on,wait=off", own("control.sock"))),
+            ("-virtfs", folder("share", self.share())),
+            ("-virtfs", format!("{},readonly=on", folder("checkout", repository()))),
+        ];
+        // Stopped at first, so that the cable can be pulled before anything runs.
+        let flags = ["-S", "-nodefaults", "-no-user-config", "-no-reboot"].map(str::to_owned);
+        let pairs = pairs.into_iter().flat_map(|(option, value)| [option.to_owned(), value]);
+        flags.into_iter().chain(pairs).collect()
     }
 
     /// Runs a shell script as root, whatever it ends with.
@@ -137,7 +160,7 @@ impl Machine {
 
     /// Runs a shell script as root that must end well; its standard output.
     pub async fn run(&mut self, script: &str) -> Result<String> {
-        let Output { code, out, err } = self.try_run(script, COMMAND).await?;
+        let Output { code, out, err } = self.try_run(script, self.limit(COMMAND)).await?;
         ensure!(code == 0, "{script:?} ended with {code}:\n{out}{err}");
         Ok(out)
     }
@@ -161,7 +184,7 @@ impl Machine {
     pub async fn shut_down(&mut self) -> Result<()> {
         let (mut process, _guest) = self.running.take().context("the virtual machine is off")?;
         self.control(&mut process, "system_powerdown", json!({})).await?;
-        let status = process.ended(SHUT_DOWN).await?;
+        let status = process.ended(self.limit(SHUT_DOWN)).await?;
         ensure!(status.success(), "qemu ended with {status}:\n{}", process.log_tail());
         Ok(())
     }

@@ -10,5 +10,5 @@ pub mod guest;
 pub mod machine;
 pub mod site;
 
-pub use machine::{Boot, Machine};
+pub use machine::{Boot, Emulation, Machine};
 pub use site::Site;

@@ -12,7 +12,7 @@ use mongodb::bson::{Document, doc};
 use picket_wire::Topic;
 use rdkafka::message::{Headers, Message};
 
-use super::machine::Machine;
+use super::machine::{Emulation, Machine};
 use crate::fleet::Fleet;
 use crate::oracle::{self, Findings};
 use crate::process::{until, until_every};
@@ -53,20 +53,19 @@ pub struct Site {
     pub fleet: Fleet,
     /// The device.
     pub machine: Machine,
-    patience: u32,
 }
 
 impl Site {
-    /// Starts the centre, and makes a device, which is off. Every limit is stretched by `patience`.
-    pub async fn start(dir: &Path, patience: u32) -> Result<Self> {
-        let machine = Machine::new(&dir.join("machine"))?;
+    /// Starts the centre, and makes a device, which is off.
+    pub async fn start(dir: &Path, emulation: Emulation) -> Result<Self> {
+        let machine = Machine::new(&dir.join("machine"), emulation)?;
         let fleet = Fleet::start(&dir.join("centre")).await?;
-        Ok(Self { fleet, machine, patience })
+        Ok(Self { fleet, machine })
     }
 
     /// How long to wait for what should take so long.
     pub fn limit(&self, limit: Duration) -> Duration {
-        limit * self.patience
+        self.machine.limit(limit)
     }
 
     /// What an engineer copies onto a device: its certificate and its config.

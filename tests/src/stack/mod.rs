@@ -32,6 +32,7 @@ use anyhow::{Context, Result, bail};
 use picket_pki::{Authority, IssueOptions, Role};
 
 pub use enrol::enrol_device;
+pub(crate) use part::spawn;
 use ports::Lease;
 pub use settings::{Credentials, KafkaSettings, MongoSettings, Settings};
 

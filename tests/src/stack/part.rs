@@ -70,7 +70,7 @@ type Request = (&'static str, Command, PathBuf, Sender<Result<Process>>);
 /// The kernel sends that signal when the *thread* ends that made the child. Threads of tests and of
 /// runtimes come and go, so all children are made by one thread that lives as long as the process. The
 /// asking is done by `setpriv`, because doing it between fork and exec here would need unsafe code.
-fn spawn(name: &'static str, program: &Path, args: Vec<String>, log: &Path) -> Result<Process> {
+pub fn spawn(name: &'static str, program: &Path, args: Vec<String>, log: &Path) -> Result<Process> {
     static SPAWNER: OnceLock<Sender<Request>> = OnceLock::new();
     let spawner = SPAWNER.get_or_init(|| {
         let (sender, receiver): (Sender<Request>, Receiver<Request>) = channel();
