@@ -3,14 +3,12 @@
 # each run starts from and never writes. Prints the folder, which holds disk.ext4, vmlinuz and initrd.
 #
 # It lies in the cache under a name made from everything that goes into it, so that a changed list of
-# packages or a changed script makes a new one. More packages may be named.
-#
-#   tests/device/image.sh [package...]
+# packages or a changed script makes a new one.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 cache=${PICKET_CACHE:-$here/../../.cache}/device
 
-packages=$({ sed 's/#.*//; s/ *$//; /^$/d' "$here/packages.txt"; printf '%s\n' "$@"; } | sed '/^$/d' | sort -u)
+packages=$(sed 's/#.*//; s/ *$//; /^$/d' "$here/packages.txt")
 # The content, not the time: a checkout made anew finds its image again.
 name=$({ echo "$packages"; cat "$here/image.sh"; find "$here/guest" -type f | sort | xargs cat; } | sha256sum | cut -c1-16)
 image=$cache/$name

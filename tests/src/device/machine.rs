@@ -109,7 +109,14 @@ impl Machine {
             format!("console:\n{}", lines[lines.len().saturating_sub(25)..].join("\n"))
         })?;
         self.running = Some((process, guest));
-        Ok(())
+        // Not in fstab: systemd mounts before it knows that the driver of these folders is there.
+        self.run(
+            "modprobe --all 9p 9pnet_virtio && mkdir -p /share /checkout \
+            && mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144 share /share \
+            && mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144,ro checkout /checkout",
+        )
+        .await
+        .map(drop)
     }
 
     fn arguments(&self, boot: &Boot) -> Vec<String> {
