@@ -11,6 +11,7 @@ pub mod capture;
 pub mod config;
 pub mod detect;
 pub mod doctor;
+pub mod estimate;
 pub mod heartbeat;
 pub mod metrics;
 pub mod spool;

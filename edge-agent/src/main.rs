@@ -5,7 +5,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use picket_edge_agent::capture::CameraSettings;
 use picket_edge_agent::detect::command::Arguments;
+use picket_edge_agent::estimate::{self, Estimate};
 use picket_edge_agent::{capture, config, detect, doctor, spool, wiring};
 use picket_service::config::{Loaded, shown};
 use picket_service::logging;
@@ -28,6 +30,9 @@ enum Command {
         /// Prints each setting with the file that has the last word on it, without secrets.
         #[arg(long)]
         show: bool,
+        /// For the estimate of bytes a day: for which share of it there is a face before a camera.
+        #[arg(long, default_value_t = 0.1, value_parser = share)]
+        faces: f64,
     },
     /// Lists the cameras that are plugged in: how to name them, what they give, which mode of it would
     /// be used and why, and what can be set.
@@ -83,7 +88,7 @@ fn command(command: Command) -> Result<ExitCode> {
             logging::init(&loaded.settings.log);
             wiring::run(loaded).map(|()| ExitCode::SUCCESS)
         }
-        Command::CheckConfig { config, show } => check_config(&config.path, show),
+        Command::CheckConfig { config, show, faces } => check_config(&config.path, show, faces),
         Command::Cameras { config } => cameras(config.as_deref()),
         Command::Doctor(ConfigFile { path }) => {
             let healthy = doctor::print(&config::load(&path)?.settings)?;
@@ -103,7 +108,13 @@ fn command(command: Command) -> Result<ExitCode> {
     }
 }
 
-fn check_config(path: &Path, show: bool) -> Result<ExitCode> {
+/// A share, 0 to 1.
+fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| "must be a number from 0 to 1".to_owned())
+}
+
+fn check_config(path: &Path, show: bool, faces: f64) -> Result<ExitCode> {
     let Loaded { settings, fields, .. } = config::load(path)?;
     if show {
         print!("{}", shown(&fields));
@@ -112,7 +123,22 @@ fn check_config(path: &Path, show: bool) -> Result<ExitCode> {
     detect::Detector::load(&settings.detect).context("detect")?;
     let cameras = settings.cameras().map_err(|p| anyhow::anyhow!("{}: {}", p.field, p.problem))?;
     println!("{} is valid: device {}, {} cameras", path.display(), settings.device, cameras.len());
+    print_estimate(&cameras, faces);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Of what runs on; a recording is over some day.
+fn print_estimate(cameras: &[CameraSettings], faces: f64) {
+    let mut total_bytes = 0.0;
+    for camera in cameras.iter().filter(|camera| !camera.is_recording()) {
+        let estimate = Estimate::of(camera, faces);
+        total_bytes += estimate.bytes();
+        println!("camera {}: {estimate}", camera.name);
+    }
+    if total_bytes > 0.0 {
+        println!("all cameras: about {} a day", estimate::megabytes(total_bytes));
+        println!("{}", estimate::assumptions(faces));
+    }
 }
 
 fn cameras(config: Option<&Path>) -> Result<ExitCode> {

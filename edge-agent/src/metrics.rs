@@ -89,6 +89,12 @@ pub const TABLE: &[Metric] = &[
         &["camera"],
         "Frames that were not looked at because nothing moved; each is in a skip record.",
     ),
+    metric(
+        "picket_agent_detect_unreported_total",
+        MetricKind::Counter,
+        &["camera", "reason"],
+        "Detections that are not reported: outside the zones (`zone`) or too small (`size`).",
+    ),
     metric("picket_agent_detect_objects_total", MetricKind::Counter, &["camera"], "Detections."),
     metric(
         "picket_agent_detect_failed_total",
@@ -123,8 +129,14 @@ pub const TABLE: &[Metric] = &[
     metric(
         "picket_agent_detect_pictures_failed_total",
         MetricKind::Counter,
+        &["camera", "reason"],
+        "Pictures that could not be redacted (`redact-failed`) or encoded (`encode-failed`); one that was to be published is in a gap record.",
+    ),
+    metric(
+        "picket_agent_detect_preroll_cut_total",
+        MetricKind::Counter,
         &["camera"],
-        "Pictures that could not be encoded; each is in a gap record.",
+        "Pictures that were let go before their time because `publish.before_bytes` was full; raise it to keep all of `publish.before_ms`.",
     ),
     metric(
         "picket_agent_books_frames",

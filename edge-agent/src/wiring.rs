@@ -335,7 +335,9 @@ fn input(camera: &CameraSettings, frames: Receiver<Captured>) -> CameraInput {
         name: camera.name.clone(),
         gated: camera.is_gated(),
         motion: camera.motion.clone(),
+        report: camera.report.clone(),
         publish: camera.publish.clone(),
+        privacy: camera.privacy.clone(),
         frames,
     }
 }

@@ -11,9 +11,10 @@ use picket_edge_agent::capture::planes::{Matrix, Planes, Range};
 use picket_edge_agent::capture::{Captured, Frame, SourcePosition};
 use picket_edge_agent::detect::command::{self, Arguments, FileDetections};
 use picket_edge_agent::detect::jpeg::Encoder;
+use picket_edge_agent::detect::privacy::Redactor;
 use picket_edge_agent::detect::{
-    self, CameraInput, DetectSettings, Detector, MotionSettings, Observed, PublishPolicy,
-    PublishSettings,
+    self, CameraInput, DetectSettings, Detector, MotionSettings, Observed, PrivacySettings,
+    PublishPolicy, PublishSettings, ReportSettings,
 };
 use picket_wire::ObservationId;
 use picket_wire::observation::{ClockState, FrameFate, Reason, Skip, Stamp};
@@ -183,7 +184,9 @@ fn input(camera: &str, frames: Receiver<Captured>) -> CameraInput {
         name: camera.parse().unwrap(),
         gated: false,
         motion: MotionSettings::default(),
+        report: ReportSettings::default(),
         publish: PublishSettings::default(),
+        privacy: PrivacySettings::default(),
         frames,
     }
 }
@@ -202,7 +205,12 @@ fn uniform(width: u32, height: u32, [y, u, v]: [u8; 3], matrix: Matrix, range: R
 
 #[test]
 fn each_number_goes_out_once_in_order_with_the_pictures_the_policy_asks_for() {
-    let publish = |policy| PublishSettings { policy, width_px: Some(88), quality: 70 };
+    let publish = |policy| PublishSettings {
+        policy,
+        width_px: Some(88),
+        quality: 70,
+        ..PublishSettings::default()
+    };
     let cameras = [
         ("all", PublishPolicy::All, [true, true]),
         ("some", PublishPolicy::WithDetections, [true, false]),
@@ -232,6 +240,7 @@ fn each_number_goes_out_once_in_order_with_the_pictures_the_policy_asks_for() {
             .iter()
             .filter(|observed| match observed {
                 Observed::Observation { observation, .. } => observation.id.key.camera == name,
+                Observed::Picture(picture) => picture.id.key.camera == name,
                 Observed::Skipped(skip) => skip.id.key.camera == name,
                 Observed::Ended { camera, .. } => *camera == name,
             })
@@ -284,9 +293,10 @@ fn a_jpeg_shows_the_colours_of_the_frame() {
     let mut encoder = Encoder::new().unwrap();
     for (matrix, range, yuv) in red {
         for width_px in [None, Some(50), Some(1000)] {
-            let publish = PublishSettings { width_px, quality: 95, ..Default::default() };
             let planes = uniform(101, 67, yuv, matrix, range);
-            let jpeg = encoder.encode(&planes, &publish).unwrap();
+            let mut redactor = Redactor::new(&PrivacySettings::default());
+            let redacted = redactor.mask(&planes).and_then(|masked| redactor.redact(&masked));
+            let jpeg = encoder.encode(&redacted.unwrap(), width_px, 95).unwrap();
             let expected = if width_px == Some(50) { (50, 33) } else { (101, 67) };
             assert_eq!((jpeg.width, jpeg.height), expected);
             let image = turbojpeg::decompress(&jpeg.bytes, turbojpeg::PixelFormat::RGB).unwrap();

@@ -10,11 +10,15 @@ use crossbeam_channel::bounded;
 use picket_edge_agent::capture::pipeline::{Next, Pipeline};
 use picket_edge_agent::capture::planes::{Matrix, Planes, Range};
 use picket_edge_agent::capture::settings::{FileSource, Pace, Source};
-use picket_edge_agent::capture::{Captured, Frame};
+use picket_edge_agent::capture::{CameraSettings, Captured, Frame};
+use picket_edge_agent::detect::command::FileDetections;
 use picket_edge_agent::detect::{
-    self, CameraInput, DetectSettings, MotionSettings, Observed, PublishSettings,
+    self, BestCropSettings, BlurSettings, CameraInput, DetectSettings, Detector, MotionSettings,
+    Observed, PrivacySettings, PublishPolicy, PublishSettings, Region, ReportSettings, Zone,
+    ZoneKind,
 };
-use picket_wire::observation::{ClockState, Observation, Reason, Skip, Stamp};
+use picket_wire::Picture;
+use picket_wire::observation::{ClockState, FrameFate, Observation, Reason, Skip, Stamp};
 
 fn settings() -> DetectSettings {
     let runtime = format!("runtime/{}/libonnxruntime.so", std::env::consts::ARCH);
@@ -53,16 +57,26 @@ fn camera(frames: crossbeam_channel::Receiver<Captured>) -> CameraInput {
         name: "cam".parse().unwrap(),
         gated: true,
         motion: MotionSettings::default(),
+        report: ReportSettings::default(),
         publish: PublishSettings::default(),
+        privacy: PrivacySettings::default(),
         frames,
     }
 }
 
 /// What detection makes of these pictures, thirty a second.
 fn look_at(pictures: &[Planes], change: impl FnOnce(CameraInput) -> CameraInput) -> Vec<Observed> {
+    look_at_with(&settings(), pictures, change)
+}
+
+fn look_at_with(
+    settings: &DetectSettings,
+    pictures: &[Planes],
+    change: impl FnOnce(CameraInput) -> CameraInput,
+) -> Vec<Observed> {
     let (sender, receiver) = bounded(2);
     let (out, observed) = bounded(2);
-    let handle = detect::spawn(&settings(), vec![change(camera(receiver))], out).unwrap();
+    let handle = detect::spawn(settings, vec![change(camera(receiver))], out).unwrap();
     let pictures: Vec<Captured> = (1..).zip(pictures).map(captured).collect();
     let feeder = std::thread::spawn(move || {
         pictures.into_iter().for_each(|captured| sender.send(captured).unwrap());
@@ -105,6 +119,7 @@ fn assert_whole(all: &[Observed], frames: u64) {
         .flat_map(|observed| match observed {
             Observed::Observation { observation, .. } => observation.id.seq..=observation.id.seq,
             Observed::Skipped(skip) => skip.first..=skip.last,
+            Observed::Picture(_) => 1..=0,
             Observed::Ended { .. } => panic!("ended"),
         })
         .collect();
@@ -163,4 +178,183 @@ fn the_run_of_a_camera_that_falls_silent_is_handed_on_after_a_second() {
     assert_eq!((skip.first, skip.last), (2, 3));
     drop(sender);
     handle.join.join().unwrap();
+}
+
+/// A part of the picture, all of it unless it ends at another share of the width.
+fn region(right: f32) -> Region {
+    let polygon = vec![[0.0, 0.0], [right, 0.0], [right, 1.0], [0.0, 1.0]];
+    Region { name: "part".to_owned(), polygon }
+}
+
+fn pictures(all: &[Observed]) -> Vec<&Picture> {
+    all.iter()
+        .filter_map(|observed| match observed {
+            Observed::Picture(picture) => Some(picture),
+            Observed::Observation { picture, .. } => picture.as_ref(),
+            _ => None,
+        })
+        .collect()
+}
+
+/// The faces in a JPEG, as the detector finds them.
+fn faces_in(jpeg: &[u8], least_score: f32) -> usize {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("picture.jpg");
+    std::fs::write(&file, jpeg).unwrap();
+    let settings = DetectSettings { score_threshold: least_score, ..settings() };
+    let detector = Detector::load(&settings).unwrap();
+    let mut file = FileDetections::open(detector, &file).unwrap();
+    file.next_frame().unwrap().unwrap().detections.len()
+}
+
+#[test]
+fn a_face_outside_the_zones_or_too_small_is_not_reported_and_its_picture_not_published() {
+    let clip = &clip()[..5];
+    let zone = |kind| Zone {
+        name: "wall".to_owned(),
+        kind,
+        polygon: region(0.2).polygon,
+        least_height: None,
+    };
+    let with = |zone| ReportSettings { zone, ..ReportSettings::default() };
+    for (report, reported) in [
+        (with(vec![]), 5),
+        (with(vec![zone(ZoneKind::Exclude)]), 5),
+        (with(vec![zone(ZoneKind::Include)]), 0),
+        (with(vec![Zone { polygon: region(1.0).polygon, ..zone(ZoneKind::Exclude) }]), 0),
+        (ReportSettings { least_height: 0.3, ..ReportSettings::default() }, 5),
+        (ReportSettings { least_height: 0.6, ..ReportSettings::default() }, 0),
+    ] {
+        let all = look_at(clip, |camera| CameraInput { report: report.clone(), ..camera });
+        let found: usize = observations(&all).iter().map(|o| o.detections.len()).sum();
+        assert_eq!((found, pictures(&all).len()), (reported, reported), "{report:?}");
+    }
+}
+
+#[test]
+fn every_face_has_its_quality() {
+    let all = look_at(&clip(), |camera| camera);
+    for observation in observations(&all) {
+        let quality = observation.detections[0].quality.unwrap();
+        let [_, _, width, height] = observation.detections[0].box_px;
+        assert_eq!(quality.size_px, width.min(height));
+        assert!(quality.score > 0.1 && quality.sharpness > 10.0, "{quality:?}");
+        // The man on the phone looks about, and never away.
+        assert!(quality.yaw_deg.unwrap().abs() < 70.0, "{quality:?}");
+        assert!(quality.roll_deg.unwrap().abs() < 30.0, "{quality:?}");
+    }
+}
+
+#[test]
+fn the_moments_before_and_after_a_detection_are_published_and_no_others() {
+    // Two seconds of nothing, a face in three frames, two seconds of nothing.
+    let nothing = std::iter::repeat_n(grey(90), 60);
+    let seen: Vec<Planes> = nothing.clone().chain(clip()[..3].to_vec()).chain(nothing).collect();
+    let all = look_at(&seen, |camera| CameraInput {
+        gated: false,
+        publish: PublishSettings { before_ms: 500, after_ms: 200, ..PublishSettings::default() },
+        ..camera
+    });
+    assert_whole(&all, 123);
+    let published: Vec<u64> = pictures(&all).iter().map(|picture| picture.id.seq).collect();
+    assert_eq!(published, (46..=69).collect::<Vec<_>>());
+    for observation in observations(&all) {
+        let seq = observation.id.seq;
+        let expected = match seq {
+            61..=69 => FrameFate::Published,
+            _ => FrameFate::Possible,
+        };
+        assert_eq!(observation.frame, expected, "{seq}");
+    }
+}
+
+#[test]
+fn each_window_publishes_the_crop_of_its_best_face() {
+    let best_crop = BestCropSettings { every_ms: 1000, margin: 0.5, ..Default::default() };
+    let policy = PublishPolicy::ObservationsOnly;
+    let publish =
+        PublishSettings { policy, best_crop: Some(best_crop), ..PublishSettings::default() };
+    let all = look_at(&clip(), |camera| CameraInput { publish, ..camera });
+    let score = |o: &&Observation| o.detections[0].quality.unwrap().score;
+    let best: Vec<u64> = observations(&all)
+        .chunks(30)
+        .map(|window| {
+            let best = window.iter().copied().max_by(|a, b| score(a).total_cmp(&score(b)));
+            best.unwrap().id.seq
+        })
+        .collect();
+    let crops = pictures(&all);
+    assert_eq!(crops.iter().map(|crop| crop.id.seq).collect::<Vec<_>>(), best);
+    for crop in crops {
+        assert_eq!((crop.crop, crop.redacted.as_str()), (Some(0), "none"));
+        assert!(crop.width < 176 && crop.height <= 144, "{}x{}", crop.width, crop.height);
+        assert_eq!(faces_in(&crop.jpeg, 0.6), 1);
+    }
+}
+
+#[test]
+fn what_a_mask_covers_is_neither_found_nor_published() {
+    let policy = PublishPolicy::All;
+    for (right, found) in [(1.0, 0), (0.05, 1)] {
+        let privacy = PrivacySettings { mask: vec![region(right)], blur: None };
+        let publish = PublishSettings { policy, ..PublishSettings::default() };
+        let all = look_at(&clip()[..1], |camera| CameraInput { privacy, publish, ..camera });
+        assert_eq!(observations(&all)[0].detections.len(), found, "{right}");
+        let picture = pictures(&all)[0];
+        assert_eq!(picture.redacted, "masks");
+        let image = turbojpeg::decompress(&picture.jpeg, turbojpeg::PixelFormat::GRAY).unwrap();
+        let covered = (right * 176.0) as usize;
+        for row in image.pixels.chunks(image.pitch) {
+            assert!(row[..covered].iter().all(|level| *level < 12), "{right}");
+        }
+    }
+}
+
+#[test]
+fn a_blurred_face_is_reported_and_cannot_be_found_in_what_is_published() {
+    let clip = &clip()[..4];
+    let seen = |blur| {
+        let privacy = PrivacySettings { mask: vec![], blur };
+        look_at(clip, |camera| CameraInput { privacy, ..camera })
+    };
+    let (plain, blurred) = (seen(None), seen(Some(BlurSettings::default())));
+    assert_eq!(observations(&plain), observations(&blurred), "the same is reported");
+    for (plain, blurred) in pictures(&plain).into_iter().zip(pictures(&blurred)) {
+        assert_eq!((plain.redacted.as_str(), blurred.redacted.as_str()), ("none", "faces"));
+        assert_eq!((faces_in(&plain.jpeg, 0.6), faces_in(&blurred.jpeg, 0.6)), (1, 0));
+    }
+}
+
+#[test]
+fn a_face_too_unsure_to_be_reported_is_blurred_all_the_same() {
+    // Nothing in the clip reaches this score; the blur takes its boxes from 0.3 on.
+    let detect = DetectSettings { score_threshold: 0.99, ..settings() };
+    let privacy = PrivacySettings { mask: vec![], blur: Some(BlurSettings::default()) };
+    let publish = PublishSettings { policy: PublishPolicy::All, ..PublishSettings::default() };
+    let all =
+        look_at_with(&detect, &clip()[..3], |camera| CameraInput { privacy, publish, ..camera });
+    assert!(observations(&all).iter().all(|observation| observation.detections.is_empty()));
+    let pictures = pictures(&all);
+    assert_eq!(pictures.len(), 3);
+    assert!(pictures.iter().all(|picture| faces_in(&picture.jpeg, 0.6) == 0));
+}
+
+#[test]
+fn the_size_of_a_jpeg_is_estimated_within_a_factor_of_two() {
+    for quality in [30, 60, 85, 95] {
+        let publish = PublishSettings { quality, ..PublishSettings::default() };
+        let all = look_at(&clip()[..1], |camera| CameraInput { publish, ..camera });
+        let bytes = pictures(&all)[0].jpeg.len() as f64;
+        let estimate = picket_edge_agent::estimate::jpeg_bytes(176.0 * 144.0, quality);
+        assert!((0.5..2.0).contains(&(estimate / bytes)), "{quality}: {estimate} for {bytes}");
+    }
+}
+
+#[test]
+fn crops_and_blur_together_are_refused() {
+    let text = "name = 'cam'\npublish = { best_crop = {} }\nprivacy = { blur = {} }\n\
+                source = { test-pattern = {} }";
+    let settings: CameraSettings = toml::from_str(text).unwrap();
+    let error = settings.check().unwrap_err().to_string();
+    assert!(error.contains("publish.best_crop and privacy.blur"), "{error}");
 }

@@ -27,8 +27,12 @@ pub struct Account {
     pub spooled: BTreeSet<u64>,
     /// Observations whose picture was to be published.
     pub pictures_due: BTreeSet<u64>,
-    /// Stored pictures.
+    /// Observations whose picture is neither published nor may be.
+    pub pictures_withheld: BTreeSet<u64>,
+    /// Stored pictures of whole frames.
     pub pictures_stored: BTreeSet<u64>,
+    /// How many crops are stored. None is due: a window without a good face has none.
+    pub crops_stored: u64,
     /// Pictures in the spool.
     pub pictures_spooled: BTreeSet<u64>,
     /// Gap records of frames: first and last `seq`, and how many pictures in between are lost.
@@ -63,6 +67,11 @@ impl Account {
             });
         }
         missing
+    }
+
+    /// Each picture that its observation says was not kept, and that came all the same.
+    pub fn unwanted_pictures(&self) -> Vec<u64> {
+        self.pictures_withheld.intersection(&self.pictures_stored).copied().collect()
     }
 
     /// Each `seq` that two kinds of record settle.
@@ -136,12 +145,16 @@ async fn read_log_documents(database: &Database, findings: &mut Findings) -> Res
                     let latency = stored.timestamp_millis() - captured.timestamp_millis();
                     findings.latencies_ms.push(latency);
                 }
-                let published = document.get_str("frame")? == "published";
+                let fate = document.get_str("frame")?;
+                let (published, withheld) = (fate == "published", fate == "withheld");
                 let account = findings.account(epoch);
                 account.stored.insert(seq);
                 account.last_seq = account.last_seq.max(seq);
                 if published {
                     account.pictures_due.insert(seq);
+                }
+                if withheld {
+                    account.pictures_withheld.insert(seq);
                 }
             }
             "skip" => {
@@ -153,7 +166,11 @@ async fn read_log_documents(database: &Database, findings: &mut Findings) -> Res
             "gap" => {
                 let (first, last) = (run("first")?, run("last")?);
                 let reason = document.get_str("reason")?.to_owned();
-                let of_frames = document.get_str("of")? == "frames";
+                let of = document.get_str("of")?;
+                if of == "crops" {
+                    continue;
+                }
+                let of_frames = of == "frames";
                 let count = if of_frames { run("count")? } else { 0 };
                 let account = findings.account(epoch);
                 account.last_seq = account.last_seq.max(last);
@@ -195,7 +212,11 @@ async fn read_pictures(database: &Database, images: &Path, findings: &mut Findin
         }
         let (epoch, seq) = id.rsplit_once('/').context("an id without /")?;
         let seq: u64 = seq.parse()?;
-        findings.account(epoch).pictures_stored.insert(seq);
+        let account = findings.account(epoch);
+        match document.get_str("kind")? {
+            "crop" => account.crops_stored += 1,
+            _ => _ = account.pictures_stored.insert(seq),
+        }
     }
     Ok(())
 }
@@ -210,6 +231,10 @@ fn judge(findings: &mut Findings) {
         let missing = account.missing_pictures();
         if !missing.is_empty() {
             violations.push(format!("{epoch}: nobody knows of the pictures of seq {missing:?}"));
+        }
+        let unwanted = account.unwanted_pictures();
+        if !unwanted.is_empty() {
+            violations.push(format!("{epoch}: the withheld pictures of seq {unwanted:?} came"));
         }
         let twice = account.settled_twice();
         if !twice.is_empty() {
@@ -230,9 +255,9 @@ pub fn open_spool(path: &Path) -> Result<rusqlite::Connection> {
 /// Reads the spool's file as any SQLite tool would; the layout is documented in the agent's `spool`.
 fn read_spool(path: &Path, findings: &mut Findings) -> Result<()> {
     let spool = open_spool(path)?;
-    let waiting =
-        "SELECT key, epoch, first, last, kind, value ->> 'of' FROM records WHERE json_valid(value)
-        UNION ALL SELECT key, epoch, first, last, kind, NULL FROM pictures";
+    let waiting = "SELECT key, epoch, first, last, kind, value ->> 'of', value ->> 'count'
+        FROM records WHERE json_valid(value)
+        UNION ALL SELECT key, epoch, first, last, kind, NULL, NULL FROM pictures";
     let mut rows = spool.prepare(waiting)?;
     let mut rows = rows.query([])?;
     while let Some(row) = rows.next()? {
@@ -241,7 +266,8 @@ fn read_spool(path: &Path, findings: &mut Findings) -> Result<()> {
         let (kind, of): (String, Option<String>) = (row.get(4)?, row.get(5)?);
         let account = findings.account(&format!("{key}/{epoch}"));
         match (kind.as_str(), of.as_deref()) {
-            ("frame" | "crop", _) => account.pictures_spooled.extend(first..=last),
+            ("frame", _) => account.pictures_spooled.extend(first..=last),
+            ("crop", _) | ("gap", Some("crops")) => {}
             ("gap", Some("frames")) => {
                 account.picture_gaps.push((first, last, row.get(6)?));
             }
@@ -307,6 +333,11 @@ mod tests {
         assert_eq!(violations(|a| a.last_seq = 6), 1);
         assert_eq!(violations(|a| a.pictures_stored.clear()), 1);
         assert_eq!(violations(|a| a.picture_gaps.clear()), 1);
+    }
+
+    #[test]
+    fn a_picture_that_was_to_be_withheld_is_seen() {
+        assert_eq!(violations(|a| a.pictures_withheld.extend([1])), 1);
     }
 
     #[test]

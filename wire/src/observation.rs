@@ -85,6 +85,8 @@ impl Reason {
     pub const REFUSED_BY_BROKER: &'static str = "refused-by-broker";
     /// The picture could not be encoded.
     pub const ENCODE_FAILED: &'static str = "encode-failed";
+    /// What must not be seen could not be made unrecognisable, so the picture was not kept.
+    pub const REDACT_FAILED: &'static str = "redact-failed";
 
     /// The word.
     pub fn as_str(&self) -> &str {
@@ -136,7 +138,8 @@ pub enum FrameFate {
     Published,
     /// It was not kept.
     Withheld,
-    /// A later detection may still publish it.
+    /// A detection soon after may publish it. If it does, the picture comes before that detection's
+    /// observation; else it was not kept, and nothing more is said of it.
     Possible,
 }
 
@@ -164,9 +167,28 @@ pub struct Detection {
     /// corner of the mouth, right being the person's.
     #[serde(default)]
     pub landmarks: Vec<[f32; 2]>,
-    /// How useful the picture of it is, 0 to 1; null when not measured.
+    /// How useful its picture is; null when not measured.
     #[serde(default)]
-    pub quality: Option<f32>,
+    pub quality: Option<Quality>,
+}
+
+/// How useful the picture of a face is, in parts and in one number.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Quality {
+    /// The parts in one number, 0 to 1.
+    pub score: f32,
+    /// The shorter side of the box, pixels of the captured frame.
+    pub size_px: f32,
+    /// Variance of the Laplacian of the box's luma, brought to 64x64 pixels: the sharper the higher.
+    pub sharpness: f32,
+    /// Estimate of how far the head is turned, degrees, positive towards the person's left; null
+    /// without landmarks.
+    #[serde(default)]
+    pub yaw_deg: Option<f32>,
+    /// How far the line of the eyes is tilted in the picture, degrees, positive clockwise; null
+    /// without landmarks.
+    #[serde(default)]
+    pub roll_deg: Option<f32>,
 }
 
 /// A frame that was looked at; the list is empty if nothing was found.
@@ -183,7 +205,8 @@ pub struct Observation {
     pub frame_height: u32,
     /// What looked.
     pub detector: Detector,
-    /// Share of the picture that moved, 0 to 1; null without a motion gate.
+    /// Share of the picture that changed since the frame that was looked at before, 0 to 1; null
+    /// without a motion gate.
     #[serde(default)]
     pub motion_score: Option<f32>,
     /// What becomes of its picture.
@@ -216,6 +239,8 @@ pub enum GapOf {
     Observations,
     /// Frames alone; their observations are not affected.
     Frames,
+    /// Crops alone; their observations and frames are not affected.
+    Crops,
 }
 
 /// What was dropped.
@@ -335,8 +360,8 @@ impl Detection {
             return Err(outside("detections.box", "width or height below 0"));
         }
         check_fraction("detections.score", self.score)?;
-        if let Some(quality) = self.quality {
-            check_fraction("detections.quality", quality)?;
+        if let Some(quality) = &self.quality {
+            quality.check()?;
         }
         if self.class.is_empty() || self.class.len() > 64 {
             return Err(outside("detections.class", "must have 1 to 64 bytes"));
@@ -346,6 +371,31 @@ impl Detection {
         }
         for value in self.landmarks.iter().flatten() {
             check_coordinate("detections.landmarks", *value)?;
+        }
+        Ok(())
+    }
+}
+
+impl Quality {
+    fn check(&self) -> Result<(), RangeError> {
+        check_fraction("detections.quality.score", self.score)?;
+        check_coordinate("detections.quality.size_px", self.size_px)?;
+        if self.size_px < 0.0 {
+            return Err(outside("detections.quality.size_px", "below 0"));
+        }
+        // The variance of what lies within four times 255 either way.
+        let sharpness = self.sharpness;
+        if !(0.0..=1_040_400.0).contains(&sharpness) {
+            let why = format_args!("{sharpness} is no variance of 8-bit samples");
+            return Err(outside("detections.quality.sharpness", why));
+        }
+        for (field, angle, most) in [
+            ("detections.quality.yaw_deg", self.yaw_deg, 90.0),
+            ("detections.quality.roll_deg", self.roll_deg, 180.0),
+        ] {
+            if let Some(angle) = angle.filter(|angle| !(-most..=most).contains(angle)) {
+                return Err(outside(field, format_args!("{angle} is not within {most} degrees")));
+            }
         }
         Ok(())
     }
@@ -387,7 +437,7 @@ impl Gap {
         let span = self.last - self.first + 1;
         let fits = match self.of {
             GapOf::Observations => self.count == span,
-            GapOf::Frames => (1..=span).contains(&self.count),
+            GapOf::Frames | GapOf::Crops => (1..=span).contains(&self.count),
         };
         if fits {
             Ok(())

@@ -40,7 +40,13 @@ fn observation() -> Observation {
         score: 0.875,
         class: "face".to_owned(),
         landmarks: vec![[12.0, 25.0], [30.0, 25.5], [21.0, 35.0], [14.0, 45.0], [28.0, 45.5]],
-        quality: None,
+        quality: Some(Quality {
+            score: 0.5,
+            size_px: 30.25,
+            sharpness: 210.5,
+            yaw_deg: Some(-12.5),
+            roll_deg: Some(2.25),
+        }),
     };
     Observation {
         id: id(7),
@@ -48,7 +54,7 @@ fn observation() -> Observation {
         frame_width: 640,
         frame_height: 360,
         detector: Detector { name: "yunet".to_owned(), model_sha256: "ab".repeat(32) },
-        motion_score: None,
+        motion_score: Some(0.25),
         frame: FrameFate::Published,
         detections: vec![detection],
     }

@@ -274,7 +274,10 @@ fn discarded(camera: &mut Camera, label: &'static str, why: &str) {
 
 fn count_drops(record: &CameraRecord) {
     if let CameraRecord::Gap(gap) = record {
-        let of = if gap.of == GapOf::Frames { "pictures" } else { "observations" };
+        let of = match gap.of {
+            GapOf::Observations => "observations",
+            GapOf::Frames | GapOf::Crops => "pictures",
+        };
         let reason = label(gap.reason.as_str());
         counter!(DROPPED, "of" => of, "reason" => reason).increment(gap.count);
     }
@@ -292,6 +295,7 @@ fn label(reason: &str) -> &'static str {
         Reason::TOO_LARGE,
         Reason::REFUSED_BY_BROKER,
         Reason::ENCODE_FAILED,
+        Reason::REDACT_FAILED,
     ];
     known.into_iter().find(|known| *known == reason).unwrap_or(OTHER_REASON)
 }

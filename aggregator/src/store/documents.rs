@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use mongodb::bson::{DateTime, Document};
+use picket_wire::observation::Quality;
 use serde::{Deserialize, Serialize};
 
 /// Names of the collections.
@@ -54,8 +55,8 @@ pub struct DetectionDocument {
     pub class: String,
     /// x, y in pixels of the captured frame.
     pub landmarks: Vec<[f32; 2]>,
-    /// 0 to 1.
-    pub quality: Option<f32>,
+    /// How useful its picture is.
+    pub quality: Option<Quality>,
     /// Id of its track.
     pub track: Option<String>,
 }
@@ -67,7 +68,7 @@ pub struct ObservationDocument {
     #[serde(rename = "_id")]
     pub id: String,
     /// Always `observation`; the other records of the log have their own kind, and an `_id` of
-    /// `<id>~<kind>` (`~skip`, `~gap-observations`, `~gap-frames`, `~epoch`, `~clock`).
+    /// `<id>~<kind>` (`~skip`, `~gap-observations`, `~gap-frames`, `~gap-crops`, `~epoch`, `~clock`).
     pub kind: String,
     /// Device.
     pub device: String,
@@ -229,7 +230,7 @@ pub struct CentreAccounts {
     pub skipped: i64,
     /// In gap records of observations, by reason.
     pub dropped: BTreeMap<String, i64>,
-    /// In gap records of frames, by reason.
+    /// In gap records of frames and of crops, by reason.
     pub pictures_dropped: BTreeMap<String, i64>,
     /// Not taken: late, in conflict; by reason.
     pub refused: BTreeMap<String, i64>,

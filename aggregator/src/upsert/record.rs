@@ -23,6 +23,7 @@ fn gap_of(of: GapOf) -> &'static str {
     match of {
         GapOf::Observations => "observations",
         GapOf::Frames => "frames",
+        GapOf::Crops => "crops",
     }
 }
 

@@ -16,7 +16,7 @@ use super::settings::{
     CameraSettings, FileSource, Pace, Sampling, Source, default_decoder_retry_s,
 };
 use super::watch::WatchSettings;
-use crate::detect::{MotionSettings, PublishSettings};
+use crate::detect::{MotionSettings, PrivacySettings, PublishSettings, ReportSettings};
 
 /// What counts as a video, by the ending of its name.
 const ENDINGS: &[&str] =
@@ -51,9 +51,15 @@ pub struct FolderSettings {
     /// How the pictures are turned, mirrored, cut and deinterlaced before they are looked at.
     #[serde(default)]
     pub picture: PictureSettings,
+    /// What is reported of what is found in them.
+    #[serde(default)]
+    pub report: ReportSettings,
     /// What is published of the frames.
     #[serde(default)]
     pub publish: PublishSettings,
+    /// What must not be seen in them.
+    #[serde(default)]
+    pub privacy: PrivacySettings,
 }
 
 fn as_fast_as_possible() -> Pace {
@@ -147,7 +153,9 @@ impl FolderSettings {
             decoder_retry_s: default_decoder_retry_s(),
             watch: WatchSettings::default(),
             picture: self.picture,
+            report: self.report.clone(),
             publish: self.publish.clone(),
+            privacy: self.privacy.clone(),
         })
     }
 }

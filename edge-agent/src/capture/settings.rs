@@ -15,7 +15,7 @@ use super::orientation::PictureSettings;
 pub use super::rtsp::{RtspSource, Transport};
 use super::v4l2::V4l2Source;
 use super::watch::WatchSettings;
-use crate::detect::{MotionSettings, OutOfRange, PublishSettings};
+use crate::detect::{MotionSettings, OutOfRange, PrivacySettings, PublishSettings, ReportSettings};
 
 /// One camera.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -49,9 +49,15 @@ pub struct CameraSettings {
     /// How its picture is turned, mirrored, cut and deinterlaced before it is looked at.
     #[serde(default)]
     pub picture: PictureSettings,
+    /// What is reported of what is found in them.
+    #[serde(default)]
+    pub report: ReportSettings,
     /// What is published of its frames.
     #[serde(default)]
     pub publish: PublishSettings,
+    /// What must not be seen in them.
+    #[serde(default)]
+    pub privacy: PrivacySettings,
 }
 
 /// One minute, five, fifteen.
@@ -341,9 +347,8 @@ impl CameraSettings {
         }
         self.check_decoder()?;
         self.watch.check().map_err(|(field, value, range)| self.range(field, value, range))?;
-        self.check_publish()?;
-        self.motion.check().map_err(|out| self.out_of_range(out))?;
         self.check_picture()?;
+        self.check_looking()?;
         match &self.source {
             Source::File(file) => {
                 self.check_readable("source.file.path", &file.path)?;
@@ -509,12 +514,16 @@ impl CameraSettings {
         Ok(())
     }
 
-    fn check_publish(&self) -> Result<(), SettingsError> {
-        if !(1..=100).contains(&self.publish.quality) {
-            return Err(self.range("publish.quality", self.publish.quality, "1 to 100"));
-        }
-        if let Some(px) = self.publish.width_px.filter(|px| !(16..=16384).contains(px)) {
-            return Err(self.range("publish.width_px", px, "16 to 16384"));
+    /// What detection is told of this camera.
+    fn check_looking(&self) -> Result<(), SettingsError> {
+        let checks =
+            [self.motion.check(), self.report.check(), self.publish.check(), self.privacy.check()];
+        checks.into_iter().try_for_each(|check| check.map_err(|out| self.out_of_range(out)))?;
+        if self.publish.best_crop.is_some() && self.privacy.blur.is_some() {
+            return Err(self.contradiction(
+                "publish.best_crop and privacy.blur: the crop of a face would show what the blur \
+                 is to hide; remove one of them",
+            ));
         }
         Ok(())
     }

@@ -3,9 +3,8 @@
 use turbojpeg::{Compressor, Subsamp, YuvPlanesImage};
 
 use super::colour::ToJpeg;
-use super::resize::{PlaneResizer, ResizeError, height_at};
-use super::settings::PublishSettings;
-use crate::capture::Planes;
+use super::privacy::Redacted;
+use super::resize::{Part, PlaneResizer, ResizeError, height_at};
 use crate::capture::planes::Plane;
 
 /// A picture as it is published.
@@ -59,23 +58,38 @@ impl Encoder {
         })
     }
 
-    /// The frame as a JPEG of the published size and quality.
-    ///
-    /// Planes that are already what JPEG has are encoded where they lie.
+    /// The picture as a JPEG of at most this width, and of this quality, 1 to 100.
     pub fn encode(
         &mut self,
-        planes: &Planes,
-        publish: &PublishSettings,
+        picture: &Redacted,
+        width_px: Option<u32>,
+        quality: u8,
     ) -> Result<Jpeg, JpegError> {
-        let width = publish.width_px.unwrap_or(planes.width()).min(planes.width());
-        let size = (width, height_at(width, (planes.width(), planes.height())));
+        let planes = picture.planes();
+        let whole = Part::whole((planes.width(), planes.height()));
+        self.encode_part(picture, whole, width_px, quality)
+    }
+
+    /// The same with a part of it, which begins at even pixels.
+    ///
+    /// Planes that are already what JPEG has are encoded where they lie.
+    pub fn encode_part(
+        &mut self,
+        picture: &Redacted,
+        part: Part,
+        width_px: Option<u32>,
+        quality: u8,
+    ) -> Result<Jpeg, JpegError> {
+        let planes = picture.planes();
+        let width = width_px.unwrap_or(part.width).min(part.width);
+        let size = (width, height_at(width, (part.width, part.height)));
         let mut parts = [planes.y(), planes.u(), planes.v()];
-        if width != planes.width() {
+        if size != (planes.width(), planes.height()) {
             let chroma = (size.0.div_ceil(2), size.1.div_ceil(2));
-            for ((part, into), to) in
-                parts.iter().zip(&mut self.resized).zip([size, chroma, chroma])
-            {
-                self.resizer.resize(*part, to, into).map_err(JpegError::Resize)?;
+            let (sizes, half) = ([size, chroma, chroma], part.of_chroma());
+            let tasks = parts.iter().zip([part, half, half]).zip(sizes).zip(&mut self.resized);
+            for (((plane, part), to), into) in tasks {
+                self.resizer.resize_part(*plane, part, to, into).map_err(JpegError::Resize)?;
             }
             parts = without_gaps(size, chroma, &self.resized);
         }
@@ -91,7 +105,7 @@ impl Encoder {
             let chroma = (size.0.div_ceil(2), size.1.div_ceil(2));
             parts = without_gaps((2 * chroma.0, 2 * chroma.1), chroma, &self.rewritten);
         }
-        let encoded = compress(&mut self.compressor, size, parts, publish.quality);
+        let encoded = compress(&mut self.compressor, size, parts, quality);
         let (width, height) = size;
         let bytes = encoded.map_err(|source| JpegError::Encode { width, height, source })?;
         Ok(Jpeg { width, height, bytes })

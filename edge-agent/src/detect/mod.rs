@@ -12,6 +12,9 @@
 //!   thread, because a detection decides about the frames after it: so a recording gives the same
 //!   observations however fast it is read, and a still frame costs this thread less than it costs to
 //!   wake it.
+//! - What a privacy mask covers is blackened before the detector sees it, and faces are blurred, if
+//!   that is asked for, before a picture is encoded; see [`privacy`]. What cannot be made
+//!   unrecognisable is not published, and said to be lost.
 //! - Cameras take turns by chance among those that have a frame; one that gives many does not hold
 //!   up one that gives few.
 //! - When nobody takes observations it waits, and with it capture: a live camera then skips.
@@ -19,8 +22,11 @@
 //! **Limits**
 //! - One thread and one frame at a time: ONNX Runtime's own threads make one frame faster, not more
 //!   of them at once.
+//! - A face that the detector does not find is not blurred either.
 //! - Faces below about ten pixels in the model's picture (`input_width_px`) are not found.
 
+mod best_crop;
+mod camera;
 pub mod candidate;
 mod centerface;
 mod colour;
@@ -30,8 +36,14 @@ pub mod detector;
 pub mod jpeg;
 pub mod model;
 pub mod motion;
+mod pictures;
+mod preroll;
+pub mod privacy;
 pub mod provider;
+mod publish;
+mod quality;
 pub mod region;
+mod report;
 mod resize;
 pub mod runtime;
 pub mod settings;
@@ -50,16 +62,23 @@ use crossbeam_channel::{Receiver, Sender};
 use picket_wire::observation::{Observation, Reason, Skip};
 use picket_wire::{CameraName, Picture};
 
+pub use best_crop::BestCropSettings;
 pub use detector::{DetectError, Detector, DetectorIdentity, LoadError};
 pub use motion::MotionSettings;
+pub use privacy::{BlurMethod, BlurSettings, PrivacySettings};
 pub use provider::Provider;
+pub use publish::{PublishPolicy, PublishSettings};
 pub use region::Region;
+pub use report::{ReportSettings, Zone, ZoneKind};
 pub use runtime::Runtime;
-pub use settings::{DetectSettings, OutOfRange, PublishPolicy, PublishSettings, SettingsError};
+pub use settings::{DetectSettings, OutOfRange, SettingsError};
 
 use crate::capture::{Captured, SourcePosition};
+use camera::Camera;
 use jpeg::{Encoder, JpegError};
-use worker::{Camera, Worker};
+use pictures::Pictures;
+use quality::Measure;
+use worker::Worker;
 
 /// What detection hands on. Every captured `seq` is in exactly one of these.
 #[derive(Debug, Clone)]
@@ -79,6 +98,9 @@ pub enum Observed {
         /// Of a recording: where in it.
         position: Option<SourcePosition>,
     },
+    /// A picture that is published after its observation was handed on: of a frame before a
+    /// detection, or the best crop of a window.
+    Picture(Picture),
     /// Frames that were not looked at.
     Skipped(Skip),
     /// Nothing follows from this camera.
@@ -112,8 +134,12 @@ pub struct CameraInput {
     pub gated: bool,
     /// What counts as motion.
     pub motion: MotionSettings,
+    /// What is reported.
+    pub report: ReportSettings,
     /// What is published.
     pub publish: PublishSettings,
+    /// What must not be seen.
+    pub privacy: PrivacySettings,
     /// Its frames.
     pub frames: Receiver<Captured>,
 }
@@ -151,8 +177,16 @@ pub fn spawn(
     report_provider(&identity, settings.provider);
     let cameras = cameras.into_iter().map(Camera::new).collect();
     let turns = Arc::new(AtomicU64::new(0));
-    let counted = Arc::clone(&turns);
-    let worker = Worker { detector, encoder, cameras, out, outbox: Vec::new(), turns: counted };
+    let worker = Worker {
+        detector,
+        least_score: settings.score_threshold,
+        measure: Measure::default(),
+        pictures: Pictures { encoder },
+        cameras,
+        out,
+        outbox: Vec::new(),
+        turns: Arc::clone(&turns),
+    };
     let join = std::thread::Builder::new()
         .name("detect".to_owned())
         .spawn(move || worker.run())

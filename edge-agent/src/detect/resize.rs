@@ -17,6 +17,56 @@ pub struct ResizeError {
 /// A plane that is to become smaller than this part of itself is halved first.
 const HALVED_BELOW_ONE_IN: u32 = 3;
 
+/// A part of a plane, in whole pixels; never empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// Of its upper left corner.
+    pub left: u32,
+    /// Of its upper left corner.
+    pub top: u32,
+    /// Pixels.
+    pub width: u32,
+    /// Pixels.
+    pub height: u32,
+}
+
+impl Part {
+    /// What a box covers of a picture of this size; `None` if that is nothing.
+    pub fn within([x, y, width, height]: [f32; 4], picture_px: (u32, u32)) -> Option<Self> {
+        if ![x, y, width, height].iter().all(|value| value.is_finite()) {
+            return None;
+        }
+        let range = |from: f32, length: f32, limit: u32| {
+            let start = from.floor().clamp(0.0, limit as f32) as u32;
+            let end = (from + length).ceil().clamp(0.0, limit as f32) as u32;
+            (start < end).then_some((start, end - start))
+        };
+        let (left, width) = range(x, width, picture_px.0)?;
+        let (top, height) = range(y, height, picture_px.1)?;
+        Some(Self { left, top, width, height })
+    }
+
+    /// All of a picture.
+    pub fn whole((width, height): (u32, u32)) -> Self {
+        Self { left: 0, top: 0, width, height }
+    }
+
+    /// The same part of a plane at half of both sizes, which has at least what this one has.
+    pub fn of_chroma(self) -> Self {
+        let (left, top) = (self.left / 2, self.top / 2);
+        let (right, bottom) = (self.left + self.width, self.top + self.height);
+        let (width, height) = (right.div_ceil(2) - left, bottom.div_ceil(2) - top);
+        Self { left, top, width, height }
+    }
+
+    /// Grown to begin at even pixels, where chroma samples begin.
+    pub fn even(self) -> Self {
+        let (left, top) = (self.left & !1, self.top & !1);
+        let (right, bottom) = (self.left + self.width, self.top + self.height);
+        Self { left, top, width: right - left, height: bottom - top }
+    }
+}
+
 /// Brings planes to a size; keeps its working memory from one to the next.
 #[derive(Default)]
 pub struct PlaneResizer {
@@ -45,7 +95,7 @@ impl PlaneResizer {
                 && plane.height > HALVED_BELOW_ONE_IN * size.1
         };
         if !is_much_larger(&plane) {
-            return convolve(&mut self.resizer, plane, size, into);
+            return convolve(&mut self.resizer, plane, whole(&plane), size, into);
         }
         let mut halved = halve(plane, &mut self.halved);
         while is_much_larger(&halved) {
@@ -54,23 +104,43 @@ impl PlaneResizer {
             std::mem::swap(&mut self.halved, &mut self.halved_again);
             halved = tight(&self.halved, width, height);
         }
-        convolve(&mut self.resizer, halved, size, into)
+        convolve(&mut self.resizer, halved, whole(&halved), size, into)
     }
+
+    /// The same with a part of the plane.
+    pub fn resize_part(
+        &mut self,
+        plane: Plane<'_>,
+        part: Part,
+        size: (u32, u32),
+        into: &mut Vec<u8>,
+    ) -> Result<(), ResizeError> {
+        match part == whole(&plane) {
+            true => self.resize(plane, size, into),
+            false => convolve(&mut self.resizer, plane, part, size, into),
+        }
+    }
+}
+
+fn whole(plane: &Plane<'_>) -> Part {
+    Part::whole((plane.width, plane.height))
 }
 
 fn convolve(
     resizer: &mut fir::Resizer,
     plane: Plane<'_>,
+    part: Part,
     (width, height): (u32, u32),
     into: &mut Vec<u8>,
 ) -> Result<(), ResizeError> {
     into.resize(width as usize * height as usize, 0);
-    let failed = || ResizeError { from: (plane.width, plane.height), to: (width, height) };
+    let failed = || ResizeError { from: (part.width, part.height), to: (width, height) };
     let stride = u32::try_from(plane.stride).map_err(|_| failed())?;
     let with_gaps =
         TypedImageRef::<U8>::from_buffer(stride, plane.height, plane.data).map_err(|_| failed())?;
-    let from = TypedCroppedImage::from_ref(&with_gaps, 0, 0, plane.width, plane.height)
-        .map_err(|_| failed())?;
+    let from =
+        TypedCroppedImage::from_ref(&with_gaps, part.left, part.top, part.width, part.height)
+            .map_err(|_| failed())?;
     let mut to = TypedImage::<U8>::from_buffer(width, height, into).map_err(|_| failed())?;
     let options = fir::ResizeOptions::new()
         .resize_alg(fir::ResizeAlg::Convolution(fir::FilterType::Bilinear));
@@ -107,6 +177,29 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_part_lies_within_its_picture_whatever_the_box() {
+        let part =
+            |box_px| Part::within(box_px, (100, 50)).map(|p| (p.left, p.top, p.width, p.height));
+        assert_eq!(part([10.4, 5.0, 20.0, 10.5]), Some((10, 5, 21, 11)));
+        assert_eq!(part([-10.0, 40.0, 20.0, 90.0]), Some((0, 40, 10, 10)));
+        assert_eq!(part([100.0, 0.0, 20.0, 10.0]), None);
+        assert_eq!(part([0.0, 0.0, f32::INFINITY, 10.0]), None);
+        let odd = Part { left: 11, top: 7, width: 4, height: 4 };
+        assert_eq!(odd.even(), Part { left: 10, top: 6, width: 5, height: 5 });
+        assert_eq!(odd.of_chroma(), Part { left: 5, top: 3, width: 3, height: 3 });
+    }
+
+    #[test]
+    fn a_part_of_a_plane_is_what_lies_there() {
+        let data: Vec<u8> = (0..64).map(|at| if at % 8 >= 4 { 200 } else { 10 }).collect();
+        let plane = Plane { data: &data, stride: 8, width: 8, height: 8 };
+        let part = Part { left: 5, top: 2, width: 3, height: 6 };
+        let mut resized = Vec::new();
+        PlaneResizer::default().resize_part(plane, part, (6, 6), &mut resized).unwrap();
+        assert_eq!(resized, vec![200; 36]);
+    }
+
+    #[test]
     fn what_lies_between_the_rows_is_not_part_of_the_picture() {
         // Rows of 4 samples with 4 bytes of rubbish behind each.
         let data: Vec<u8> = [[100u8, 100, 100, 100, 255, 0, 255, 0]; 4].concat();
@@ -131,7 +224,14 @@ mod tests {
         let plane = tight(&data, width, height);
         let (mut quick, mut whole) = (Vec::new(), Vec::new());
         PlaneResizer::default().resize(plane, (320, 180), &mut quick).unwrap();
-        convolve(&mut fir::Resizer::new(), plane, (320, 180), &mut whole).unwrap();
+        convolve(
+            &mut fir::Resizer::new(),
+            plane,
+            Part::whole((plane.width, plane.height)),
+            (320, 180),
+            &mut whole,
+        )
+        .unwrap();
         let errors = quick.iter().zip(&whole).map(|(quick, whole)| quick.abs_diff(*whole));
         assert!(errors.clone().max() <= Some(8), "{:?}", errors.clone().max());
         let mean = errors.map(f64::from).sum::<f64>() / quick.len() as f64;

@@ -4,51 +4,48 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvError, Select, Sender};
-use picket_wire::observation::{Detection, FrameFate, Observation, Reason, Skip};
-use picket_wire::{CameraName, Picture, observation};
+use crossbeam_channel::{RecvError, Select, SendError, Sender};
+use picket_wire::observation::{self, Detection, FrameFate, Observation, Reason, Skip};
 
-use super::detector::Detector;
-use super::jpeg::{Encoder, Jpeg};
-use super::motion::{Gate, Motion};
-use super::settings::PublishSettings;
-use super::still::StillRun;
-use super::{CameraInput, Observed};
+use super::Observed;
+use super::camera::Camera;
+use super::detector::{DetectError, Detector};
+use super::motion::Motion;
+use super::pictures::Pictures;
+use super::privacy::Masked;
+use super::quality::Measure;
+use crate::capture::planes::PlanesError;
 use crate::capture::{Captured, Frame};
 
-/// How often runs that are still open are looked after, while no frame comes.
+/// How often what is still open is looked after, while no frame comes.
 const LOOK_AFTER: Duration = Duration::from_millis(250);
 /// The loop turns at least this often, so that standing still can be told from having no frame.
 const TURN: Duration = Duration::from_secs(1);
 
-/// One camera, as detection has it.
-pub(super) struct Camera {
-    name: CameraName,
-    publish: PublishSettings,
-    frames: Receiver<Captured>,
-    /// `None` if every frame is looked at.
-    gate: Option<Gate>,
-    still: StillRun,
+/// Why one frame was not looked at.
+#[derive(Debug, thiserror::Error)]
+enum LookError {
+    #[error("the privacy masks cannot be burned in")]
+    Mask(#[source] PlanesError),
+    #[error("the detector failed")]
+    Detect(#[source] DetectError),
 }
 
-impl Camera {
-    /// Of which nothing was seen.
-    pub fn new(input: CameraInput) -> Self {
-        let CameraInput { name, gated, motion, publish, frames } = input;
-        let gate = gated.then(|| Gate::new(motion));
-        Self { name, publish, frames, gate, still: StillRun::default() }
-    }
-
-    /// The gate's word on a frame, if there is a gate.
-    fn judge(&mut self, frame: &Frame) -> Option<Motion> {
-        let gate = self.gate.as_mut()?;
-        Some(gate.judge(frame.planes.y(), frame.planes.range(), frame.stamp.mono_us))
+impl LookError {
+    fn reason(&self) -> Reason {
+        match self {
+            Self::Mask(_) => Reason::REDACT_FAILED.into(),
+            Self::Detect(_) => Reason::DETECTOR_FAILED.into(),
+        }
     }
 }
 
 pub(super) struct Worker {
     pub detector: Detector,
-    pub encoder: Encoder,
+    /// Least score of a detection that is reported.
+    pub least_score: f32,
+    pub measure: Measure,
+    pub pictures: Pictures,
     pub cameras: Vec<Camera>,
     pub out: Sender<Observed>,
     /// What is to be handed on, in this order.
@@ -65,10 +62,13 @@ impl Worker {
             match self.next() {
                 Some((index, Ok(captured))) => self.look_at(index, captured),
                 Some((index, Err(RecvError))) => {
-                    self.close_run(index);
-                    self.cameras.remove(index);
+                    let mut camera = self.cameras.remove(index);
+                    self.outbox.extend(camera.close());
                 }
-                None => self.look_after_runs(),
+                None => {
+                    let now = Instant::now();
+                    self.outbox.extend(self.cameras.iter_mut().flat_map(|camera| camera.due(now)));
+                }
             }
             if self.hand_on().is_err() {
                 return;
@@ -84,160 +84,136 @@ impl Worker {
         for camera in &self.cameras {
             select.recv(&camera.frames);
         }
-        let open = self.cameras.iter().any(|camera| camera.still.is_open());
+        let open = self.cameras.iter().any(Camera::has_open);
         let ready = select.select_timeout(if open { LOOK_AFTER } else { TURN }).ok()?;
         let index = ready.index();
         Some((index, ready.recv(&self.cameras[index].frames)))
     }
 
-    fn hand_on(&mut self) -> Result<(), crossbeam_channel::SendError<Observed>> {
+    fn hand_on(&mut self) -> Result<(), SendError<Observed>> {
         self.outbox.drain(..).try_for_each(|observed| self.out.send(observed))
     }
 
-    fn look_after_runs(&mut self) {
-        let now = Instant::now();
-        let old = self.cameras.iter_mut().filter_map(|camera| camera.still.close_old(now));
-        self.outbox.extend(old.map(Observed::Skipped));
-    }
-
-    /// Hands on the run of still frames, before what comes after them.
-    fn close_run(&mut self, index: usize) {
-        let closed = self.cameras[index].still.close();
-        self.outbox.extend(closed.map(Observed::Skipped));
-    }
-
     fn look_at(&mut self, index: usize, captured: Captured) {
-        match captured {
-            Captured::Skipped(skip) => {
-                self.close_run(index);
-                self.outbox.push(Observed::Skipped(skip));
-            }
-            Captured::Ended { camera, position } => {
-                self.close_run(index);
-                self.outbox.push(Observed::Ended { camera, position });
-            }
-            Captured::Frame(frame) => match self.cameras[index].judge(&frame) {
-                Some(Motion { looks: false, .. }) => self.pass_by(index, frame),
-                motion => {
-                    self.close_run(index);
-                    let observed = self.look_at_frame(index, frame, motion);
-                    self.outbox.push(observed);
+        let camera = &mut self.cameras[index];
+        let captured = match captured {
+            Captured::Frame(frame) => match camera.judge(&frame) {
+                Some(Motion { looks: false, .. }) => {
+                    return self.outbox.extend(camera.pass_by(frame));
                 }
+                motion => Ok((frame, motion)),
             },
+            Captured::Skipped(skip) => Err(Observed::Skipped(skip)),
+            Captured::Ended { camera, position } => Err(Observed::Ended { camera, position }),
+        };
+        self.outbox.extend(camera.close_run());
+        match captured {
+            Ok((frame, motion)) => self.look_at_frame(index, frame, motion),
+            Err(observed) => self.outbox.push(observed),
         }
     }
 
-    fn pass_by(&mut self, index: usize, frame: Frame) {
-        let camera = &mut self.cameras[index];
-        metrics::counter!(
-            "picket_agent_detect_still_total", "camera" => camera.name.to_string()
-        )
-        .increment(1);
-        self.outbox.extend(camera.still.add(frame).map(Observed::Skipped));
-    }
-
-    fn look_at_frame(&mut self, index: usize, frame: Frame, motion: Option<Motion>) -> Observed {
-        let camera = self.cameras[index].name.to_string();
-        let began = Instant::now();
-        let found = self.detector.detect(&frame.planes);
-        metrics::histogram!("picket_agent_detect_seconds").record(began.elapsed().as_secs_f64());
-        metrics::counter!("picket_agent_detect_frames_total", "camera" => camera.clone())
-            .increment(1);
-        match found {
-            Ok(detections) => {
-                metrics::counter!("picket_agent_detect_objects_total", "camera" => camera)
+    fn look_at_frame(&mut self, index: usize, frame: Frame, motion: Option<Motion>) {
+        let name = self.cameras[index].name.to_string();
+        match self.find(index, &frame) {
+            Ok((masked, detections)) => {
+                metrics::counter!("picket_agent_detect_objects_total", "camera" => name)
                     .increment(detections.len() as u64);
-                if let (Some(gate), false) = (&mut self.cameras[index].gate, detections.is_empty())
-                {
-                    gate.found(frame.stamp.mono_us);
-                }
-                self.observed(index, frame, motion, detections)
+                self.observe(index, frame, &masked, motion, detections);
             }
             Err(error) => {
-                metrics::counter!("picket_agent_detect_failed_total", "camera" => camera.clone())
+                let seq = frame.id.seq;
+                metrics::counter!("picket_agent_detect_failed_total", "camera" => name.clone())
                     .increment(1);
                 tracing::error!(
-                    target: "detect", camera, seq = frame.id.seq,
-                    error = &error as &dyn std::error::Error,
-                    "camera {camera}: frame {} could not be looked at", frame.id.seq
+                    target: "detect", camera = name, seq, error = &error as &dyn std::error::Error,
+                    "camera {name}: frame {seq} could not be looked at"
                 );
-                Observed::Skipped(failed(frame))
+                let (id, stamp, reason) = (frame.id, frame.stamp, error.reason());
+                self.outbox.push(Observed::Skipped(Skip {
+                    id,
+                    stamp,
+                    first: seq,
+                    last: seq,
+                    reason,
+                }));
             }
         }
     }
 
-    fn observed(
+    /// What is reported of a frame, and the picture in which it was found.
+    fn find(&mut self, index: usize, frame: &Frame) -> Result<(Masked, Vec<Detection>), LookError> {
+        let camera = &mut self.cameras[index];
+        let masked = camera.redactor.mask(&frame.planes).map_err(LookError::Mask)?;
+        let planes = masked.planes();
+        let began = Instant::now();
+        let from = camera.redactor.least_score(self.least_score);
+        let candidates = self.detector.detect_from(planes, from);
+        metrics::histogram!("picket_agent_detect_seconds").record(began.elapsed().as_secs_f64());
+        metrics::counter!("picket_agent_detect_frames_total", "camera" => camera.name.to_string())
+            .increment(1);
+        let candidates = candidates.map_err(LookError::Detect)?;
+        let frame_px = (planes.width(), planes.height());
+        let mut detections =
+            camera.found(candidates, self.least_score, frame_px, frame.stamp.mono_us);
+        for detection in &mut detections {
+            detection.quality = self.measure.quality(planes.y(), detection);
+        }
+        Ok((masked, detections))
+    }
+
+    /// Hands on the observation of a frame and its pictures.
+    fn observe(
         &mut self,
         index: usize,
         frame: Frame,
+        masked: &Masked,
         motion: Option<Motion>,
         detections: Vec<Detection>,
-    ) -> Observed {
-        let publishes = self.cameras[index].publish.policy.publishes(detections.len());
-        let (picture, picture_lost) = match publishes.then(|| self.picture(index, &frame)) {
-            None => (None, None),
-            Some(Some(picture)) => (Some(picture), None),
-            Some(None) => (None, Some(Reason::from(Reason::ENCODE_FAILED))),
+    ) {
+        let (camera, now_us) = (&mut self.cameras[index], frame.stamp.mono_us);
+        if let Some(best) = &mut camera.best_crop {
+            self.outbox.extend(best.over(now_us).map(Observed::Picture));
+        }
+        self.pictures.keep_best(camera, &frame, masked, &detections);
+        let fate = camera.publishing.fate(detections.len(), now_us);
+        let made = (fate != FrameFate::Withheld)
+            .then(|| self.pictures.whole(camera, &frame, masked))
+            .transpose();
+        // A picture that was lost is published all the same: a gap record of the frames says that
+        // it is missing. One that was only possible never was.
+        let (frame_fate, picture, picture_lost) = match (fate, made) {
+            (FrameFate::Possible, Ok(Some(picture))) => {
+                let cut = camera.preroll.keep(picture);
+                metrics::counter!(
+                    "picket_agent_detect_preroll_cut_total", "camera" => camera.name.to_string()
+                )
+                .increment(cut as u64);
+                (FrameFate::Possible, None, None)
+            }
+            (FrameFate::Possible, _) => (FrameFate::Withheld, None, None),
+            (fate, Ok(picture)) => (fate, picture, None),
+            (fate, Err(error)) => (fate, None, Some(error.reason())),
         };
+        if !detections.is_empty() {
+            let before = camera.preroll.take(now_us);
+            self.outbox.extend(before.map(Observed::Picture));
+        }
         let identity = self.detector.identity();
         let observation = Observation {
             id: frame.id,
             stamp: frame.stamp,
-            frame_width: frame.planes.width(),
-            frame_height: frame.planes.height(),
+            frame_width: masked.planes().width(),
+            frame_height: masked.planes().height(),
             detector: observation::Detector {
                 name: identity.model_name.clone(),
                 model_sha256: identity.model_sha256.clone(),
             },
             motion_score: motion.map(|motion| motion.score),
-            // A picture that was lost is published all the same: a gap record of the frames says
-            // that it is missing.
-            frame: if publishes { FrameFate::Published } else { FrameFate::Withheld },
+            frame: frame_fate,
             detections,
         };
-        Observed::Observation { observation, picture, picture_lost, position: frame.position }
+        let position = frame.position;
+        self.outbox.push(Observed::Observation { observation, picture, picture_lost, position });
     }
-
-    fn picture(&mut self, index: usize, frame: &Frame) -> Option<Picture> {
-        let Camera { name: camera, publish, .. } = &self.cameras[index];
-        let began = Instant::now();
-        let encoded = self.encoder.encode(&frame.planes, publish);
-        metrics::histogram!("picket_agent_detect_encode_seconds")
-            .record(began.elapsed().as_secs_f64());
-        match encoded {
-            Ok(Jpeg { width, height, bytes }) => {
-                metrics::counter!(
-                    "picket_agent_detect_pictures_total", "camera" => camera.to_string()
-                )
-                .increment(1);
-                Some(Picture {
-                    id: frame.id.clone(),
-                    crop: None,
-                    stamp: frame.stamp,
-                    width,
-                    height,
-                    redacted: "none".to_owned(),
-                    jpeg: bytes,
-                })
-            }
-            Err(error) => {
-                metrics::counter!(
-                    "picket_agent_detect_pictures_failed_total", "camera" => camera.to_string()
-                )
-                .increment(1);
-                tracing::error!(
-                    target: "detect", %camera, seq = frame.id.seq,
-                    error = &error as &dyn std::error::Error,
-                    "camera {camera}: the picture of frame {} is lost", frame.id.seq
-                );
-                None
-            }
-        }
-    }
-}
-
-fn failed(frame: Frame) -> Skip {
-    let seq = frame.id.seq;
-    let reason = Reason::from(Reason::DETECTOR_FAILED);
-    Skip { id: frame.id, stamp: frame.stamp, first: seq, last: seq, reason }
 }

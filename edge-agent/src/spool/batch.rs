@@ -120,6 +120,7 @@ impl Batch {
                 self.observation(observation, picture, picture_lost, now);
                 self.position(key, position);
             }
+            Observed::Picture(picture) => self.picture(picture, now),
             Observed::Skipped(skip) => self.skip(skip, now),
             Observed::Ended { camera, position } => {
                 self.position(CameraKey { device: device.clone(), camera }, position);
@@ -136,6 +137,7 @@ impl Batch {
                 self.drop_run(Dropped::observations(observation.id, seq, reason(), now));
                 self.position(key, position);
             }
+            Observed::Picture(picture) => self.drop_run(dropped_picture(&picture, reason(), now)),
             Observed::Skipped(skip) => {
                 self.drop_run(Dropped::observations(skip.id, skip.last, reason(), now));
             }
@@ -160,14 +162,17 @@ impl Batch {
                 return self.drop_run(Dropped::observations(id.clone(), id.seq, reason, now));
             }
         }
-        let row = picture.map(Row::of_picture);
-        let too_large = row.as_ref().is_some_and(|row| !row.fits_topic());
-        let lost = picture_lost.or(too_large.then(|| Reason::TOO_LARGE.into()));
-        match (lost, row) {
+        match (picture_lost, picture) {
             (Some(reason), _) => self.drop_run(Dropped::picture(id, reason, now)),
-            (None, Some(row)) => self.row(row),
+            (None, Some(picture)) => self.picture(picture, now),
             (None, None) => {}
         }
+    }
+
+    fn picture(&mut self, picture: Picture, now: Stamp) {
+        let too_large = dropped_picture(&picture, Reason::TOO_LARGE.into(), now);
+        let row = Row::of_picture(picture);
+        if row.fits_topic() { self.row(row) } else { self.drop_run(too_large) }
     }
 
     fn skip(&mut self, skip: Skip, now: Stamp) {
@@ -213,6 +218,15 @@ impl Batch {
     fn push(&mut self, entry: Entry) {
         self.since.get_or_insert_with(Instant::now);
         self.entries.push_back(entry);
+    }
+}
+
+/// A picture that could not be kept, whole or a part.
+fn dropped_picture(picture: &Picture, reason: Reason, now: Stamp) -> Dropped {
+    let id = picture.id.clone();
+    match picture.crop {
+        None => Dropped::picture(id, reason, now),
+        Some(_) => Dropped::crop(id, reason, now),
     }
 }
 

@@ -69,7 +69,7 @@ impl Account {
     fn count_dropped(&mut self, dropped: &Dropped) {
         let column = match dropped.of {
             GapOf::Observations => &mut self.books.dropped,
-            GapOf::Frames => &mut self.books.pictures_dropped,
+            GapOf::Frames | GapOf::Crops => &mut self.books.pictures_dropped,
         };
         *column.entry(dropped.reason.clone()).or_default() += dropped.count;
     }

@@ -125,9 +125,17 @@ impl Dropped {
 
     /// The picture of a frame.
     pub fn picture(id: ObservationId, reason: Reason, stamp: Stamp) -> Self {
+        Self::one(id, GapOf::Frames, reason, stamp)
+    }
+
+    /// A crop of a frame.
+    pub fn crop(id: ObservationId, reason: Reason, stamp: Stamp) -> Self {
+        Self::one(id, GapOf::Crops, reason, stamp)
+    }
+
+    fn one(id: ObservationId, of: GapOf, reason: Reason, stamp: Stamp) -> Self {
         let (first, last) = (id.seq, id.seq);
-        let (key, epoch, of) = (id.key, id.epoch, GapOf::Frames);
-        Self { key, epoch, of, reason, first, last, count: 1, stamp }
+        Self { key: id.key, epoch: id.epoch, of, reason, first, last, count: 1, stamp }
     }
 
     /// Takes `next` in, if the two make one gap. Of observations each `seq` between first and last
@@ -139,7 +147,7 @@ impl Dropped {
             && self.reason == next.reason;
         let follows = match self.of {
             GapOf::Observations => next.first == self.last + 1,
-            GapOf::Frames => next.first > self.last,
+            GapOf::Frames | GapOf::Crops => next.first > self.last,
         };
         if same && follows {
             self.last = next.last;
@@ -206,6 +214,16 @@ mod tests {
             push_dropped(&mut runs, dropped(GapOf::Frames, seq, seq));
         }
         assert_eq!((runs.len(), runs[0].first, runs[0].last, runs[0].count), (1, 1, 9, 3));
+    }
+
+    #[test]
+    fn a_frame_and_a_crop_of_one_seq_are_two_gaps() {
+        let mut runs = Vec::new();
+        push_dropped(&mut runs, dropped(GapOf::Frames, 5, 5));
+        push_dropped(&mut runs, dropped(GapOf::Crops, 5, 5));
+        push_dropped(&mut runs, dropped(GapOf::Frames, 7, 7));
+        let spans: Vec<_> = runs.iter().map(|r| (r.of, r.first, r.last, r.count)).collect();
+        assert_eq!(spans, [(GapOf::Frames, 5, 7, 2), (GapOf::Crops, 5, 5, 1)]);
     }
 
     #[test]

@@ -15,11 +15,16 @@ use super::totals::{Totals, table};
 
 /// The newest gap row of each line of each camera: it may grow as long as nobody has seen it.
 pub type OpenGaps = BTreeMap<Line, (RowId, Dropped)>;
-/// A camera, and whether it is about its pictures (`GapOf` has no order to be a key by).
-pub type Line = (CameraKey, bool);
+/// A camera, and what of it was dropped (`GapOf` has no order to be a key by).
+pub type Line = (CameraKey, u8);
 
 fn line(dropped: &Dropped) -> Line {
-    (dropped.key.clone(), dropped.of == GapOf::Frames)
+    let of = match dropped.of {
+        GapOf::Observations => 0,
+        GapOf::Frames => 1,
+        GapOf::Crops => 2,
+    };
+    (dropped.key.clone(), of)
 }
 
 /// A row's columns, without its value.
@@ -60,10 +65,6 @@ impl Outline {
         let kinds = [Kind::Observation, Kind::Skip];
         let kind = kinds.into_iter().find(|kind| kind.as_str() == self.kind);
         kind.map_or(0, |kind| frames(kind, self.first, self.last))
-    }
-
-    pub fn is_picture(&self) -> bool {
-        [Kind::Frame, Kind::Crop].iter().any(|kind| kind.as_str() == self.kind)
     }
 }
 
@@ -206,10 +207,11 @@ impl Transaction<'_> {
 
     /// What is dropped with a row. A gap, an epoch or a clock record settles no frame: `None`.
     pub fn dropped(&self, row: &Outline, reason: Reason) -> Option<Dropped> {
-        let (of, count) = match (row.is_picture(), row.frames()) {
-            (true, _) => (GapOf::Frames, 1),
-            (false, 0) => return None,
-            (false, frames) => (GapOf::Observations, frames),
+        let (of, count) = match (row.kind.as_str(), row.frames()) {
+            (kind, _) if kind == Kind::Frame.as_str() => (GapOf::Frames, 1),
+            (kind, _) if kind == Kind::Crop.as_str() => (GapOf::Crops, 1),
+            (_, 0) => return None,
+            (_, frames) => (GapOf::Observations, frames),
         };
         // `mono_us` counts from the start of an epoch: a gap in an earlier one can only be stamped
         // by that epoch's own records.

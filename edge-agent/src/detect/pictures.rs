@@ -1,0 +1,124 @@
+//! Pictures as they are published: redacted, encoded, counted.
+
+use std::time::Instant;
+
+use picket_wire::Picture;
+use picket_wire::observation::{Detection, Reason};
+
+use super::best_crop::BestCrop;
+use super::camera::Camera;
+use super::jpeg::{Encoder, Jpeg, JpegError};
+use super::privacy::Masked;
+use crate::capture::Frame;
+use crate::capture::planes::PlanesError;
+
+/// Why there is no picture.
+#[derive(Debug, thiserror::Error)]
+pub enum PictureError {
+    /// It may not be shown as it is.
+    #[error("what must not be seen cannot be made unrecognisable")]
+    Redact(#[source] PlanesError),
+    /// There is no JPEG.
+    #[error("the picture cannot be encoded")]
+    Encode(#[source] JpegError),
+}
+
+impl PictureError {
+    /// As gap records have it.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Redact(_) => Reason::REDACT_FAILED.into(),
+            Self::Encode(_) => Reason::ENCODE_FAILED.into(),
+        }
+    }
+}
+
+/// Makes pictures.
+pub(super) struct Pictures {
+    pub encoder: Encoder,
+}
+
+impl Pictures {
+    /// The picture of a frame. An error is counted and logged here.
+    pub fn whole(
+        &mut self,
+        camera: &Camera,
+        frame: &Frame,
+        masked: &Masked,
+    ) -> Result<Picture, PictureError> {
+        let made = timed(|| {
+            let redacted = camera.redactor.redact(masked).map_err(PictureError::Redact)?;
+            let (width_px, quality) = (camera.publish.width_px, camera.publish.quality);
+            let encoded = self.encoder.encode(&redacted, width_px, quality);
+            let jpeg = encoded.map_err(PictureError::Encode)?;
+            Ok(picture(frame, None, jpeg, redacted.done()))
+        });
+        counted(camera, frame, made)
+    }
+
+    /// Cuts the best face of a frame out, if it is better than what its window has.
+    pub fn keep_best(
+        &mut self,
+        camera: &mut Camera,
+        frame: &Frame,
+        masked: &Masked,
+        detections: &[Detection],
+    ) {
+        let frame_px = (masked.planes().width(), masked.planes().height());
+        let better = camera
+            .best_crop
+            .as_ref()
+            .and_then(|best| Some((best.better(detections, frame_px)?, best.width_px())));
+        let Some(((index, quality, part), width_px)) = better else { return };
+        let made = timed(|| {
+            let redacted = camera.redactor.redact(masked).map_err(PictureError::Redact)?;
+            let encoded =
+                self.encoder.encode_part(&redacted, part, width_px, camera.publish.quality);
+            let jpeg = encoded.map_err(PictureError::Encode)?;
+            Ok(picture(frame, u32::try_from(index).ok(), jpeg, redacted.done()))
+        });
+        // One that cannot be made leaves the window with the one before: none was promised.
+        if let (Ok(crop), Some(best)) = (counted(camera, frame, made), &mut camera.best_crop) {
+            BestCrop::keep(best, crop, quality);
+        }
+    }
+}
+
+fn picture(frame: &Frame, crop: Option<u32>, jpeg: Jpeg, redacted: &str) -> Picture {
+    let Jpeg { width, height, bytes } = jpeg;
+    let redacted = redacted.to_owned();
+    Picture { id: frame.id.clone(), crop, stamp: frame.stamp, width, height, redacted, jpeg: bytes }
+}
+
+fn timed<T>(make: impl FnOnce() -> T) -> T {
+    let began = Instant::now();
+    let made = make();
+    metrics::histogram!("picket_agent_detect_encode_seconds").record(began.elapsed().as_secs_f64());
+    made
+}
+
+fn counted(
+    camera: &Camera,
+    frame: &Frame,
+    made: Result<Picture, PictureError>,
+) -> Result<Picture, PictureError> {
+    let (name, seq) = (&camera.name, frame.id.seq);
+    match &made {
+        Ok(_) => {
+            metrics::counter!("picket_agent_detect_pictures_total", "camera" => name.to_string())
+                .increment(1);
+        }
+        Err(error) => {
+            metrics::counter!(
+                "picket_agent_detect_pictures_failed_total",
+                "camera" => name.to_string(), "reason" => error.reason().to_string()
+            )
+            .increment(1);
+            tracing::error!(
+                target: "detect", camera = %name, seq, error = error as &dyn std::error::Error,
+                "camera {name}: a picture of frame {seq} is lost"
+            );
+        }
+    }
+    made
+}
