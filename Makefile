@@ -16,7 +16,7 @@ BIN := $(or $(CARGO_TARGET_DIR),target)/debug
 CROSS_LIST := $(if $(filter arm64,$(shell dpkg --print-architecture)),,deb-arm64)
 STACK_DIR ?= .cache/run/stack
 
-.PHONY: help demo test check generate check-detector test-fresh test-device deps fetch build stack stack-down clean-all deb check-deb
+.PHONY: help demo test check generate check-detector test-fresh test-device deps fetch build stack stack-down clean-all deb check-deb test-package
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,14 @@ deb: ## make the .deb packages in target/deb (ARCH=amd64 or arm64; PROFILE=dev p
 
 check-deb: ## check the packages that `make deb` made (ARCH): files, lintian, what they need of a system
 	@ARCH=$(ARCH) python3 -m unittest discover --start-directory tests/package --pattern test_contents.py --verbose
+
+test-package: ## install, upgrade, downgrade, remove and purge debug packages with apt in a folder (root)
+	@install/install-packages.sh deb
+	@$(MAKE) fetch
+	@PROFILE=dev DEB_VERSION=0.0.2-1 packaging/build.sh
+	@PROFILE=dev DEB_VERSION=0.0.1-1 packaging/build.sh
+	@OLDER=0.0.1-1 NEWER=0.0.2-1 python3 -m unittest discover --start-directory tests/package --pattern test_install.py --verbose
+	@$(MAKE) check-deb
 
 check-detector: ## compare the detectors' boxes with independent ones', frame by frame
 	@$(CARGO) build --quiet --locked -p picket-edge-agent --bins

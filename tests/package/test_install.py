@@ -1,0 +1,200 @@
+"""The packages are installed, upgraded, downgraded, removed and purged by apt on a Debian 12.
+
+Run by `make test-package` as root, with two versions of the packages: OLDER and NEWER say which.
+"""
+
+import contextlib
+import os
+import pathlib
+import shutil
+import tempfile
+import time
+import unittest
+
+import deb
+import machine
+
+ARCH = deb.output("dpkg", "--print-architecture").strip()
+CACHE = pathlib.Path(os.environ.get("PICKET_CACHE", deb.REPOSITORY / ".cache"))
+AGENT, AGGREGATOR = "picket-edge-agent", "picket-aggregator"
+STATE = "/var/lib/picket-edge-agent"
+SITE = "/etc/picket/edge-agent.conf.d/site.toml"
+ENABLED = "/etc/systemd/system/multi-user.target.wants/picket-edge-agent.service"
+
+
+def package(name, version):
+    return deb.Deb(deb.folder(ARCH) / f"{name}_{version}_{ARCH}.deb")
+
+
+OLDER, NEWER = os.environ["OLDER"], os.environ["NEWER"]
+
+# Without TLS, and to a port where nobody listens: the agent has a whole config, and a broker that is away.
+COMPLETE = """
+device = "gate-1"
+uplink = { brokers = ["127.0.0.1:9"], allow_plaintext = true, drain_timeout_ms = 0 }
+ops.listen = "127.0.0.1:0"
+[[folder]]
+path = "/srv/recordings"
+pace = "none"
+start_time = "2026-01-31T08:00:00Z"
+"""
+
+# The clip has 120 frames.
+ALL_SPOOLED = "captured 120 = spooled 120 "
+
+# What the packaged config says is enough, and a name, as the test's machine has that of its host.
+PREPARED = """
+uplink.brokers = ["kafka.example.net:9093"]
+device = "gate-1"
+[[camera]]
+name = "door"
+source.v4l2 = { device = "/dev/video0" }
+"""
+
+
+class Packages(unittest.TestCase):
+    """Each test has a machine of its own on which the older agent is installed, without a site's config."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.stack = contextlib.ExitStack()
+        cls.addClassCleanup(cls.stack.close)
+        base = machine.debian(CACHE)
+        cls.installed = cls.stack.enter_context(machine.over([base]))
+        done = cls.installed.apt_install(package(AGENT, OLDER))
+        assert done.returncode == 0, done.stdout
+        cls.said = done.stdout
+
+    def setUp(self):
+        self.box = self.enterContext(machine.over(self.installed.layers))
+
+    def capture_with_no_broker(self):
+        """Runs the agent over the clip until all is in the spool, and ends it. Returns what the spool holds."""
+        self.lay_recording()
+        self.box.write("/etc/picket/edge-agent.toml", COMPLETE)
+        with self.box.running(AGENT, "run", user=AGENT) as agent:
+            deadline = time.monotonic() + 120
+            while ALL_SPOOLED not in (held := self.box.run(AGENT, "spool", "stat", user=AGENT).stdout):
+                self.assertLess(time.monotonic(), deadline, held)
+                self.assertIsNone(agent.poll(), held)
+        return self.spooled()
+
+    def lay_recording(self):
+        folder = self.box.root / "srv/recordings"
+        folder.mkdir()
+        shutil.copy(CACHE / "video/carphone_pristine.mp4", folder / "clip.mp4")
+
+    def spooled(self):
+        return self.box.must(AGENT, "spool", "stat", user=AGENT)
+
+    def test_a_fresh_install_makes_the_user_and_its_private_state(self):
+        self.assertEqual(self.box.must("id", "--name", "--groups", AGENT).split()[0], AGENT)
+        for group in ("video", "render"):
+            self.assertIn(group, self.box.must("id", "--name", "--groups", AGENT).split())
+        self.assertEqual(self.box.stat(STATE), f"700 {AGENT} {AGENT}")
+        self.assertEqual(self.box.stat(f"{STATE}/identity"), f"700 {AGENT} {AGENT}")
+        self.assertRegex(self.box.must("getent", "passwd", AGENT), r"/usr/sbin/nologin$")
+
+    def test_a_fresh_install_without_a_site_config_stays_off_and_says_what_is_missing(self):
+        self.assertFalse(self.box.exists(ENABLED))
+        self.assertIn("not started: its config is not complete", self.said)
+        self.assertIn("/etc/picket/edge-agent.toml: camera: there is none: add a [[camera]]", self.said)
+        self.assertIn("systemctl enable --now picket-edge-agent.service", self.said)
+
+    def test_the_packaged_runtime_and_model_load_without_being_named(self):
+        self.lay_recording()
+        self.box.write("/etc/picket/edge-agent.toml", COMPLETE)
+        self.assertIn("is valid", self.box.must(AGENT, "check-config", user=AGENT))
+
+    def test_a_box_that_was_prepared_is_enabled_by_the_install(self):
+        self.box.must("apt-get", "purge", "--yes", AGENT)
+        self.prepare(self.box)
+        done = self.box.apt_install(package(AGENT, OLDER))
+        self.assertEqual(done.returncode, 0, done.stdout)
+        self.assertTrue(self.box.exists(ENABLED), done.stdout)
+        self.assertEqual(self.box.stat(f"{STATE}/identity/device.key"), f"600 {AGENT} {AGENT}")
+
+    def prepare(self, box):
+        """A site's lines of config, and the certificate, laid there by root before the package comes."""
+        box.write(SITE, PREPARED)
+        pki = package("picket-pki", OLDER)
+        picket = pki.unpacked() / "usr/bin/picket"
+        with tempfile.TemporaryDirectory() as folder:
+            deb.output(picket, "pki", "init", "--dir", folder)
+            deb.output(picket, "pki", "device", "gate-1", "--dir", folder)
+            issued = {path.name: path for path in pathlib.Path(folder).rglob("*")}
+            for name, place in (
+                ("ca.crt", "/etc/picket/ca.crt"),
+                ("gate-1.crt", f"{STATE}/identity/device.crt"),
+                ("gate-1.key", f"{STATE}/identity/device.key"),
+            ):
+                (box.root / place.lstrip("/")).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(issued[name], box.root / place.lstrip("/"))
+
+    def test_an_upgrade_keeps_the_backlog_and_a_changed_config(self):
+        held = self.capture_with_no_broker()
+        self.box.write(SITE, "spool.max_bytes = 1000000000\n")
+        done = self.box.apt_install(package(AGENT, NEWER))
+        self.assertEqual(done.returncode, 0, done.stdout)
+        self.assertIn(NEWER, self.box.must("dpkg-query", "--show", AGENT))
+        self.assertEqual(self.box.read("/etc/picket/edge-agent.toml"), COMPLETE)
+        self.assertEqual(self.box.read(SITE), "spool.max_bytes = 1000000000\n")
+        self.assertEqual(self.spooled(), held)
+        self.assertFalse(self.box.exists(ENABLED), "an upgrade does not enable what was off")
+
+    def test_a_downgrade_is_refused_and_the_newer_one_stays_whole(self):
+        held = self.capture_with_no_broker()
+        self.assertEqual(self.box.apt_install(package(AGENT, NEWER)).returncode, 0)
+        done = self.box.apt_install(package(AGENT, OLDER), options=("--allow-downgrades",))
+        self.assertNotEqual(done.returncode, 0)
+        self.assertIn(f"{OLDER} is older than the installed {NEWER}", done.stdout)
+        self.assertIn(NEWER, self.box.must("dpkg-query", "--show", AGENT))
+        self.assertEqual(self.box.state_of(AGENT), "installed")
+        self.assertEqual(self.spooled(), held)
+
+    def test_a_removed_agent_leaves_its_state_and_goes_on_when_installed_again(self):
+        held = self.capture_with_no_broker()
+        self.box.must("apt-get", "remove", "--yes", AGENT)
+        self.assertFalse(self.box.exists("/usr/bin/picket-edge-agent"))
+        self.assertEqual(self.box.state_of(AGENT), "config-files")
+        self.assertEqual(self.box.read("/etc/picket/edge-agent.toml"), COMPLETE)
+        self.assertEqual(self.box.apt_install(package(AGENT, NEWER)).returncode, 0)
+        self.assertEqual(self.spooled(), held)
+
+    def test_a_purged_agent_leaves_nothing_but_its_user_and_what_the_site_wrote(self):
+        self.capture_with_no_broker()
+        self.box.write(SITE, "device = 'gate-1'\n")
+        done = self.box.run("apt-get", "purge", "--yes", AGENT)
+        self.assertEqual(done.returncode, 0, done.stdout)
+        self.assertIn(f"removing {STATE} with all that is in it", done.stdout)
+        self.assertFalse(self.box.exists(STATE))
+        self.assertFalse(self.box.exists("/etc/picket/edge-agent.toml"))
+        self.assertEqual(self.box.read(SITE), "device = 'gate-1'\n")
+        left = [path for path in self.installed_paths(AGENT, OLDER) if self.box.exists(path)]
+        self.assertEqual(left, [])
+        self.box.must("id", AGENT)
+
+    def installed_paths(self, name, version):
+        return [path for _, _, path in package(name, version).files() if not path.endswith("/")]
+
+    def test_the_aggregator_installs_stays_off_without_config_and_purges(self):
+        done = self.box.apt_install(package(AGGREGATOR, OLDER))
+        self.assertEqual(done.returncode, 0, done.stdout)
+        self.assertEqual(self.box.stat(f"/var/lib/{AGGREGATOR}"), f"700 {AGGREGATOR} {AGGREGATOR}")
+        self.assertIn("picket-aggregator: installed, and not started", done.stdout)
+        self.assertFalse(self.box.exists(ENABLED.replace(AGENT, AGGREGATOR)))
+        self.assertEqual(self.box.apt_install(package(AGGREGATOR, NEWER)).returncode, 0)
+        self.box.must("apt-get", "purge", "--yes", AGGREGATOR)
+        left = [path for path in self.installed_paths(AGGREGATOR, OLDER) if self.box.exists(path)]
+        self.assertEqual(left, [])
+        self.assertFalse(self.box.exists(f"/var/lib/{AGGREGATOR}"))
+
+    def test_both_services_share_a_box(self):
+        done = self.box.apt_install(package(AGGREGATOR, OLDER), package("picket-pki", OLDER))
+        self.assertEqual(done.returncode, 0, done.stdout)
+        self.box.must("apt-get", "purge", "--yes", AGGREGATOR)
+        self.assertTrue(self.box.exists("/etc/picket/edge-agent.toml"))
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
