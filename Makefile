@@ -80,6 +80,19 @@ test-device: ## install the .deb on a Debian 12 in QEMU, and break things there 
 	@$(BIN)/picket-device test --patience $(or $(PATIENCE),1) \
 	  --package "$$(ls -t $(or $(CARGO_TARGET_DIR),target)/deb/amd64/picket-edge-agent_*.deb | head -n 1)"
 
+# The benchmarks build release programs: 15 minutes the first time.
+bench = PATH="$$(install/cargo-path.sh):$$PATH" benches/run.sh $(1)
+.PHONY: bench-edge bench-cameras bench-idle
+
+bench-edge: deps fetch ## the agent beside a Python script and bare kernels (ROUNDS, SECONDS_OF_VIDEO, EVERY)
+	@$(call bench,edge) --rounds $(or $(ROUNDS),3) --seconds $(or $(SECONDS_OF_VIDEO),20) --every $(or $(EVERY),3)
+
+bench-cameras: deps fetch ## what four 1280x720 cameras cost in one agent, and how late they are (DURATION_S)
+	@$(call bench,cameras) --seconds $(or $(DURATION_S),40)
+
+bench-idle: deps fetch ## what a still scene costs with the motion gate, without, and in the script (DURATION_S)
+	@$(call bench,idle) --seconds $(or $(DURATION_S),40)
+
 deps: ## install the system's packages that are missing (says which first; root or sudo)
 	@install/install-packages.sh
 
