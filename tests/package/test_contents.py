@@ -33,8 +33,8 @@ def every_binary():
 
 
 def jammy():
-    lines = (HERE / "jammy.txt").read_text().splitlines()
-    return dict(line.split() for line in lines if line and not line.startswith("#"))
+    lines = (line.partition("#")[0].split() for line in (HERE / "jammy.txt").read_text().splitlines())
+    return dict(line for line in lines if line)
 
 
 def allowed_libraries():
