@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use jiff::tz::TimeZone;
 use picket_service::config::{self, ConfigError, Loaded, Problem};
 use picket_service::logging::{LogSettings, chain};
 use picket_service::ops::OpsSettings;
@@ -19,9 +20,17 @@ use crate::{detect, spool, uplink};
 pub struct Settings {
     /// This device's name: it stands in every id and must be the name in its certificate.
     pub device: DeviceName,
-    /// Folder that holds the spool, the epoch counter and nothing else; made if it is missing.
+    /// Folder that holds the spool, the epoch counter and what else the agent remembers; made if it is missing.
     #[serde(default = "default_state_dir")]
     pub state_dir: PathBuf,
+    /// Time zone of the site, such as `Europe/Berlin`: cameras' schedules are kept in it; the
+    /// system's if unset.
+    #[serde(default)]
+    pub time_zone: Option<String>,
+    /// The service counts as started when a camera runs, or after this many seconds if none does,
+    /// 1 to 80: a box where nothing is plugged in is up all the same.
+    #[serde(default = "default_ready_timeout_s")]
+    pub ready_timeout_s: u64,
     /// Cameras, each captured on its own.
     #[serde(default)]
     pub camera: Vec<CameraSettings>,
@@ -48,17 +57,41 @@ fn default_state_dir() -> PathBuf {
     "/var/lib/picket-edge-agent".into()
 }
 
-/// Reads and checks the file.
+/// Well within the 90 s that systemd waits for a service to be ready.
+fn default_ready_timeout_s() -> u64 {
+    30
+}
+
+/// Reads and checks the file and its drop-ins.
 pub fn load(path: &Path) -> Result<Loaded<Settings>, ConfigError> {
     config::load(path, Settings::check)
+}
+
+/// The state directory that a config names, whatever else is wrong with it.
+pub fn state_dir(path: &Path) -> Result<PathBuf, ConfigError> {
+    #[derive(Deserialize, JsonSchema)]
+    struct Only {
+        #[serde(default = "default_state_dir")]
+        state_dir: PathBuf,
+    }
+    config::load(path, |_: &Only| Ok(())).map(|loaded| loaded.settings.state_dir)
 }
 
 impl Settings {
     /// Refuses what cannot work, naming the field.
     fn check(&self) -> Result<(), Problem> {
         let in_section = |section: &str, e: &dyn std::error::Error| Problem::new(section, chain(e));
+        if let Some(zone) = &self.time_zone
+            && let Err(error) = TimeZone::get(zone)
+        {
+            return Err(Problem::new("time_zone", chain(&error)));
+        }
+        if !(1..=80).contains(&self.ready_timeout_s) {
+            let problem = format!("{} is not 1 to 80", self.ready_timeout_s);
+            return Err(Problem::new("ready_timeout_s", problem));
+        }
         for camera in &self.camera {
-            camera.check().map_err(|e| in_section("camera", &e))?;
+            camera.check().map_err(|e| in_section(&format!("camera[{}]", camera.name), &e))?;
         }
         let cameras = self.cameras()?;
         if cameras.is_empty() && self.folder.is_empty() {
@@ -69,6 +102,12 @@ impl Settings {
         self.uplink.check().map_err(|e| in_section("uplink", &e))?;
         self.ops.check()?;
         self.log.check()
+    }
+
+    /// The site's time zone.
+    pub fn zone(&self) -> TimeZone {
+        let named = self.time_zone.as_deref().and_then(|zone| TimeZone::get(zone).ok());
+        named.unwrap_or_else(TimeZone::system)
     }
 
     /// All cameras: those of the config, and one for each video of each folder.

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use anyhow::Result;
 use picket_service::logging::chain;
+use picket_service::machine::Machine;
 
 use crate::capture::{self, Clock, SystemClock};
 use crate::config::Settings;
+use crate::identity::{self, Identity, Verdict};
 use crate::{detect, spool, uplink};
 
 /// How long the broker may take to answer.
@@ -16,6 +18,7 @@ const PROBE: Duration = Duration::from_secs(10);
 pub fn print(settings: &Settings) -> Result<bool> {
     let mut page = Page { healthy: true };
     page.line("device", &settings.device.to_string());
+    identity(&mut page, settings);
     cameras(&mut page, settings)?;
     decoders(&mut page)?;
     model(&mut page, settings);
@@ -37,6 +40,19 @@ impl Page {
     fn problem(&mut self, what: &str, text: &str) {
         self.healthy = false;
         println!("{what:<12} PROBLEM: {text}");
+    }
+}
+
+fn identity(page: &mut Page, settings: &Settings) {
+    let here = Identity::of(&Machine::this(), &settings.device);
+    match identity::look(&settings.state_dir, &here) {
+        Err(error) => page.problem("board", &chain(&error)),
+        Ok(Verdict::Foreign { problem }) => page.problem("board", &problem),
+        Ok(Verdict::Own) => page.line("board", &format!("{}, its own", here.text())),
+        Ok(Verdict::Bound) => page.line("board", &format!("{}, not bound yet", here.text())),
+        Ok(Verdict::Untold) => {
+            page.line("board", &format!("{}: a copy could not be told", here.text()));
+        }
     }
 }
 

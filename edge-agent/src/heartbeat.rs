@@ -1,6 +1,6 @@
 //! The heartbeat: what the agent says of itself, to the centre and to its own health page.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -21,12 +21,12 @@ pub struct Heartbeat {
     pub device: DeviceName,
     /// Which start of its agent.
     pub epoch: EpochId,
-    /// Digest of the config in use.
-    pub config_sha256: String,
+    /// The config in use.
+    pub config: Mutex<ConfigInUse>,
     /// The detector.
     pub detector: DetectorIdentity,
-    /// Each camera.
-    pub cameras: Vec<Arc<CameraAccount>>,
+    /// The cameras.
+    pub cameras: Mutex<Accounts>,
     /// The books.
     pub ledger: Arc<Ledger>,
     /// The device's clocks.
@@ -37,18 +37,84 @@ pub struct Heartbeat {
     pub started: Instant,
     /// How the stages that all cameras share are.
     pub stages: Stages,
+    /// Why nothing is published, on another device's board.
+    pub held: Mutex<Option<String>>,
+}
+
+/// The config in use, and what became of the last try to change it.
+#[derive(Debug, Default)]
+pub struct ConfigInUse {
+    /// Its digest.
+    pub sha256: String,
+    /// Why the one on disk was refused.
+    pub problem: Option<String>,
+}
+
+/// The cameras of this epoch.
+#[derive(Default)]
+pub struct Accounts {
+    /// Each that there ever was: its numbers must be in the books at the end.
+    pub all: Vec<Arc<CameraAccount>>,
+    /// Those that the config has now.
+    pub configured: BTreeSet<CameraName>,
 }
 
 impl Heartbeat {
+    /// Takes note of the config in use.
+    pub fn config_is(&self, sha256: String) {
+        *self.lock_config() = ConfigInUse { sha256, problem: None };
+        metrics::gauge!("picket_agent_config_refused").set(0.0);
+    }
+
+    /// Takes note that the config on disk was refused.
+    pub fn config_was_refused(&self, problem: String) {
+        self.lock_config().problem = Some(problem);
+        metrics::gauge!("picket_agent_config_refused").set(1.0);
+    }
+
+    /// Takes note of the cameras.
+    pub fn cameras_are(&self, accounts: Accounts) {
+        *self.cameras.lock().unwrap_or_else(PoisonError::into_inner) = accounts;
+    }
+
+    /// Takes note of why nothing is published, if so.
+    pub fn held_is(&self, problem: Option<&str>) {
+        let held = problem.map(str::to_owned);
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = held;
+    }
+
+    /// Names of the cameras that the config has.
+    pub fn configured(&self) -> BTreeSet<CameraName> {
+        self.cameras.lock().unwrap_or_else(PoisonError::into_inner).configured.clone()
+    }
+
+    fn lock_config(&self) -> MutexGuard<'_, ConfigInUse> {
+        // Replaced as a whole: a panic elsewhere leaves a whole one.
+        self.config.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn accounts(&self, configured_only: bool) -> Vec<Arc<CameraAccount>> {
+        let accounts = self.cameras.lock().unwrap_or_else(PoisonError::into_inner);
+        let wanted = |account: &&Arc<CameraAccount>| {
+            !configured_only || accounts.configured.contains(account.camera())
+        };
+        accounts.all.iter().filter(wanted).map(Arc::clone).collect()
+    }
+
     /// Takes the numbers of now.
     pub fn status(&self, link: LinkStatus, spool: SpoolStatus) -> Status {
         let (captured_at, clock) = self.clock.wall();
+        let (config_sha256, config_problem) = {
+            let config = self.lock_config();
+            (config.sha256.clone(), config.problem.clone())
+        };
         Status {
             device: self.device.clone(),
             epoch: self.epoch,
             stamp: Stamp { mono_us: self.clock.boottime_us(), captured_at, clock },
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-            config_sha256: self.config_sha256.clone(),
+            config_sha256,
+            config_problem,
             model: Some(ModelStatus {
                 name: self.detector.model_name.clone(),
                 sha256: self.detector.model_sha256.clone(),
@@ -67,7 +133,7 @@ impl Heartbeat {
     /// and before the books are closed, not with each frame: a number that a stopping recording puts
     /// back would otherwise stay counted. Between two heartbeats the books may lag, and balance.
     pub fn count_captured(&self) {
-        for account in &self.cameras {
+        for account in &self.accounts(false) {
             let known = self.ledger.given_out(account.camera());
             let new = account.view().captured.saturating_sub(known);
             self.ledger.captured(account.camera(), new);
@@ -93,25 +159,30 @@ impl Heartbeat {
             };
             (account.camera().clone(), status)
         };
-        self.cameras.iter().map(status).collect()
+        self.accounts(true).iter().map(status).collect()
     }
 
     /// What is wrong, for the health page: nothing, as long as what all share works, and one camera.
     pub fn problem(&self) -> Option<String> {
         let shared = self.stages.problems(Instant::now()).into_iter();
-        let problems: Vec<_> = shared.chain(self.camera_problem()).collect();
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let problems: Vec<_> = shared.chain(held).chain(self.camera_problem()).collect();
         (!problems.is_empty()).then(|| problems.join("\n"))
     }
 
     /// Whether no camera makes progress because the drivers of all keep their threads. A new process
     /// is the last thing that may help then; one camera that still works forbids it.
     pub fn all_stuck(&self) -> bool {
-        let states = self.cameras.iter().map(|account| account.view().state);
-        all_stuck(states.filter(|state| *state != CameraState::Ended))
+        let accounts = self.accounts(true);
+        let states = accounts.iter().map(|account| account.view().state);
+        // One that captures nothing on purpose tells nothing of its driver.
+        let idle = |state: &CameraState| matches!(state, CameraState::Ended | CameraState::Paused);
+        all_stuck(states.filter(|state| !idle(state)))
     }
 
     fn camera_problem(&self) -> Option<String> {
-        let views: Vec<_> = self.cameras.iter().map(|account| (account, account.view())).collect();
+        let accounts = self.accounts(true);
+        let views: Vec<_> = accounts.iter().map(|account| (account, account.view())).collect();
         let failed = |state| matches!(state, CameraState::Failed | CameraState::Stuck);
         if views.is_empty() || views.iter().any(|(_, view)| !failed(view.state)) {
             return None;

@@ -9,10 +9,12 @@
 
 pub mod capture;
 pub mod config;
+pub mod control;
 pub mod detect;
 pub mod doctor;
 pub mod estimate;
 pub mod heartbeat;
+pub mod identity;
 pub mod metrics;
 pub mod spool;
 pub mod uplink;

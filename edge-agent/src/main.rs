@@ -2,15 +2,21 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use picket_edge_agent::capture::CameraSettings;
+use picket_edge_agent::control::{self, Done, Request};
 use picket_edge_agent::detect::command::Arguments;
 use picket_edge_agent::estimate::{self, Estimate};
+use picket_edge_agent::identity::{self, Identity};
+use picket_edge_agent::spool::Former;
 use picket_edge_agent::{capture, config, detect, doctor, spool, wiring};
 use picket_service::config::{Loaded, shown};
 use picket_service::logging;
+use picket_service::machine::Machine;
+use picket_wire::CameraName;
 
 #[derive(Parser)]
 #[command(name = "picket-edge-agent", version, about = "Captures, finds faces, keeps, publishes.")]
@@ -51,6 +57,34 @@ enum Command {
         #[command(flatten)]
         arguments: Arguments,
     },
+    /// Lets the running agent capture nothing from a camera, also over a restart.
+    Pause {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Which camera.
+        camera: CameraName,
+        /// For so long, such as `30m`, `2h` or `1h30m`; until `resume` if left out.
+        #[arg(long = "for", value_parser = duration)]
+        time: Option<Duration>,
+    },
+    /// Lets the running agent capture from a camera again.
+    Resume {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Which camera.
+        camera: CameraName,
+    },
+    /// Lets the running agent read its config again, and says what changed or why it is refused.
+    Reload(ConfigFile),
+    /// Makes the state directory this board's, after a card was copied or a board replaced.
+    ResetIdentity {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// It is the same device on another board: what it kept is published. Without it, the disk
+        /// is a copy: what the original kept is set aside, and the service must be stopped before.
+        #[arg(long)]
+        same_device: bool,
+    },
     /// Shows what the spool holds.
     Spool {
         #[command(subcommand)]
@@ -86,10 +120,17 @@ fn command(command: Command) -> Result<ExitCode> {
         Command::Run(ConfigFile { path }) => {
             let loaded = config::load(&path)?;
             logging::init(&loaded.settings.log);
-            wiring::run(loaded).map(|()| ExitCode::SUCCESS)
+            wiring::run(&path, loaded).map(|()| ExitCode::SUCCESS)
         }
         Command::CheckConfig { config, show, faces } => check_config(&config.path, show, faces),
         Command::Cameras { config } => cameras(config.as_deref()),
+        Command::Pause { config, camera, time } => {
+            let for_s = time.map(|time| time.as_secs());
+            order(&config, &Request::Pause { camera, for_s })
+        }
+        Command::Resume { config, camera } => order(&config, &Request::Resume { camera }),
+        Command::ResetIdentity { config, same_device } => reset_identity(&config.path, same_device),
+        Command::Reload(config) => order(&config, &Request::Reload),
         Command::Doctor(ConfigFile { path }) => {
             let healthy = doctor::print(&config::load(&path)?.settings)?;
             Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -139,6 +180,52 @@ fn print_estimate(cameras: &[CameraSettings], faces: f64) {
         println!("all cameras: about {} a day", estimate::megabytes(total_bytes));
         println!("{}", estimate::assumptions(faces));
     }
+}
+
+/// How long the agent may take to do what it is told.
+const ORDER: Duration = Duration::from_secs(30);
+
+fn order(config: &ConfigFile, request: &Request) -> Result<ExitCode> {
+    // Of the new config only where the agent is found is needed: a `reload` is to say what is wrong
+    // with the rest as the agent sees it.
+    let state_dir = config::state_dir(&config.path)?;
+    let Done { done } = control::ask(&state_dir, request, ORDER)?;
+    println!("{done}");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn reset_identity(path: &Path, same_device: bool) -> Result<ExitCode> {
+    let settings = config::load(path)?.settings;
+    let (state_dir, here) = (&settings.state_dir, Identity::of(&Machine::this(), &settings.device));
+    let former = match same_device {
+        true => None,
+        false => spool::set_aside_former(state_dir)
+            .context("the former device's spool stays where it is: stop the service first")?,
+    };
+    identity::bind(state_dir, &here)?;
+    if let Some(Former { path, records, pictures }) = former {
+        let count = |count: Option<u64>| count.map_or("?".to_owned(), |count| count.to_string());
+        println!(
+            "what the former device had not sent is set aside in {}: {} records, {} pictures",
+            path.display(),
+            count(records),
+            count(pictures)
+        );
+    }
+    println!(
+        "{} belongs to device {} on this board ({}) from now on",
+        state_dir.display(),
+        settings.device,
+        here.text()
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is not a time such as 30m, 2h or 1h30m, of a second or more");
+    let time: jiff::SignedDuration = text.parse().map_err(|_| wrong())?;
+    let time = Duration::try_from(time).map_err(|_| wrong())?;
+    if time.as_secs() == 0 { Err(wrong()) } else { Ok(time) }
 }
 
 fn cameras(config: Option<&Path>) -> Result<ExitCode> {

@@ -40,6 +40,24 @@ pub const TABLE: &[Metric] = &[
         &["camera"],
         "How often the source was opened again after a failure.",
     ),
+    metric(
+        "picket_agent_config_reloads_total",
+        MetricKind::Counter,
+        &["outcome"],
+        "How often the config was read again: `applied` or `refused`.",
+    ),
+    metric(
+        "picket_agent_config_refused",
+        MetricKind::Gauge,
+        &[],
+        "1 while the config on disk is another than the one in use, since it was refused.",
+    ),
+    metric(
+        "picket_agent_identity_foreign",
+        MetricKind::Gauge,
+        &[],
+        "1 while nothing is published, since the state directory is another board's.",
+    ),
     metric("picket_agent_capture_running", MetricKind::Gauge, &["camera"], "1 while frames flow."),
     metric(
         "picket_agent_capture_decoder",

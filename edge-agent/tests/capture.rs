@@ -247,6 +247,7 @@ fn what_a_busy_detector_cannot_take_is_skipped_and_each_number_comes_out_once() 
                 skipped += skip.last - skip.first + 1;
                 seqs.extend(skip.first..=skip.last);
             }
+            Captured::Missed { id, .. } => panic!("{id}"),
             Captured::Ended { .. } => break,
         }
     }

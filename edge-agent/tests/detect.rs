@@ -242,6 +242,7 @@ fn each_number_goes_out_once_in_order_with_the_pictures_the_policy_asks_for() {
                 Observed::Observation { observation, .. } => observation.id.key.camera == name,
                 Observed::Picture(picture) => picture.id.key.camera == name,
                 Observed::Skipped(skip) => skip.id.key.camera == name,
+                Observed::Missed { id, .. } => id.key.camera == name,
                 Observed::Ended { camera, .. } => *camera == name,
             })
             .collect();

@@ -120,6 +120,7 @@ fn assert_whole(all: &[Observed], frames: u64) {
             Observed::Observation { observation, .. } => observation.id.seq..=observation.id.seq,
             Observed::Skipped(skip) => skip.first..=skip.last,
             Observed::Picture(_) => 1..=0,
+            Observed::Missed { id, .. } => id.seq..=id.seq,
             Observed::Ended { .. } => panic!("ended"),
         })
         .collect();

@@ -392,6 +392,7 @@ fn heartbeat_arrives_without_passing_the_spool() {
         stamp: stamp(1),
         agent_version: "0".to_owned(),
         config_sha256: String::new(),
+        config_problem: None,
         model: None,
         uptime_s: 1,
         link: agent.uplink.status(),

@@ -9,6 +9,20 @@ pub fn ready(status: &str) {
     send(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
+/// Changes what `systemctl status` shows.
+pub fn status(status: &str) {
+    send(&[NotifyState::Status(status)]);
+}
+
+/// Says that the service reads its config again; [`ready`] says that it is done.
+pub fn reloading() {
+    // Only a service of type `notify-reload` needs the time, and is not ours.
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => send(&[NotifyState::Reloading, now]),
+        Err(_) => send(&[NotifyState::Reloading]),
+    }
+}
+
 /// Says that the service is ending.
 pub fn stopping() {
     send(&[NotifyState::Stopping]);

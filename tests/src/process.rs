@@ -63,6 +63,17 @@ impl Process {
         Self::start_command(name, Command::new(program(name)?).args(args), log)
     }
 
+    /// The same, with more in its environment.
+    pub fn start_with(
+        name: &str,
+        args: &[&str],
+        env: &[(&str, &Path)],
+        log: &Path,
+    ) -> Result<Self> {
+        let mut command = Command::new(program(name)?);
+        Self::start_command(name, command.args(args).envs(env.iter().copied()), log)
+    }
+
     pub(crate) fn start_command(name: &str, command: &mut Command, log: &Path) -> Result<Self> {
         let open = || File::options().create(true).append(true).open(log);
         let file = open().with_context(|| format!("log {}", log.display()))?;

@@ -660,6 +660,7 @@ async fn of_a_device_the_newest_heartbeat_stands() {
         stamp: stamp(uptime_s),
         agent_version: "0.1.0".to_owned(),
         config_sha256: "00".repeat(32),
+        config_problem: None,
         model: None,
         uptime_s,
         link: LinkStatus { up: true, problem: None, certificate_days_left: Some(90) },

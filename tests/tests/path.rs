@@ -17,7 +17,7 @@ use mongodb::bson::{Document, doc};
 use picket_tests::checkout;
 use picket_tests::fleet::{self, Fleet, settled};
 use picket_tests::oracle::open_spool;
-use picket_tests::process::until;
+use picket_tests::process::{program, until};
 use picket_wire::Topic;
 use rdkafka::Message;
 
@@ -119,6 +119,55 @@ async fn the_one_face_keeps_one_track_id_through_each_pass_of_the_repeated_clip(
     let passes = usize::try_from(played_us / PASS_US).unwrap() + 1;
     assert!(passes >= 3, "{played_us} us");
     assert!(runs.len() <= passes, "more ids than passes, or one that came back: {runs:?}");
+    fleet.stop().await.unwrap();
+}
+
+/// Tells the running agent something, and waits until it is done.
+fn order(agent: &fleet::Agent, args: &[&str]) {
+    let mut command = Command::new(program("picket-edge-agent").unwrap());
+    let output = command.args(args).arg("--config").arg(&agent.config).output().unwrap();
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_centre_takes_a_pause_and_a_camera_that_comes_by_a_reload_and_the_books_balance() {
+    let dir = tempfile::tempdir().unwrap();
+    let fleet = Fleet::start(dir.path()).await.unwrap();
+    let agent = fleet.enrol("gate", &endless()).await.unwrap();
+    let mut process = agent.start().unwrap();
+    wait_for_stored(&fleet, 10).await;
+    order(&agent, &["pause", "front"]);
+    let gap = doc! { "kind": "gap", "reason": "paused" };
+    until("the pause at the centre", LIMIT, async || {
+        process.expect_running()?;
+        let gaps = documents(&fleet, "observations", gap.clone()).await;
+        Ok(if gaps.len() == 1 { Ok(()) } else { Err(format!("{gaps:?}")) })
+    })
+    .await
+    .unwrap();
+    let config = std::fs::read_to_string(&agent.config).unwrap();
+    let both = config + "\n" + &endless().replace("front", "side");
+    std::fs::write(&agent.config, both).unwrap();
+    order(&agent, &["reload"]);
+    wait_for_stored(&fleet, stored(&fleet).await + 10).await;
+    let of = |camera| doc! { "kind": "observation", "camera": camera };
+    assert!(!documents(&fleet, "observations", of("side")).await.is_empty());
+    order(&agent, &["resume", "front"]);
+    let paused = documents(&fleet, "observations", of("front")).await.len();
+    until("observations after the pause", LIMIT, async || {
+        process.expect_running()?;
+        let now = documents(&fleet, "observations", of("front")).await.len();
+        Ok(if now > paused + 5 { Ok(()) } else { Err(format!("{now} after {paused}")) })
+    })
+    .await
+    .unwrap();
+    assert!(process.terminate(LIMIT).await.unwrap().success(), "{}", process.log_tail());
+
+    let findings = settled(&fleet, &[&agent], LIMIT).await.unwrap();
+    assert_eq!(findings.accounts.len(), 2, "one epoch of each camera: {findings:?}");
+    let drops: Vec<_> = findings.accounts.values().map(|account| account.drops()).collect();
+    assert_eq!(drops, [[("paused".to_owned(), 1)].into(), [].into()]);
+    assert_eq!(fleet.dead_letters().unwrap(), 0);
     fleet.stop().await.unwrap();
 }
 

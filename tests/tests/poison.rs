@@ -62,6 +62,7 @@ fn good_status() -> Outgoing {
         stamp: stamp(1),
         agent_version: "0.1.0".to_owned(),
         config_sha256: "00".repeat(32),
+        config_problem: None,
         model: None,
         uptime_s: 1,
         link: LinkStatus { up: true, problem: None, certificate_days_left: None },

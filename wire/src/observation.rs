@@ -67,6 +67,10 @@ pub struct Reason(#[schemars(regex(pattern = r"^[a-z0-9-]{1,64}$"))] String);
 impl Reason {
     /// The process ended before the frame was committed to the spool.
     pub const CRASH: &'static str = "crash";
+    /// Nothing was captured, since somebody paused the camera: the one `seq` stands for all that time.
+    pub const PAUSED: &'static str = "paused";
+    /// Nothing was captured, since the camera's schedule has it closed; as with `paused`.
+    pub const SCHEDULE: &'static str = "schedule";
     /// The detector had no time for the frame.
     pub const DETECTOR_BUSY: &'static str = "detector-busy";
     /// The detector failed on the frame.

@@ -24,6 +24,9 @@ pub struct Status {
     pub agent_version: String,
     /// SHA-256 of the config in use, hex.
     pub config_sha256: String,
+    /// Why the config on disk was refused when it was last read again; the one before stays in use.
+    #[serde(default)]
+    pub config_problem: Option<String>,
     /// The model in use.
     pub model: Option<ModelStatus>,
     /// Seconds since the agent's start.
@@ -88,6 +91,8 @@ pub enum CameraState {
     /// No frames, since a call into its driver does not return: it was left behind, and the camera is
     /// being reopened beside it with back-off.
     Stuck,
+    /// Captures nothing, on purpose: somebody paused it, or it is outside its schedule.
+    Paused,
     /// A recording that was read to its end.
     Ended,
 }

@@ -79,6 +79,7 @@ fn status() -> Status {
         stamp: stamp(),
         agent_version: "0.1.0".to_owned(),
         config_sha256: "cd".repeat(32),
+        config_problem: None,
         model: None,
         uptime_s: 60,
         link: LinkStatus { up: true, problem: None, certificate_days_left: Some(364) },

@@ -14,6 +14,7 @@ use super::decoder::Decoders;
 use super::decoder::chain::Verdict;
 use super::decoder::comeback::Comeback;
 use super::decoder::decoding::Decoding;
+use super::duty::{Duty, Off};
 use super::error::CaptureError;
 use super::frame::SourcePosition;
 use super::left_behind::LeftBehind;
@@ -44,6 +45,7 @@ const ROOM_PAUSE: Duration = Duration::from_millis(200);
 /// How a session with the source went.
 enum Finish {
     Ended,
+    OffDuty(Off),
     Stopping,
     /// A better decoder is back: the source is opened again, to use it.
     BetterDecoder,
@@ -84,6 +86,7 @@ pub(super) struct Camera {
     /// Of a recording that is read as fast as possible: kept while it is read.
     pub seat: Option<Seat>,
     pub settings: CameraSettings,
+    pub duty: Arc<Duty>,
     pub clock: Arc<dyn Clock>,
     pub recordings: Arc<dyn RecordingLog>,
     pub stop: Receiver<()>,
@@ -99,12 +102,7 @@ pub(super) struct Camera {
 
 impl Camera {
     /// Until the source ends for good or the agent stops.
-    pub fn run(mut self) {
-        let timing = match self.settings.is_recording() {
-            true => Timing::Recording { start: self.settings.start_time },
-            false => Timing::Live,
-        };
-        let mut stamper = Stamper::new(timing);
+    pub fn run(&mut self, stamper: &mut Stamper) {
         let mut backoff = Backoff::default();
         if self.seat.as_ref().is_some_and(|seat| !seat.wait(|| self.stopping())) {
             return;
@@ -117,7 +115,7 @@ impl Camera {
         loop {
             let frames_before = place.frames;
             let plugged_in = self.plugged_in();
-            let outcome = self.session(&mut place, &mut stamper);
+            let outcome = self.session(&mut place, stamper);
             if place.fingerprint.is_some() {
                 place.done_ns = place.seen_ns.or(place.done_ns);
             }
@@ -125,6 +123,8 @@ impl Camera {
                 Ok(Finish::Ended) => return self.ended(place.at_end(), None),
                 Ok(Finish::Stopping) => return self.outlet.flush(),
                 Ok(Finish::BetterDecoder) => continue,
+                Ok(Finish::OffDuty(off)) if self.off_duty(off) => return,
+                Ok(Finish::OffDuty(_)) => continue,
                 Err(error) => error,
             };
             let error = match self.another_decoder(error, &place) {
@@ -174,6 +174,44 @@ impl Camera {
         }
     }
 
+    /// Whose time its frames carry.
+    pub fn timing(settings: &CameraSettings) -> Timing {
+        match settings.is_recording() {
+            true => Timing::Recording { start: settings.start_time },
+            false => Timing::Live,
+        }
+    }
+
+    /// Waits, with the device let go, until the camera is wanted again; true if the agent stops. A
+    /// recording misses nothing meanwhile, so it has no gap.
+    fn off_duty(&mut self, mut off: Off) -> bool {
+        let camera = self.settings.name.clone();
+        let mut told = self.settings.is_recording();
+        self.outlet.flush();
+        loop {
+            let why = off.text();
+            tracing::info!(target: "capture", %camera, "camera {camera} captures nothing: {why}");
+            self.account.set_state(CameraState::Paused, Some(why));
+            let next = loop {
+                told = told || self.outlet.miss(off.reason());
+                if self.stopped_within(if told { LOOK_AROUND } else { NUMBERS_PAUSE }) {
+                    return true;
+                }
+                match self.duty.off(&*self.clock) {
+                    Some(still) if still == off => {}
+                    next => break next,
+                }
+            };
+            let Some(next) = next else {
+                tracing::info!(target: "capture", %camera, "camera {camera} is wanted again");
+                self.account.set_state(CameraState::Opening, None);
+                return false;
+            };
+            told = told && (next.reason() == off.reason() || self.settings.is_recording());
+            off = next;
+        }
+    }
+
     /// Where to begin; `None` if there is nothing to do: the agent stops, or the recording is done.
     fn find_place(&mut self) -> Result<Option<Place>, CaptureError> {
         let Some((field, path)) = self.recorded_file() else {
@@ -212,6 +250,9 @@ impl Camera {
         place: &mut Place,
         stamper: &mut Stamper,
     ) -> Result<Finish, CaptureError> {
+        if let Some(off) = self.duty.off(&*self.clock) {
+            return Ok(Finish::OffDuty(off));
+        }
         if let (threads, true) = self.left_behind.look() {
             let source_name = super::source::name(&self.settings.source);
             return Err(CaptureError::AllStuck { source_name, threads });
@@ -232,7 +273,8 @@ impl Camera {
         };
         self.left_behind.add(thread);
         match outcome {
-            Ok(Finish::Ended | Finish::Stopping) | Err(CaptureError::Stuck { .. }) => {}
+            Ok(Finish::Ended | Finish::Stopping | Finish::OffDuty(_))
+            | Err(CaptureError::Stuck { .. }) => {}
             // It ended, and the driver does not let go of it.
             Ok(Finish::BetterDecoder) | Err(_) => {
                 self.suspect(&decoding);
@@ -270,6 +312,9 @@ impl Camera {
         loop {
             if self.stopping() {
                 return Ok(Finish::Stopping);
+            }
+            if let Some(off) = self.duty.off(&*self.clock) {
+                return Ok(Finish::OffDuty(off));
             }
             self.outlet.close_old_run();
             match reader.next(LOOK_AROUND)? {

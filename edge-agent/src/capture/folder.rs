@@ -153,6 +153,7 @@ impl FolderSettings {
             decoder_retry_s: default_decoder_retry_s(),
             watch: WatchSettings::default(),
             picture: self.picture,
+            schedule: Vec::new(),
             report: self.report.clone(),
             publish: self.publish.clone(),
             privacy: self.privacy.clone(),

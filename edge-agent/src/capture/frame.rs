@@ -1,6 +1,6 @@
 //! What capture hands on: frames as planes, and runs of frames that nobody will look at.
 
-use picket_wire::observation::{Skip, Stamp};
+use picket_wire::observation::{Reason, Skip, Stamp};
 use picket_wire::{CameraName, ObservationId};
 
 use super::planes::Planes;
@@ -36,6 +36,13 @@ pub enum Captured {
     Frame(Frame),
     /// Frames that got a `seq` and will not be looked at.
     Skipped(Skip),
+    /// A `seq` that no frame has: from here on the camera captured nothing, on purpose.
+    Missed {
+        /// With that `seq`.
+        id: ObservationId,
+        /// Why.
+        reason: Reason,
+    },
     /// The recording was read to its end: nothing follows from this camera.
     Ended {
         /// Which camera.

@@ -13,6 +13,8 @@
 //!   the same frames as an unbroken reading; one that was read to its end is not opened again.
 //!   It waits while the spool is nearly full, so that it pushes out nothing that is older.
 //! - Of recordings with `pace = "none"` only a few are read at a time, in the order of their names.
+//! - Outside its schedule, and while it is paused, a camera's device is let go. At the beginning of
+//!   that time one `seq` goes out as missed, for a gap record, so that the centre knows.
 //! - A camera that fails is opened again with back-off, for ever; no other camera notices.
 //! - A camera has two threads: one calls GStreamer and thereby drivers, and may hang in one for ever;
 //!   the other holds the numbers and the way out, and never calls a driver. A thread that hangs is
@@ -33,6 +35,7 @@ mod backoff;
 mod camera;
 pub mod clock;
 pub mod decoder;
+pub mod duty;
 pub mod error;
 pub mod folder;
 pub mod frame;
@@ -45,6 +48,7 @@ mod reader;
 pub mod recording;
 pub mod rtsp;
 mod sampling;
+pub mod schedule;
 mod seats;
 pub mod seq;
 pub mod settings;
@@ -59,10 +63,11 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender};
-use picket_wire::{CameraKey, DeviceName, EpochId};
+use picket_wire::{CameraKey, CameraName, DeviceName, EpochId};
 
 pub use clock::{Clock, SystemClock};
 pub use decoder::{DecoderReport, decoders};
+pub use duty::{Duty, Pause};
 pub use error::CaptureError;
 pub use folder::FolderSettings;
 pub use frame::{Captured, Frame, SourcePosition};
@@ -79,6 +84,8 @@ use decoder::Decoders;
 use decoder::comeback::Comeback;
 use left_behind::LeftBehind;
 use outlet::Outlet;
+use seq::SeqBlocks;
+use stamp::Stamper;
 use watch::Watch;
 
 /// What all cameras of an agent share.
@@ -100,13 +107,35 @@ pub struct CaptureContext {
     pub stop: Receiver<()>,
 }
 
+/// What goes on when a camera's thread ends and another begins: so that a camera whose settings
+/// change keeps its account, and numbers and times go on rising without a hole.
+pub struct Life {
+    /// How it is.
+    pub account: Arc<CameraAccount>,
+    /// Whether it is to capture.
+    pub duty: Arc<Duty>,
+    seq: SeqBlocks,
+    last_mono_us: Option<u64>,
+    /// A device that hangs still hangs when its camera's settings were changed.
+    left_behind: LeftBehind,
+}
+
+impl Life {
+    /// Of a camera that begins.
+    pub fn new(camera: CameraName, duty: Arc<Duty>) -> Self {
+        let account = Arc::new(CameraAccount::new(camera.clone()));
+        let left_behind = LeftBehind::new(camera);
+        Self { account, duty, seq: SeqBlocks::default(), last_mono_us: None, left_behind }
+    }
+}
+
 /// A camera that runs.
 pub struct CameraHandle {
     /// How it is.
     pub account: Arc<CameraAccount>,
     /// Its thread, which ends after its source, or within a second after the agent's stop; later
     /// only while the detector has not yet taken what came before.
-    pub join: JoinHandle<()>,
+    pub join: JoinHandle<Life>,
 }
 
 /// Starts a camera. `out` should hold two or three frames: they keep the decoder's memory.
@@ -115,10 +144,22 @@ pub fn spawn(
     context: CaptureContext,
     out: Sender<Captured>,
 ) -> Result<CameraHandle, CaptureError> {
+    let life = Life::new(settings.name.clone(), Arc::new(Duty::always()));
+    go_on(settings, context, out, life)
+}
+
+/// Starts a camera that may have run before in this epoch. Its former thread must have ended.
+pub fn go_on(
+    settings: CameraSettings,
+    context: CaptureContext,
+    out: Sender<Captured>,
+    life: Life,
+) -> Result<CameraHandle, CaptureError> {
     let name = settings.name.clone();
     let key = CameraKey { device: context.device, camera: name.clone() };
-    let account = Arc::new(CameraAccount::new(name.clone()));
-    let outlet = Outlet::new(
+    let Life { account, duty, seq, last_mono_us, left_behind } = life;
+    account.opening();
+    let mut outlet = Outlet::new(
         key,
         context.epoch,
         context.reserve,
@@ -126,17 +167,20 @@ pub fn spawn(
         context.stop.clone(),
         Arc::clone(&account),
     );
+    outlet.go_on_from(seq);
     // Asked for here and not on the thread: threads start in no order.
     let reads_fast = settings.waits_for_detector() && !settings.repeats();
     let seat = reads_fast.then(|| context.seats.queue(name.clone()));
     let decoders = Decoders::new(settings.decoder_wish());
-    let camera = Camera {
+    let mut stamper = Stamper::after(Camera::timing(&settings), last_mono_us);
+    let mut camera = Camera {
         watch: Watch::new(&settings.watch, settings.is_camera()),
         comeback: Comeback::new(Arc::clone(&decoders)),
-        left_behind: LeftBehind::new(name.clone()),
+        left_behind,
         decoders,
         settings,
         seat,
+        duty,
         clock: context.clock,
         recordings: context.recordings,
         stop: context.stop,
@@ -147,7 +191,12 @@ pub fn spawn(
     // The kernel shows the first 15 bytes of a thread's name.
     let join = std::thread::Builder::new()
         .name(format!("cam-{name}"))
-        .spawn(move || camera.run())
+        .spawn(move || {
+            camera.run(&mut stamper);
+            let Camera { account, duty, outlet, left_behind, .. } = camera;
+            let (seq, last_mono_us) = (outlet.into_numbers(), stamper.last_us());
+            Life { account, duty, seq, last_mono_us, left_behind }
+        })
         .map_err(|source| CaptureError::Thread { camera: name.to_string(), source })?;
     Ok(CameraHandle { account, join })
 }

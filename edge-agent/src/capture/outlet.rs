@@ -73,6 +73,35 @@ impl Outlet {
         Self { key, epoch, seq: SeqBlocks::default(), reserve, out, stop, account, run: None }
     }
 
+    /// Takes over the numbers that the camera had in hand.
+    pub fn go_on_from(&mut self, seq: SeqBlocks) {
+        self.seq = seq;
+    }
+
+    /// The numbers that the camera still has in hand.
+    pub fn into_numbers(self) -> SeqBlocks {
+        self.seq
+    }
+
+    /// Gives a number to a time in which nothing is captured. False if there is no number, or the
+    /// agent stops: then it may be tried again.
+    pub fn miss(&mut self, reason: Reason) -> bool {
+        self.flush();
+        let Ok(seq) = self.number() else {
+            return false;
+        };
+        let id = ObservationId { key: self.key.clone(), epoch: self.epoch, seq };
+        let sent = select! {
+            send(self.out, Captured::Missed { id, reason }) -> sent => sent.is_ok(),
+            recv(self.stop) -> _ => false,
+        };
+        match sent {
+            true => self.account.missed(seq),
+            false => self.seq.put_back(),
+        }
+        sent
+    }
+
     /// Whether what captures as fast as it can has to wait before it takes a number.
     pub fn has_room(&self) -> bool {
         self.reserve.has_room()
@@ -265,6 +294,7 @@ mod tests {
         match captured {
             Captured::Frame(frame) => frame.id.seq..=frame.id.seq,
             Captured::Skipped(skip) => skip.first..=skip.last,
+            Captured::Missed { id, .. } => id.seq..=id.seq,
             Captured::Ended { .. } => panic!("ended"),
         }
     }
@@ -303,6 +333,27 @@ mod tests {
             }
         }
         assert!(frames >= 58, "{frames}");
+    }
+
+    #[test]
+    fn a_time_without_frames_takes_one_number_behind_the_run_before_it() {
+        let (mut outlet, taken) = outlet(2);
+        (0..5).for_each(|_| offer(&mut outlet));
+        let missing = std::thread::spawn(move || {
+            assert!(outlet.miss(Reason::PAUSED.into()));
+            outlet
+        });
+        let mut got: Vec<_> = taken.iter().take(4).collect();
+        let mut outlet = missing.join().unwrap();
+        offer(&mut outlet);
+        got.extend(taken.try_iter());
+        assert!(matches!(&got[3], Captured::Missed { id, .. } if id.seq == 6), "{got:?}");
+        assert_eq!(got.iter().flat_map(seqs).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6, 7]);
+        let view = outlet.account.view();
+        assert_eq!((view.captured, view.last_seq), (7, 7));
+        let mut next = outlet.into_numbers();
+        let numbers = Numbers(AtomicU64::new(900));
+        assert_eq!(next.take(&"cam".parse().unwrap(), &numbers).unwrap(), 8);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::decoder::{DecoderOrder, DecoderWish};
 use super::error::Advice;
 use super::orientation::PictureSettings;
 pub use super::rtsp::{RtspSource, Transport};
+use super::schedule::Window;
 use super::v4l2::V4l2Source;
 use super::watch::WatchSettings;
 use crate::detect::{MotionSettings, OutOfRange, PrivacySettings, PublishSettings, ReportSettings};
@@ -49,6 +50,11 @@ pub struct CameraSettings {
     /// How its picture is turned, mirrored, cut and deinterlaced before it is looked at.
     #[serde(default)]
     pub picture: PictureSettings,
+    /// Times in which it captures, in the site's time (`time_zone`); always if there are none.
+    /// Outside them its device is let go, and the centre is told. As long as the clock was never
+    /// set it captures. A recording has none.
+    #[serde(default)]
+    pub schedule: Vec<Window>,
     /// What is reported of what is found in them.
     #[serde(default)]
     pub report: ReportSettings,
@@ -349,6 +355,11 @@ impl CameraSettings {
         self.watch.check().map_err(|(field, value, range)| self.range(field, value, range))?;
         self.check_picture()?;
         self.check_looking()?;
+        if self.is_recording() && !self.schedule.is_empty() {
+            return Err(
+                self.contradiction("schedule: a recording is not captured by the clock; remove it")
+            );
+        }
         match &self.source {
             Source::File(file) => {
                 self.check_readable("source.file.path", &file.path)?;

@@ -30,9 +30,14 @@ pub struct Stamper {
 }
 
 impl Stamper {
-    /// Stamps by this time.
-    pub fn new(timing: Timing) -> Self {
-        Self { timing, last_us: None }
+    /// Stamps by this time, later than what was stamped before.
+    pub fn after(timing: Timing, last_us: Option<u64>) -> Self {
+        Self { timing, last_us }
+    }
+
+    /// `mono_us` of the frame that was stamped last.
+    pub fn last_us(&self) -> Option<u64> {
+        self.last_us
     }
 
     /// The next frame's. `mono_us` rises from frame to frame: a tracker divides by the difference.
@@ -86,7 +91,8 @@ mod tests {
 
     #[test]
     fn a_live_frame_is_stamped_with_the_moment_it_was_made_by_both_clocks() {
-        let stamp = Stamper::new(Timing::Live).stamp(&Fixed, 77, Duration::from_millis(200));
+        let stamp =
+            Stamper::after(Timing::Live, None).stamp(&Fixed, 77, Duration::from_millis(200));
         assert_eq!(stamp.mono_us, 4_800_000);
         assert_eq!(stamp.captured_at.unwrap().to_string(), "2026-05-01T11:59:59.8Z");
         assert_eq!(stamp.clock, ClockState::Unsynchronised);
@@ -95,7 +101,7 @@ mod tests {
     #[test]
     fn a_recording_with_a_start_time_counts_from_it() {
         let start = "2026-01-01T00:00:00Z".parse().unwrap();
-        let mut stamper = Stamper::new(Timing::Recording { start: Some(start) });
+        let mut stamper = Stamper::after(Timing::Recording { start: Some(start) }, None);
         let stamp = stamper.stamp(&Fixed, 1_500_000_000, Duration::ZERO);
         assert_eq!(stamp.mono_us, 1_500_000);
         assert_eq!(stamp.captured_at.unwrap().to_string(), "2026-01-01T00:00:01.5Z");
@@ -104,7 +110,7 @@ mod tests {
 
     #[test]
     fn a_recording_without_a_start_time_has_no_wall_time() {
-        let mut stamper = Stamper::new(Timing::Recording { start: None });
+        let mut stamper = Stamper::after(Timing::Recording { start: None }, None);
         let stamp = stamper.stamp(&Fixed, 40_000_000, Duration::ZERO);
         assert_eq!(
             (stamp.mono_us, stamp.captured_at, stamp.clock),
@@ -114,7 +120,7 @@ mod tests {
 
     #[test]
     fn monotonic_time_rises_from_frame_to_frame_whatever_the_source_says() {
-        let mut stamper = Stamper::new(Timing::Live);
+        let mut stamper = Stamper::after(Timing::Live, None);
         let first = stamper.stamp(&Fixed, 0, Duration::ZERO).mono_us;
         let second = stamper.stamp(&Fixed, 0, Duration::from_secs(1)).mono_us;
         assert_eq!(second, first + 1);

@@ -32,7 +32,7 @@ pub struct CameraView {
     pub last_frame_age_ms: Option<u64>,
     /// Frames that the source gave, sampled or not.
     pub decoded: u64,
-    /// Frames that got a `seq` in this epoch.
+    /// How many `seq` were given out in this epoch: to frames, and to times without.
     pub captured: u64,
     /// Of these, not handed on to be looked at.
     pub skipped: u64,
@@ -117,6 +117,25 @@ impl CameraAccount {
     pub(super) fn gave_up(&self, problem: String) {
         self.set_state(CameraState::Failed, Some(problem));
         self.lock().view.gave_up = true;
+    }
+
+    /// It is opened, perhaps with other settings than before.
+    pub(super) fn opening(&self) {
+        self.set_state(CameraState::Opening, None);
+        let mut inner = self.lock();
+        (inner.view.gave_up, inner.view.decoder) = (false, None);
+    }
+
+    /// It was taken out of the config, and its thread has ended.
+    pub fn taken_out(&self) {
+        self.set_state(CameraState::Ended, Some("taken out of the config".to_owned()));
+    }
+
+    /// A number was given to a time in which nothing is captured.
+    pub(super) fn missed(&self, seq: u64) {
+        let mut inner = self.lock();
+        inner.view.captured += 1;
+        inner.view.last_seq = seq;
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

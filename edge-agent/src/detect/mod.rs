@@ -60,7 +60,7 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender};
 use picket_wire::observation::{Observation, Reason, Skip};
-use picket_wire::{CameraName, Picture};
+use picket_wire::{CameraName, ObservationId, Picture};
 
 pub use best_crop::BestCropSettings;
 pub use detector::{DetectError, Detector, DetectorIdentity, LoadError};
@@ -74,7 +74,6 @@ pub use runtime::Runtime;
 pub use settings::{DetectSettings, OutOfRange, SettingsError};
 
 use crate::capture::{Captured, SourcePosition};
-use camera::Camera;
 use jpeg::{Encoder, JpegError};
 use pictures::Pictures;
 use quality::Measure;
@@ -103,6 +102,13 @@ pub enum Observed {
     Picture(Picture),
     /// Frames that were not looked at.
     Skipped(Skip),
+    /// A `seq` that no frame has: from here on the camera captured nothing, on purpose.
+    Missed {
+        /// With that `seq`.
+        id: ObservationId,
+        /// Why.
+        reason: Reason,
+    },
     /// Nothing follows from this camera.
     Ended {
         /// Which camera.
@@ -126,7 +132,8 @@ pub enum SpawnError {
     Thread(#[source] std::io::Error),
 }
 
-/// A camera whose frames are to be looked at.
+/// A camera whose frames are to be looked at. One of a name that is known takes the place of the
+/// former, whose channel was closed before; what still waits in that one is looked at first.
 pub struct CameraInput {
     /// Its name.
     pub name: CameraName,
@@ -148,7 +155,8 @@ pub struct CameraInput {
 pub struct DetectorHandle {
     /// What it is made of.
     pub identity: DetectorIdentity,
-    /// Its thread, which ends when all cameras' channels are closed and empty, or `out` is closed.
+    /// Its thread, which ends when all cameras' channels are closed and empty and no camera can be
+    /// added any more, or when `out` is closed.
     pub join: JoinHandle<()>,
     turns: Arc<AtomicU64>,
 }
@@ -165,24 +173,37 @@ impl DetectorHandle {
     }
 }
 
-/// Loads the detector and starts its thread.
+/// Loads the detector and starts its thread, for these cameras.
 pub fn spawn(
     settings: &DetectSettings,
     cameras: Vec<CameraInput>,
+    out: Sender<Observed>,
+) -> Result<DetectorHandle, SpawnError> {
+    let (add, additions) = crossbeam_channel::unbounded();
+    // The other end is in the next line but one: it cannot have gone.
+    cameras.into_iter().for_each(|camera| drop(add.send(camera)));
+    drop(add);
+    spawn_for(settings, additions, out)
+}
+
+/// Loads the detector and starts its thread, for cameras that come as they are added.
+pub fn spawn_for(
+    settings: &DetectSettings,
+    additions: Receiver<CameraInput>,
     out: Sender<Observed>,
 ) -> Result<DetectorHandle, SpawnError> {
     let detector = Detector::load(settings).map_err(SpawnError::Load)?;
     let encoder = Encoder::new().map_err(SpawnError::Encoder)?;
     let identity = detector.identity().clone();
     report_provider(&identity, settings.provider);
-    let cameras = cameras.into_iter().map(Camera::new).collect();
     let turns = Arc::new(AtomicU64::new(0));
     let worker = Worker {
         detector,
         least_score: settings.score_threshold,
         measure: Measure::default(),
         pictures: Pictures { encoder },
-        cameras,
+        cameras: Vec::new(),
+        additions,
         out,
         outbox: Vec::new(),
         turns: Arc::clone(&turns),

@@ -4,16 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{RecvError, Select, SendError, Sender};
+use crossbeam_channel::{Receiver, RecvError, Select, SendError, Sender, never};
 use picket_wire::observation::{self, Detection, FrameFate, Observation, Reason, Skip};
 
-use super::Observed;
 use super::camera::Camera;
 use super::detector::{DetectError, Detector};
 use super::motion::Motion;
 use super::pictures::Pictures;
 use super::privacy::Masked;
 use super::quality::Measure;
+use super::{CameraInput, Observed};
 use crate::capture::planes::PlanesError;
 use crate::capture::{Captured, Frame};
 
@@ -40,6 +40,14 @@ impl LookError {
     }
 }
 
+/// What comes next.
+enum Next {
+    /// From one camera, or its end.
+    Of(usize, Result<Captured, RecvError>),
+    /// A camera, or that none will come any more.
+    Addition(Result<CameraInput, RecvError>),
+}
+
 pub(super) struct Worker {
     pub detector: Detector,
     /// Least score of a detection that is reported.
@@ -47,6 +55,8 @@ pub(super) struct Worker {
     pub measure: Measure,
     pub pictures: Pictures,
     pub cameras: Vec<Camera>,
+    /// Cameras that come while it runs.
+    pub additions: Receiver<CameraInput>,
     pub out: Sender<Observed>,
     /// What is to be handed on, in this order.
     pub outbox: Vec<Observed>,
@@ -55,15 +65,18 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Until every camera's channel is closed and empty, or nobody takes observations any more.
+    /// Until every camera's channel is closed and empty and none can come any more, or nobody takes
+    /// observations any more.
     pub fn run(mut self) {
-        while !self.cameras.is_empty() {
+        let mut may_grow = true;
+        while may_grow || !self.cameras.is_empty() {
             self.turns.fetch_add(1, Ordering::Relaxed);
             match self.next() {
-                Some((index, Ok(captured))) => self.look_at(index, captured),
-                Some((index, Err(RecvError))) => {
-                    let mut camera = self.cameras.remove(index);
-                    self.outbox.extend(camera.close());
+                Some(Next::Of(index, Ok(captured))) => self.look_at(index, captured),
+                Some(Next::Of(index, Err(RecvError))) => self.remove(index),
+                Some(Next::Addition(Ok(input))) => self.add(input),
+                Some(Next::Addition(Err(RecvError))) => {
+                    (may_grow, self.additions) = (false, never());
                 }
                 None => {
                     let now = Instant::now();
@@ -76,18 +89,37 @@ impl Worker {
         }
     }
 
-    /// Waits for a frame of any camera, for the time until there is something else to do.
-    fn next(&self) -> Option<(usize, Result<Captured, RecvError>)> {
+    /// Takes a camera in; of a former one of its name first what still waits.
+    fn add(&mut self, input: CameraInput) {
+        if let Some(former) = self.cameras.iter().position(|camera| camera.name == input.name) {
+            let waiting = self.cameras[former].frames.clone();
+            waiting.try_iter().for_each(|captured| self.look_at(former, captured));
+            self.remove(former);
+        }
+        self.cameras.push(Camera::new(input));
+    }
+
+    fn remove(&mut self, index: usize) {
+        let mut camera = self.cameras.remove(index);
+        self.outbox.extend(camera.close());
+    }
+
+    /// Waits for a frame of any camera, or for a camera, for the time until there is something else to do.
+    fn next(&self) -> Option<Next> {
         // Of the cameras that have a frame one is drawn by chance, so that none is starved
         // whatever the others' rates; a round would have to remember where it was.
         let mut select = Select::new();
         for camera in &self.cameras {
             select.recv(&camera.frames);
         }
+        select.recv(&self.additions);
         let open = self.cameras.iter().any(Camera::has_open);
         let ready = select.select_timeout(if open { LOOK_AFTER } else { TURN }).ok()?;
         let index = ready.index();
-        Some((index, ready.recv(&self.cameras[index].frames)))
+        Some(match self.cameras.get(index) {
+            Some(camera) => Next::Of(index, ready.recv(&camera.frames)),
+            None => Next::Addition(ready.recv(&self.additions)),
+        })
     }
 
     fn hand_on(&mut self) -> Result<(), SendError<Observed>> {
@@ -104,6 +136,7 @@ impl Worker {
                 motion => Ok((frame, motion)),
             },
             Captured::Skipped(skip) => Err(Observed::Skipped(skip)),
+            Captured::Missed { id, reason } => Err(Observed::Missed { id, reason }),
             Captured::Ended { camera, position } => Err(Observed::Ended { camera, position }),
         };
         self.outbox.extend(camera.close_run());

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use picket_wire::observation::{Observation, Reason, Skip, Stamp};
-use picket_wire::{CameraKey, CameraRecord, DeviceName, Picture, Topic};
+use picket_wire::{CameraKey, CameraRecord, DeviceName, ObservationId, Picture, Topic};
 
 use super::record::{Dropped, Row, RowId};
 use super::settings::Settings;
@@ -122,6 +122,7 @@ impl Batch {
             }
             Observed::Picture(picture) => self.picture(picture, now),
             Observed::Skipped(skip) => self.skip(skip, now),
+            Observed::Missed { id, reason } => self.missed(id, reason, now),
             Observed::Ended { camera, position } => {
                 self.position(CameraKey { device: device.clone(), camera }, position);
             }
@@ -141,6 +142,7 @@ impl Batch {
             Observed::Skipped(skip) => {
                 self.drop_run(Dropped::observations(skip.id, skip.last, reason(), now));
             }
+            Observed::Missed { id, reason } => self.missed(id, reason, now),
             Observed::Ended { camera, position } => {
                 self.position(CameraKey { device: device.clone(), camera }, position);
             }
@@ -181,6 +183,12 @@ impl Batch {
             Ok(row) => self.row(row),
             Err(reason) => self.drop_run(Dropped::observations(id, last, reason, now)),
         }
+    }
+
+    /// A time in which nothing was captured: a gap of its own reason, whatever the disk does.
+    fn missed(&mut self, id: ObservationId, reason: Reason, now: Stamp) {
+        let seq = id.seq;
+        self.drop_run(Dropped::observations(id, seq, reason, now));
     }
 
     fn row(&mut self, row: Row) {

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
 use picket_wire::observation::{GapOf, Reason};
 use picket_wire::status::Books;
@@ -168,7 +168,7 @@ pub fn store(connection: &Connection, key: &CameraKey, account: &Account) -> rus
 #[derive(Debug)]
 pub struct Ledger {
     device: DeviceName,
-    given_out: BTreeMap<CameraName, AtomicU64>,
+    given_out: RwLock<BTreeMap<CameraName, AtomicU64>>,
     committed: Mutex<Committed>,
 }
 
@@ -187,7 +187,14 @@ impl Ledger {
     ) -> Self {
         let given_out = cameras.iter().map(|name| (name.clone(), AtomicU64::new(0))).collect();
         let committed = Mutex::new(Committed { accounts, settled: BTreeMap::new() });
-        Self { device, given_out, committed }
+        Self { device, given_out: RwLock::new(given_out), committed }
+    }
+
+    /// A camera comes while the agent runs, or came back.
+    pub(super) fn add(&self, camera: &CameraName) {
+        // Nothing panics while it is held.
+        let mut given_out = self.given_out.write().unwrap_or_else(PoisonError::into_inner);
+        given_out.entry(camera.clone()).or_default();
     }
 
     /// Counts `count` more `seq` of a camera as given out. Wiring calls it with each heartbeat and
@@ -196,14 +203,16 @@ impl Ledger {
     /// Before [`close`](super::store::Store::close) it must be up to date, since it is the bound that
     /// a clean end leaves.
     pub fn captured(&self, camera: &CameraName, count: u64) {
-        if let Some(given_out) = self.given_out.get(camera) {
+        let given_out = self.given_out.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(given_out) = given_out.get(camera) {
             given_out.fetch_add(count, Ordering::SeqCst);
         }
     }
 
     /// Last `seq` of this epoch that was given out.
     pub fn given_out(&self, camera: &CameraName) -> u64 {
-        self.given_out.get(camera).map_or(0, |count| count.load(Ordering::SeqCst))
+        let given_out = self.given_out.read().unwrap_or_else(PoisonError::into_inner);
+        given_out.get(camera).map_or(0, |count| count.load(Ordering::SeqCst))
     }
 
     /// A camera's books, as of now; `None` for a camera that the spool does not know.
@@ -222,8 +231,10 @@ impl Ledger {
 
     /// The books of every camera of this start of the agent.
     pub fn all(&self) -> BTreeMap<CameraName, Books> {
-        let names = self.given_out.keys();
-        names.filter_map(|name| Some((name.clone(), self.books(name)?))).collect()
+        let given_out = self.given_out.read().unwrap_or_else(PoisonError::into_inner);
+        let names: Vec<_> = given_out.keys().cloned().collect();
+        drop(given_out);
+        names.into_iter().filter_map(|name| Some((name.clone(), self.books(&name)?))).collect()
     }
 
     /// Takes over what a transaction has made true.

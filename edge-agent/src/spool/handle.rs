@@ -82,6 +82,13 @@ impl SpoolHandle {
         writer::ask(&self.commands, RESERVE_LIMIT, command)
     }
 
+    /// Takes a camera in that was not there at the start, or is there again; its epoch record is on
+    /// disk when this returns.
+    pub fn add_camera(&self, camera: &CameraName) -> Result<(), SpoolError> {
+        let camera = camera.clone();
+        writer::ask(&self.commands, RESERVE_LIMIT, |reply| Command::AddCamera { camera, reply })
+    }
+
     /// How far a recording was kept by this or an earlier run.
     pub fn position(&self, camera: &CameraName, fingerprint: &str) -> Option<SourcePosition> {
         let key = CameraKey { device: self.shared.device.clone(), camera: camera.clone() };

@@ -26,7 +26,8 @@
 //! # On disk
 //!
 //! In the state directory: `spool.sqlite` with its `-wal` and `-shm`, `epoch` (the counter once
-//! more), `lock`, and `spool.sqlite.corrupt-<n>` for each damaged database that was set aside. All
+//! more), `lock`, `spool.sqlite.corrupt-<n>` for each damaged database that was set aside, and
+//! `spool.sqlite.former-<n>` for each of another device (`reset-identity`). All
 //! tables are `STRICT`; format 1 (`user_version`), `application_id` 0x506b5370. A reader opens it
 //! with `mode=ro` at any time.
 //!
@@ -49,6 +50,7 @@ mod books;
 mod clock;
 mod epoch;
 mod error;
+mod former;
 mod handle;
 mod lease;
 mod lock;
@@ -67,6 +69,7 @@ pub use batch::{Outcome, Settled};
 pub use books::Ledger;
 pub use clock::Clock;
 pub use error::{Advice, SpoolError};
+pub use former::{Former, set_aside_former};
 pub use handle::{Spool, SpoolHandle};
 pub use reader::{AccountStat, Limits, SpoolReader, Spooled, Stat, stat};
 pub use record::RowId;

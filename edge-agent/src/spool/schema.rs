@@ -236,9 +236,16 @@ pub fn mark_suspect(state_dir: &Path) {
     }
 }
 
-/// Moves the database away as `spool.sqlite.corrupt-<n>`, its log with it.
+/// Moves a damaged database away.
 fn set_aside(state_dir: &Path) -> Result<PathBuf, SpoolError> {
-    let name = |n: u32| state_dir.join(format!("{FILE}.corrupt-{n}"));
+    let aside = set_aside_as(state_dir, "corrupt")?;
+    let _ = fs::remove_file(state_dir.join(SUSPECT_FILE));
+    Ok(aside)
+}
+
+/// Moves the database away as `spool.sqlite.<word>-<n>`, its log with it. Nobody may have it open.
+pub fn set_aside_as(state_dir: &Path, word: &str) -> Result<PathBuf, SpoolError> {
+    let name = |n: u32| state_dir.join(format!("{FILE}.{word}-{n}"));
     let n = (1..).find(|n| !name(*n).exists()).unwrap_or(u32::MAX);
     let moves = [("", ""), ("-wal", "-wal"), ("-shm", "-shm")];
     for (from, to) in moves {
@@ -251,7 +258,6 @@ fn set_aside(state_dir: &Path) -> Result<PathBuf, SpoolError> {
             _ => {}
         }
     }
-    let _ = fs::remove_file(state_dir.join(SUSPECT_FILE));
     Ok(name(n))
 }
 

@@ -132,8 +132,21 @@ impl Store {
             shared,
             _lock: lock,
         };
-        store.begin_epoch()?;
+        store.begin_epoch(&store.cameras.clone())?;
         Ok(store)
+    }
+
+    /// Takes a camera in while the agent runs, with its epoch record before all that will follow.
+    /// One that was there in this epoch goes on as it was.
+    pub fn add_camera(&mut self, camera: &CameraName) -> Result<(), SpoolError> {
+        let key = CameraKey { device: self.shared.device.clone(), camera: camera.clone() };
+        if self.cameras.contains(&key) {
+            return Ok(());
+        }
+        self.begin_epoch(std::slice::from_ref(&key))?;
+        self.shared.ledger.add(camera);
+        self.cameras.push(key);
+        Ok(())
     }
 
     pub fn now(&self) -> Stamp {
@@ -141,9 +154,8 @@ impl Store {
     }
 
     /// One epoch record per camera, and the accounts moved to the new epoch, in one transaction.
-    fn begin_epoch(&mut self) -> Result<(), SpoolError> {
+    fn begin_epoch(&mut self, cameras: &[CameraKey]) -> Result<(), SpoolError> {
         let now = self.now();
-        let cameras = self.cameras.clone();
         let before = cameras.iter().filter_map(|key| Some((key, self.accounts.get(key)?.clone())));
         let before: Vec<_> = before.map(|(key, account)| (key.clone(), account)).collect();
         let cap_pages = self.cap_pages;
@@ -151,7 +163,7 @@ impl Store {
         let mut evicted = Vec::new();
         self.transact(now, true, |tx| {
             evicted = quota::evict(tx, cap_pages, needed)?;
-            for key in &cameras {
+            for key in cameras {
                 let previous = tx.accounts.get(key).map(|account| PreviousEpoch {
                     epoch: account.epoch,
                     last_committed: account.last_committed,

@@ -36,6 +36,13 @@ pub enum Command {
         /// Where the answer goes.
         reply: Reply<RangeInclusive<u64>>,
     },
+    /// A camera that comes while the agent runs.
+    AddCamera {
+        /// Which.
+        camera: CameraName,
+        /// Where the answer goes.
+        reply: Reply<()>,
+    },
     /// Rows that the uplink is done with.
     Settle(Vec<Settled>),
     /// Commit all that came before.
@@ -165,6 +172,14 @@ impl Writer {
                 if let Err(SendError(Ok(block))) = answer {
                     self.unclaimed.insert(camera, block);
                 }
+            }
+            Command::AddCamera { camera, reply } => {
+                let added = match &self.failing {
+                    Some(failing) => Err(SpoolError::Failing { problem: failing.problem.clone() }),
+                    None => self.store.add_camera(&camera),
+                };
+                // One that nobody waits for any more is there the next time somebody asks.
+                let _ = reply.send(added);
             }
             Command::Settle(settled) => self.batch.settle(settled),
             Command::Flush(reply) => {

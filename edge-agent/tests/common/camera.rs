@@ -122,6 +122,7 @@ impl Camera {
                 Captured::Frame(frame) => frames.push(frame),
                 Captured::Ended { position, .. } => return (frames, position),
                 Captured::Skipped(skip) => panic!("{skip:?}"),
+                Captured::Missed { id, .. } => panic!("{id}"),
             }
         }
     }
@@ -187,6 +188,7 @@ impl Sequence {
         let (first, last) = match captured {
             Captured::Frame(frame) => (frame.id.seq, frame.id.seq),
             Captured::Skipped(skip) => (skip.first, skip.last),
+            Captured::Missed { id, .. } => (id.seq, id.seq),
             Captured::Ended { .. } => return,
         };
         assert_eq!(first, self.next, "each number comes once, and in order");

@@ -186,6 +186,7 @@ function changed() {
 const NOT_LIVE = {
   failed: 'Camera failed',
   stuck: 'Camera stuck',
+  paused: 'Paused',
   frozen: 'Picture may be frozen',
   'no-signal': 'No signal',
 };

@@ -1,36 +1,38 @@
 //! All stages, joined by bounded channels. Nothing else knows more than its neighbour to the left.
 
-use std::collections::BTreeSet;
-use std::ops::RangeInclusive;
+mod cameras;
+mod link;
+mod pauses;
+mod reload;
+mod seams;
+
+use std::path::Path;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::{bounded, unbounded};
 use picket_service::config::Loaded;
 use picket_service::logging::chain;
 use picket_service::shutdown::Shutdown;
 use picket_service::{metrics as recorder, notify, ops};
-use picket_wire::CameraName;
-use picket_wire::observation::Stamp;
+use picket_wire::status::CameraState;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::capture::{
-    self, CameraAccount, CameraHandle, CameraSettings, CaptureContext, Captured, Clock,
-    RecordingLog, ReserveError, ReserveSeq, Seats, SourcePosition, SystemClock,
-};
+use crate::capture::{CaptureContext, Clock, Seats, SystemClock};
 use crate::config::Settings;
-use crate::detect::{self, CameraInput, DetectorHandle};
-use crate::heartbeat::{Heartbeat, Stages};
-use crate::spool::{self, Spool, SpoolHandle, SpoolReader};
-use crate::uplink::{Uplink, UplinkHandle};
+use crate::control::{Call, Control, Inbox};
+use crate::detect::{self, DetectorHandle};
+use crate::heartbeat::{ConfigInUse, Heartbeat, Stages};
+use crate::spool::{Spool, SpoolHandle, SpoolReader};
+use cameras::Cameras;
+use link::Link;
+use pauses::Pauses;
+use reload::InUse;
+use seams::{SpoolClock, SpoolNumbers};
 
-/// Frames between a camera and the detector: they hold the decoder's memory, so few.
-const CAPTURED: usize = 2;
 /// Observations between the detector and the spool, with their pictures.
 const OBSERVED: usize = 16;
-/// Share of the spool's cap above which recordings wait: the rest is for cameras, which cannot.
-const FULL_ENOUGH: f64 = 0.9;
 /// How often the heartbeat is sent, and the state of the cameras is looked at.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How long the cameras with the detector, the spool's last commit and its closing may take at the
@@ -40,7 +42,7 @@ const END: Duration = Duration::from_secs(12);
 const LOOK: Duration = Duration::from_millis(20);
 
 /// Runs the agent until it is told to end, or every recording was read and acknowledged.
-pub fn run(loaded: Loaded<Settings>) -> Result<()> {
+pub fn run(path: &Path, loaded: Loaded<Settings>) -> Result<()> {
     let render = recorder::install(crate::metrics::TABLE)?;
     // One worker beside this thread: it serves the endpoint while this one waits for the stages.
     let runtime =
@@ -52,13 +54,14 @@ pub fn run(loaded: Loaded<Settings>) -> Result<()> {
         let listener = tokio::net::TcpListener::bind(listen)
             .await
             .with_context(|| format!("ops.listen: cannot listen on {listen}"))?;
-        let mut agent = Agent::start(loaded)?;
+        let hangup = signal(SignalKind::hangup())?;
+        let mut agent = Agent::start(path, loaded)?;
         tracing::info!("operations endpoint at http://{}/", listener.local_addr()?);
         let heartbeat = Arc::clone(&agent.heartbeat);
         let health: ops::Health = Arc::new(move || heartbeat.problem().map_or(Ok(()), Err));
         tokio::spawn(ops::serve(listener, render, health));
-        notify::ready("capturing");
-        let why = agent.watch(&shutdown).await;
+        let mut asked = Asked::listen(&agent.in_use.settings.state_dir, hangup);
+        let why = agent.watch(&shutdown, &mut asked).await;
         agent.end(why, &shutdown).await
     })
 }
@@ -74,58 +77,79 @@ enum Why {
     BrokeOff,
 }
 
-/// A camera, and its thread until that was joined.
-struct Camera {
-    account: Arc<CameraAccount>,
-    thread: Option<JoinHandle<()>>,
+/// Who may ask something of the running agent.
+struct Asked {
+    hangup: Signal,
+    inbox: Inbox,
+    /// Open as long as it is here.
+    _control: Option<Control>,
+}
+
+impl Asked {
+    /// Only for whoever holds the state directory's lock.
+    fn listen(state_dir: &Path, hangup: Signal) -> Self {
+        match Control::open(state_dir) {
+            Ok((control, inbox)) => Self { hangup, inbox, _control: Some(control) },
+            Err(error) => {
+                tracing::warn!(%error, "commands such as `pause` do not work: the socket in {} \
+                    cannot be opened", state_dir.display());
+                // Closed at once, so that nothing ever comes out.
+                Self { hangup, inbox: tokio::sync::mpsc::channel(1).1, _control: None }
+            }
+        }
+    }
+
+    /// The next thing that somebody asks: `None` is a SIGHUP.
+    async fn next(&mut self) -> Option<Call> {
+        tokio::select! {
+            _ = self.hangup.recv() => None,
+            Some(call) = self.inbox.recv() => Some(call),
+        }
+    }
 }
 
 /// The running stages.
 struct Agent {
-    cameras: Vec<Camera>,
-    /// Let go to stop the cameras.
-    stop: Option<crossbeam_channel::Sender<()>>,
+    in_use: InUse,
+    cameras: Cameras,
+    pauses: Pauses,
     detector: Option<DetectorHandle>,
-    drain_ms: u64,
     spool: SpoolHandle,
-    uplink: UplinkHandle,
+    link: Link,
     status: SpoolReader,
     heartbeat: Arc<Heartbeat>,
+    last_beat: Option<Instant>,
+    /// What the service manager was told last; `None` until the agent is ready.
+    told: Option<String>,
     /// What went wrong that a person, or the service manager, has to hear of at the end.
     problems: Vec<String>,
 }
 
 impl Agent {
     /// From the right to the left, so that nothing is captured that has nowhere to go.
-    fn start(loaded: Loaded<Settings>) -> Result<Self> {
-        let Loaded { settings, sha256, .. } = loaded;
-        let cameras = settings.cameras().map_err(|p| anyhow!("{}: {}", p.field, p.problem))?;
+    fn start(path: &Path, loaded: Loaded<Settings>) -> Result<Self> {
+        let Loaded { settings, sha256, fields } = loaded;
+        let configured = settings.cameras().map_err(|p| anyhow!("{}: {}", p.field, p.problem))?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
-        let names: Vec<_> = cameras.iter().map(|camera| camera.name.clone()).collect();
-        let spool_clock = Arc::new(SpoolClock::new(Arc::clone(&clock), &cameras));
-        let mut inputs = Vec::new();
-        let mut outlets = Vec::new();
-        for camera in cameras {
-            let (captured, to_look_at) = bounded(CAPTURED);
-            inputs.push(input(&camera, to_look_at));
-            outlets.push((camera, captured));
-        }
+        let names: Vec<_> = configured.iter().map(|camera| camera.name.clone()).collect();
+        let spool_clock = Arc::new(SpoolClock::new(Arc::clone(&clock), &configured));
         let (observed, to_keep) = bounded(OBSERVED);
+        // Not bounded: one for each camera, at the start and when its settings change.
+        let (to_detector, additions) = unbounded();
         // Before the spool begins an epoch: a model that cannot be loaded would otherwise leave an
         // epoch's records behind at each of the service manager's tries.
-        let detector = detect::spawn(&settings.detect, inputs, observed)?;
+        let detector = detect::spawn_for(&settings.detect, additions, observed)?;
         let (spool, epoch) = Spool::open(
             &settings.spool,
             &settings.state_dir,
             &settings.device,
             &names,
-            spool_clock,
+            Arc::clone(&spool_clock) as Arc<dyn crate::spool::Clock>,
         )?;
         tracing::info!(device = %settings.device, %epoch, cameras = names.len(), "starting");
 
         let spool = spool.spawn_writer(to_keep)?;
-        let uplink = Uplink::spawn(&settings.uplink, &settings.device, spool.reader()?)?;
-        let (stop, stopped) = bounded(0);
+        let link = Link::new(&settings, &spool)?;
         let context = CaptureContext {
             device: settings.device.clone(),
             epoch,
@@ -133,67 +157,107 @@ impl Agent {
             reserve: Arc::new(SpoolNumbers(spool.clone())),
             recordings: Arc::new(SpoolNumbers(spool.clone())),
             seats: Seats::for_this_machine(),
-            stop: stopped,
+            stop: crossbeam_channel::never(),
         };
-        let mut cameras = Vec::new();
-        for (camera, out) in outlets {
-            let CameraHandle { account, join } = capture::spawn(camera, context.clone(), out)?;
-            cameras.push(Camera { account, thread: Some(join) });
-        }
+        let pauses = Pauses::load(&settings.state_dir);
+        let mut cameras =
+            Cameras::new(context, settings.zone(), spool.clone(), spool_clock, to_detector);
+        cameras.start(configured, &pauses)?;
         let heartbeat = Heartbeat {
             device: settings.device.clone(),
             epoch,
-            config_sha256: sha256,
+            config: ConfigInUse { sha256, problem: None }.into(),
             detector: detector.identity.clone(),
-            cameras: cameras.iter().map(|camera| Arc::clone(&camera.account)).collect(),
+            cameras: cameras.accounts().into(),
             ledger: spool.ledger(),
             clock,
             state_dir: settings.state_dir.clone(),
             started: Instant::now(),
             stages: Stages::default(),
+            held: None.into(),
         };
         let status = spool.reader()?;
         Ok(Self {
+            in_use: InUse { path: path.to_owned(), settings, fields },
             cameras,
-            stop: Some(stop),
+            pauses,
             detector: Some(detector),
-            drain_ms: settings.uplink.drain_timeout_ms,
             spool,
-            uplink,
+            link,
             status,
             heartbeat: Arc::new(heartbeat),
+            last_beat: None,
+            told: None,
             problems: Vec::new(),
         })
     }
 
-    /// Sends heartbeats until the end is asked for, or there is nothing left to capture.
-    async fn watch(&mut self, shutdown: &Shutdown) -> Why {
-        let mut detector_was_gone = false;
+    /// Sends heartbeats and does what is asked, until the end is asked for, or there is nothing left
+    /// to capture.
+    async fn watch(&mut self, shutdown: &Shutdown, asked: &mut Asked) -> Why {
         loop {
-            tokio::select! {
-                () = tokio::time::sleep(HEARTBEAT) => {}
-                () = shutdown.asked() => return Why::Asked,
+            let wait =
+                if self.told.is_none() || self.cameras.is_changing() { LOOK } else { HEARTBEAT };
+            let beats = self.last_beat.is_none_or(|last| last.elapsed() >= HEARTBEAT);
+            if beats {
+                self.beat();
             }
-            self.beat();
-            let detector_is_gone = self.detector.as_ref().is_some_and(DetectorHandle::has_ended);
-            self.join_ended_cameras();
-            if self.cameras.iter().all(|camera| camera.thread.is_none()) {
+            self.look_at_cameras();
+            self.tell_how_it_is();
+            if self.cameras.all_ended() {
                 return if self.problems.is_empty() { Why::AllRead } else { Why::BrokeOff };
             }
-            // It ends by itself just before the last camera's thread does, hence two looks.
-            if detector_is_gone && detector_was_gone {
+            // It takes cameras in until the end, and so does not end by itself.
+            if self.detector.as_ref().is_some_and(DetectorHandle::has_ended) {
                 self.problem("the detector ended while cameras run".to_owned());
                 return Why::BrokeOff;
             }
-            detector_was_gone = detector_is_gone;
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = shutdown.asked() => return Why::Asked,
+                call = asked.next() => self.obey(call).await,
+            }
         }
+    }
+
+    fn look_at_cameras(&mut self) {
+        let problems = self.cameras.look();
+        problems.into_iter().for_each(|problem| self.problem(problem));
+    }
+
+    /// Tells the service manager how many cameras run: that the agent is ready when the first one
+    /// does, or the config's limit has passed. A camera that is paused or was read is as it should
+    /// be.
+    fn tell_how_it_is(&mut self) {
+        let states = self.cameras.states();
+        let running = states.iter().filter(|state| **state == CameraState::Running).count();
+        let waits = |state: &CameraState| {
+            matches!(state, CameraState::Opening | CameraState::Failed | CameraState::Stuck)
+        };
+        let limit = Duration::from_secs(self.in_use.settings.ready_timeout_s);
+        let is_late = self.heartbeat.started.elapsed() >= limit;
+        let text = format!("{running} of {} cameras run", states.len());
+        match &self.told {
+            None if running > 0 || !states.iter().any(waits) || is_late => {
+                if running == 0 && is_late {
+                    tracing::warn!(
+                        "no camera runs yet; the service counts as started all the same"
+                    );
+                }
+                notify::ready(&text);
+            }
+            Some(told) if *told != text => notify::status(&text),
+            None | Some(_) => return,
+        }
+        self.told = Some(text);
     }
 
     /// Sends a heartbeat, and tells the service manager that the agent lives. A detector, a spool or
     /// an uplink that stands still holds up everything: then, no longer told so, the service manager
     /// starts the agent again. All turn also during a broker outage. The same when every camera is
     /// stuck in its driver; one stuck camera among others is no reason.
-    fn beat(&self) {
+    fn beat(&mut self) {
+        self.last_beat = Some(Instant::now());
         let (wall, _) = self.heartbeat.clock.wall();
         let spool = self.status.status(wall.map(|now| now.as_millisecond()));
         let unreadable = spool.as_ref().err().map(|error| chain(error));
@@ -201,7 +265,10 @@ impl Agent {
             tracing::warn!("the spool cannot be asked for its state: {why}");
         }
         let detector_gone = self.detector.as_ref().is_some_and(DetectorHandle::has_ended);
-        let mut turns = vec![("spool", self.spool.turns()), ("uplink", self.uplink.turns())];
+        self.link.look(&self.in_use.settings, &self.spool);
+        self.heartbeat.held_is(self.link.problem());
+        let mut turns = vec![("spool", self.spool.turns())];
+        turns.extend(self.link.turns().map(|turns| ("uplink", turns)));
         // Recordings that were read leave it without work, and it ends.
         turns.extend(self.detector.as_ref().map(|detector| ("detector", detector.turns())));
         let all_turn =
@@ -209,30 +276,11 @@ impl Agent {
         if all_turn && !self.heartbeat.all_stuck() {
             notify::alive();
         }
-        let status = self.heartbeat.status(self.uplink.status(), spool.unwrap_or_default());
+        let status = self.heartbeat.status(self.link.status(), spool.unwrap_or_default());
         match status.encode() {
-            Ok(message) => self.uplink.send_status(message),
+            Ok(message) => self.link.send_status(message),
             Err(error) => tracing::warn!("the heartbeat cannot be sent: {}", chain(&error)),
         }
-    }
-
-    /// Joins the threads of cameras that ended; one that broke off leaves the others going.
-    fn join_ended_cameras(&mut self) {
-        let mut problems = Vec::new();
-        for Camera { account, thread } in &mut self.cameras {
-            let Some(ended) = thread.take_if(|thread| thread.is_finished()) else {
-                continue;
-            };
-            let (name, joined) = (account.camera(), ended.join());
-            if joined.is_err() {
-                account.broke_off();
-                problems.push(format!("camera {name}: its thread broke off; see the log before"));
-            }
-            let view = account.view();
-            let (decoded, captured, skipped) = (view.decoded, view.captured, view.skipped);
-            tracing::info!(camera = %name, decoded, captured, skipped, "camera closed");
-        }
-        problems.into_iter().for_each(|problem| self.problem(problem));
     }
 
     /// From the left to the right, so that what was captured reaches the spool, and what is in the
@@ -241,11 +289,11 @@ impl Agent {
         if why != Why::AllRead {
             notify::stopping();
         }
-        drop(self.stop.take());
+        self.cameras.stop();
         self.join_all(Instant::now() + END).await;
         self.heartbeat.count_captured();
         self.check("the spool cannot be flushed", self.spool.flush(END));
-        for problem in self.given_up() {
+        for problem in self.cameras.given_up() {
             self.problem(problem);
         }
         if why == Why::AllRead {
@@ -253,12 +301,13 @@ impl Agent {
             // Only now: from here on the service manager waits no longer than its stop limit.
             notify::stopping();
         }
-        let drained = self.uplink.drain(Duration::from_millis(self.drain_ms));
+        let drained =
+            self.link.drain(Duration::from_millis(self.in_use.settings.uplink.drain_timeout_ms));
         let drained = self.check("the uplink cannot be drained", drained);
         // Once more, for a camera that was left behind: the count is the bound that the books close on.
         self.heartbeat.count_captured();
         self.check("the spool cannot be closed", self.spool.finish(END));
-        match drained.map(|left| left.records) {
+        match drained.flatten().map(|left| left.records) {
             Some(0) => tracing::info!("everything is acknowledged"),
             Some(records) => tracing::warn!(
                 records,
@@ -276,17 +325,15 @@ impl Agent {
     /// instance, is left behind, and with it the detector, which waits for every camera.
     async fn join_all(&mut self, deadline: Instant) {
         loop {
-            self.join_ended_cameras();
-            let cameras_ended = self.cameras.iter().all(|camera| camera.thread.is_none());
+            self.look_at_cameras();
+            let cameras_ended = self.cameras.all_ended();
             let detector_ended = self.detector.as_ref().is_none_or(DetectorHandle::has_ended);
             if (cameras_ended && detector_ended) || Instant::now() >= deadline {
                 break;
             }
             tokio::time::sleep(LOOK).await;
         }
-        let hung = self.cameras.iter().filter(|camera| camera.thread.is_some());
-        let hung: Vec<_> = hung.map(|camera| camera.account.camera().clone()).collect();
-        for name in hung {
+        for name in self.cameras.running() {
             self.problem(format!("camera {name}: its thread does not end and is left behind"));
         }
         let Some(detector) = self.detector.take() else {
@@ -310,16 +357,6 @@ impl Agent {
         }
     }
 
-    /// Cameras that read once and could not, at any pace; once no camera runs any more.
-    fn given_up(&self) -> Vec<String> {
-        let views = self.cameras.iter().map(|camera| (camera.account.camera(), &camera.account));
-        let views = views.map(|(name, account)| (name, account.view()));
-        let given_up = views.filter(|(_, view)| view.gave_up);
-        given_up
-            .map(|(name, view)| format!("camera {name}: {}", view.problem.unwrap_or_default()))
-            .collect()
-    }
-
     fn problem(&mut self, problem: String) {
         tracing::error!("{problem}");
         self.problems.push(problem);
@@ -327,66 +364,5 @@ impl Agent {
 
     fn check<T, E: std::error::Error>(&mut self, step: &str, done: Result<T, E>) -> Option<T> {
         done.map_err(|error| self.problem(format!("{step}: {}", chain(&error)))).ok()
-    }
-}
-
-fn input(camera: &CameraSettings, frames: Receiver<Captured>) -> CameraInput {
-    CameraInput {
-        name: camera.name.clone(),
-        gated: camera.is_gated(),
-        motion: camera.motion.clone(),
-        report: camera.report.clone(),
-        publish: camera.publish.clone(),
-        privacy: camera.privacy.clone(),
-        frames,
-    }
-}
-
-/// What capture needs of the spool.
-struct SpoolNumbers(SpoolHandle);
-
-impl ReserveSeq for SpoolNumbers {
-    fn reserve(
-        &self,
-        camera: &CameraName,
-        count: u64,
-    ) -> Result<RangeInclusive<u64>, ReserveError> {
-        self.0
-            .reserve(camera, count)
-            .map_err(|source| ReserveError { camera: camera.clone(), source: source.into() })
-    }
-
-    fn has_room(&self) -> bool {
-        self.0.fill() <= FULL_ENOUGH
-    }
-}
-
-impl RecordingLog for SpoolNumbers {
-    fn position(&self, camera: &CameraName, fingerprint: &str) -> Option<SourcePosition> {
-        self.0.position(camera, fingerprint)
-    }
-}
-
-/// The device's clocks, as the spool's own records need them.
-struct SpoolClock {
-    clock: Arc<dyn Clock>,
-    recordings: BTreeSet<CameraName>,
-}
-
-impl SpoolClock {
-    fn new(clock: Arc<dyn Clock>, cameras: &[CameraSettings]) -> Self {
-        let recordings = cameras.iter().filter(|camera| camera.is_recording());
-        Self { clock, recordings: recordings.map(|camera| camera.name.clone()).collect() }
-    }
-}
-
-impl spool::Clock for SpoolClock {
-    fn now(&self) -> Stamp {
-        let (captured_at, clock) = self.clock.wall();
-        Stamp { mono_us: self.clock.boottime_us(), captured_at, clock }
-    }
-
-    fn stamps(&self, camera: &CameraName) -> bool {
-        !self.recordings.contains(camera)
     }
 }

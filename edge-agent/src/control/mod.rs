@@ -1,0 +1,98 @@
+//! # Control: commands for the running agent
+//!
+//! **In**: a line of JSON on the unix socket `control` in the state directory, from a command of
+//! this program ([`ask`]). **Out**: a [`Call`] for [`wiring`](crate::wiring), which does it and
+//! answers; the answer goes back as a line of JSON.
+//!
+//! To add a command: a variant of [`Request`] with what it needs, a branch in `Agent::obey` in
+//! `wiring/`, and a command of `main` that calls [`ask`] with the type of the answer. A command that
+//! takes long (a look at a camera) takes the call with it to a task of its own and answers from
+//! there, so that the others, and the agent's own heartbeat, go on.
+//!
+//! **Promises**
+//! - Who may write to the socket may command: its owner and its group (mode 0660), and root. The
+//!   user id of whoever asks is in the log.
+//! - An agent that cannot open its socket captures all the same, and says so.
+//!
+//! **Limits**: a line of 64 KiB, 8 conversations at a time, 5 s to ask.
+
+mod client;
+mod server;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use picket_wire::CameraName;
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+pub use client::{ControlError, ask};
+pub use server::{Control, Inbox};
+
+/// Longest line, either way.
+const MAX_LINE_BYTES: u64 = 64 * 1024;
+/// How long somebody may take to say what is wanted.
+const TO_ASK: Duration = Duration::from_secs(5);
+
+/// What can be asked of the running agent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// Capture nothing from a camera. Answer: [`Done`].
+    Pause {
+        /// Which.
+        camera: CameraName,
+        /// For so many seconds; until `resume` if unset.
+        for_s: Option<u64>,
+    },
+    /// Capture from a camera again. Answer: [`Done`].
+    Resume {
+        /// Which.
+        camera: CameraName,
+    },
+    /// Read the config again. Answer: [`Done`].
+    Reload,
+}
+
+/// An answer that is a sentence for a person.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {
+    /// What was done.
+    pub done: String,
+}
+
+/// What goes back: the answer as JSON, or why there is none.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Reply {
+    Ok(serde_json::Value),
+    Error(String),
+}
+
+/// A request, and where its answer goes.
+#[derive(Debug)]
+pub struct Call {
+    /// What is wanted.
+    pub request: Request,
+    reply: oneshot::Sender<Reply>,
+}
+
+impl Call {
+    /// Answers. Whoever asked may have gone, which is no matter.
+    pub fn answer<T: Serialize>(self, answer: Result<T, String>) {
+        let reply = match answer.map(|answer| serde_json::to_value(answer)) {
+            Ok(Ok(value)) => Reply::Ok(value),
+            Ok(Err(error)) => Reply::Error(format!("the answer cannot be written: {error}")),
+            Err(problem) => Reply::Error(problem),
+        };
+        let _ = self.reply.send(reply);
+    }
+}
+
+/// The socket of a state directory.
+fn socket(state_dir: &Path) -> PathBuf {
+    state_dir.join("control")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,193 @@
+//! Whose state directory this is: bound to the board at the first start, so that a copied card does
+//! not publish as the original.
+//!
+//! A board is known by its serial number; where a program without privileges sees none, by the
+//! addresses of its network cards, of which one in common is enough: a card that was added, or one of
+//! two that was replaced, does not make another board.
+//!
+//! On another board the agent captures and keeps what it finds, and publishes nothing: neither does a
+//! replaced board lose anything before a person says that it is the same device, nor does a copy
+//! speak for the original. The alternative, not to start at all, would lose in the first case what
+//! nobody can capture again. `reset-identity` mends either.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use picket_service::machine::Machine;
+use picket_wire::DeviceName;
+use serde::{Deserialize, Serialize};
+
+const FILE: &str = "identity.json";
+const NEW_FILE: &str = "identity.json.new";
+
+/// What a state directory is bound to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// The device's name then.
+    pub device: DeviceName,
+    /// The board's serial number, if it shows one.
+    pub serial: Option<String>,
+    /// Addresses of its network cards.
+    pub addresses: Vec<String>,
+}
+
+/// What became of the look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is this board's.
+    Own,
+    /// It was nobody's, and is this board's from now on.
+    Bound,
+    /// Nothing here can be compared with what it is bound to.
+    Untold,
+    /// It is another board's.
+    Foreign {
+        /// For people: whose, and what to do.
+        problem: String,
+    },
+}
+
+/// The file cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {step} {}", path.display())]
+pub struct IdentityError {
+    step: &'static str,
+    path: PathBuf,
+    source: io::Error,
+}
+
+impl Identity {
+    /// This board's.
+    pub fn of(machine: &Machine, device: &DeviceName) -> Self {
+        let mut addresses = machine.board_addresses();
+        addresses.sort();
+        Self { device: device.clone(), serial: machine.serial(), addresses }
+    }
+
+    /// For people.
+    pub fn text(&self) -> String {
+        match (&self.serial, self.addresses.is_empty()) {
+            (Some(serial), _) => format!("serial {serial}"),
+            (None, false) => format!("MAC {}", self.addresses.join(", ")),
+            (None, true) => "no serial number and no MAC".to_owned(),
+        }
+    }
+
+    /// Whether it is the same board; `None` if nothing can be compared.
+    fn is_board_of(&self, other: &Self) -> Option<bool> {
+        if let (Some(one), Some(another)) = (&self.serial, &other.serial) {
+            return Some(one == another);
+        }
+        let comparable = !self.addresses.is_empty() && !other.addresses.is_empty();
+        comparable.then(|| self.addresses.iter().any(|mac| other.addresses.contains(mac)))
+    }
+}
+
+/// What a state directory is bound to, if it is bound.
+pub fn read(state_dir: &Path) -> Result<Option<Identity>, IdentityError> {
+    let path = state_dir.join(FILE);
+    let failed = |source| IdentityError { step: "read", path: path.clone(), source };
+    match fs::read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed(error)),
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|e| failed(e.into())),
+    }
+}
+
+/// Looks whose it is, without changing anything.
+pub fn look(state_dir: &Path, here: &Identity) -> Result<Verdict, IdentityError> {
+    let Some(bound) = read(state_dir)? else {
+        return Ok(Verdict::Bound);
+    };
+    Ok(match here.is_board_of(&bound) {
+        Some(true) => Verdict::Own,
+        None => Verdict::Untold,
+        Some(false) => Verdict::Foreign {
+            problem: format!(
+                "{} belongs to device {} on another board ({}; this one has {}): nothing is \
+                 published. Was the board replaced? Then `picket-edge-agent reset-identity \
+                 --same-device`. Is this a copy of that device's disk? Then give it a name and a \
+                 certificate of its own, stop the service, and `picket-edge-agent reset-identity`",
+                state_dir.display(),
+                bound.device,
+                bound.text(),
+                here.text(),
+            ),
+        },
+    })
+}
+
+/// Looks whose it is; nobody's becomes this board's. Only for whoever holds the directory's lock.
+pub fn claim(state_dir: &Path, here: &Identity) -> Result<Verdict, IdentityError> {
+    let verdict = look(state_dir, here)?;
+    // A machine that shows nothing now may show something at the next start.
+    let shows_something = here.serial.is_some() || !here.addresses.is_empty();
+    if verdict == Verdict::Bound && shows_something {
+        bind(state_dir, here)?;
+    }
+    Ok(verdict)
+}
+
+/// Makes it this board's, durably.
+pub fn bind(state_dir: &Path, here: &Identity) -> Result<(), IdentityError> {
+    let new = state_dir.join(NEW_FILE);
+    let failed = |source| IdentityError { step: "write", path: state_dir.join(FILE), source };
+    let write = || {
+        let mut file = File::create(&new)?;
+        file.write_all(&serde_json::to_vec_pretty(here)?)?;
+        file.sync_all()?;
+        fs::rename(&new, state_dir.join(FILE))?;
+        File::open(state_dir)?.sync_all()
+    };
+    write().map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn board(serial: Option<&str>, addresses: &[&str]) -> Identity {
+        Identity {
+            device: "gate".parse().unwrap(),
+            serial: serial.map(str::to_owned),
+            addresses: addresses.iter().map(|mac| (*mac).to_owned()).collect(),
+        }
+    }
+
+    #[test]
+    fn a_board_is_known_by_its_serial_and_else_by_one_address_in_common() {
+        let original = board(Some("77"), &["aa", "bb"]);
+        for (here, is_it) in [
+            (board(Some("77"), &["cc"]), Some(true)),
+            (board(Some("78"), &["aa"]), Some(false)),
+            (board(None, &["bb", "cc"]), Some(true)),
+            (board(None, &["cc"]), Some(false)),
+            (board(None, &[]), None),
+        ] {
+            assert_eq!(here.is_board_of(&original), is_it, "{here:?}");
+        }
+    }
+
+    #[test]
+    fn the_first_board_is_bound_and_another_is_told_so_until_it_is_bound_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let (original, copy) = (board(None, &["aa"]), board(None, &["bb"]));
+        assert_eq!(claim(dir.path(), &board(None, &[])).unwrap(), Verdict::Bound);
+        assert_eq!(read(dir.path()).unwrap(), None, "a board that shows nothing is not bound");
+        assert_eq!(claim(dir.path(), &original).unwrap(), Verdict::Bound);
+        assert_eq!(claim(dir.path(), &original).unwrap(), Verdict::Own);
+        let Verdict::Foreign { problem } = claim(dir.path(), &copy).unwrap() else { panic!() };
+        assert!(problem.contains("device gate") && problem.contains("reset-identity"), "{problem}");
+        assert_eq!(claim(dir.path(), &original).unwrap(), Verdict::Own, "a copy binds nothing");
+        bind(dir.path(), &copy).unwrap();
+        assert_eq!(claim(dir.path(), &copy).unwrap(), Verdict::Own);
+    }
+
+    #[test]
+    fn a_damaged_file_is_an_error_and_not_a_new_board() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(FILE), "{\"device\"").unwrap();
+        assert!(claim(dir.path(), &board(None, &["aa"])).is_err());
+    }
+}

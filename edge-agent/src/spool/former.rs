@@ -1,0 +1,32 @@
+//! The spool of the device that a copied card came from: set aside, not deleted, since it may hold
+//! what that device has lost.
+
+use std::path::{Path, PathBuf};
+
+use super::error::SpoolError;
+use super::lock::StateLock;
+use super::reader::stat;
+use super::schema::{self, FILE};
+
+/// A spool that was set aside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Former {
+    /// Where it lies now.
+    pub path: PathBuf,
+    /// Records that wait in it; `None` if it cannot be read.
+    pub records: Option<u64>,
+    /// Pictures that wait in it.
+    pub pictures: Option<u64>,
+}
+
+/// Sets the spool aside, as long as no agent runs; `None` if there is none.
+pub fn set_aside_former(state_dir: &Path) -> Result<Option<Former>, SpoolError> {
+    if !state_dir.join(FILE).exists() {
+        return Ok(None);
+    }
+    let _lock = StateLock::take(state_dir)?;
+    let totals = stat(state_dir).ok().map(|stat| stat.totals);
+    let path = schema::set_aside_as(state_dir, "former")?;
+    let records = totals.map(|totals| totals.records);
+    Ok(Some(Former { path, records, pictures: totals.map(|totals| totals.pictures) }))
+}

@@ -1,0 +1,79 @@
+//! Which cameras are paused, over a restart.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use picket_wire::CameraName;
+
+use crate::capture::Pause;
+
+const FILE: &str = "paused.json";
+const NEW_FILE: &str = "paused.json.new";
+
+/// The paused cameras, in memory and in the state directory.
+pub(super) struct Pauses {
+    state_dir: PathBuf,
+    paused: BTreeMap<CameraName, Pause>,
+}
+
+impl Pauses {
+    /// As an agent before left them. A file that cannot be read pauses nobody: nothing says whom.
+    pub fn load(state_dir: &Path) -> Self {
+        let path = state_dir.join(FILE);
+        let read = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeMap::new()),
+            Err(error) => Err(error),
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(io::Error::from),
+        };
+        let paused = read.unwrap_or_else(|error| {
+            tracing::error!(file = %path.display(), %error,
+                "which cameras are paused cannot be read: none is");
+            BTreeMap::new()
+        });
+        Self { state_dir: state_dir.to_owned(), paused }
+    }
+
+    pub fn of(&self, camera: &CameraName) -> Option<Pause> {
+        self.paused.get(camera).copied()
+    }
+
+    /// On disk when it returns.
+    pub fn set(&mut self, camera: &CameraName, pause: Option<Pause>) -> io::Result<()> {
+        let mut paused = self.paused.clone();
+        match pause {
+            Some(pause) => drop(paused.insert(camera.clone(), pause)),
+            None => drop(paused.remove(camera)),
+        }
+        let new = self.state_dir.join(NEW_FILE);
+        let mut file = File::create(&new)?;
+        file.write_all(&serde_json::to_vec(&paused)?)?;
+        file.sync_all()?;
+        fs::rename(&new, self.state_dir.join(FILE))?;
+        File::open(&self.state_dir)?.sync_all()?;
+        self.paused = paused;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_outlives_the_agent_and_a_resumed_camera_is_not_paused() {
+        let dir = tempfile::tempdir().unwrap();
+        let (north, south): (CameraName, CameraName) =
+            ("north".parse().unwrap(), "south".parse().unwrap());
+        let pause = Pause { until: Some("2026-05-05T01:00:00Z".parse().unwrap()) };
+        let mut pauses = Pauses::load(dir.path());
+        pauses.set(&north, Some(pause)).unwrap();
+        pauses.set(&south, Some(Pause { until: None })).unwrap();
+        pauses.set(&south, None).unwrap();
+        let again = Pauses::load(dir.path());
+        assert_eq!((again.of(&north), again.of(&south)), (Some(pause), None));
+        fs::write(dir.path().join(FILE), "{").unwrap();
+        assert_eq!(Pauses::load(dir.path()).of(&north), None);
+    }
+}

@@ -1,0 +1,168 @@
+//! What can be asked of the running agent: a new config, a pause.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use picket_service::config::{Field, Loaded, differences};
+use picket_service::logging::chain;
+use picket_service::notify;
+use picket_wire::CameraName;
+
+use super::{Agent, LOOK};
+use crate::capture::Pause;
+use crate::config::{self, Settings};
+use crate::control::{Call, Done, Request};
+
+/// How long an answer waits for cameras whose settings change: a device takes its time to close.
+/// They go on changing after it.
+const CHANGING: Duration = Duration::from_secs(5);
+
+/// The config in use.
+pub(super) struct InUse {
+    pub path: PathBuf,
+    pub settings: Settings,
+    pub fields: Vec<Field>,
+}
+
+impl InUse {
+    /// Fields of another config that only a start can take over: all but the cameras.
+    fn needing_a_restart(&self, new: &[Field]) -> Vec<String> {
+        let mut fields = differences(&self.fields, new);
+        fields.retain(|field| {
+            let first = field.split(['.', '[']).next();
+            !matches!(first, Some("camera" | "folder"))
+        });
+        fields
+    }
+}
+
+impl Agent {
+    /// Does what somebody asks; without a call it was a SIGHUP.
+    pub(super) async fn obey(&mut self, call: Option<Call>) {
+        let Some(call) = call else {
+            // The log and the status tell.
+            let _ = self.reload().await;
+            return;
+        };
+        let answer = match &call.request {
+            Request::Reload => self.reload().await,
+            Request::Pause { camera, for_s } => self.pause(camera, *for_s),
+            Request::Resume { camera } => self.resume(camera),
+        };
+        call.answer(answer.map(|done| Done { done }));
+    }
+
+    /// Takes a new config over, all of it or nothing.
+    async fn reload(&mut self) -> Result<String, String> {
+        // While it starts the service manager waits for the first READY=1, which this must not send.
+        if self.told.is_some() {
+            notify::reloading();
+        }
+        let outcome = self.take_over().await;
+        let label = if outcome.is_ok() { "applied" } else { "refused" };
+        metrics::counter!("picket_agent_config_reloads_total", "outcome" => label).increment(1);
+        match &outcome {
+            Ok(done) => tracing::info!("config read again: {done}"),
+            Err(why) => {
+                tracing::error!("the new config is refused, the one before stays in use: {why}");
+                self.heartbeat.config_was_refused(why.clone());
+            }
+        }
+        if let Some(told) = &self.told {
+            notify::ready(told);
+        }
+        outcome
+    }
+
+    async fn take_over(&mut self) -> Result<String, String> {
+        let Loaded { settings, sha256, fields } =
+            config::load(&self.in_use.path).map_err(|error| chain(&error))?;
+        let needing = self.in_use.needing_a_restart(&fields);
+        if !needing.is_empty() {
+            return Err(format!("needs a restart: {}", needing.join(", ")));
+        }
+        let cameras = settings.cameras().map_err(|p| format!("{}: {}", p.field, p.problem))?;
+        self.cameras.prepare(&cameras)?;
+        let changes = self.cameras.replace(cameras, &self.pauses);
+        self.in_use = InUse { path: self.in_use.path.clone(), settings, fields };
+        self.heartbeat.cameras_are(self.cameras.accounts());
+        self.heartbeat.config_is(sha256);
+        let began = Instant::now();
+        while self.cameras.is_changing() && began.elapsed() < CHANGING {
+            self.look_at_cameras();
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(changes.text())
+    }
+
+    fn pause(&mut self, camera: &CameraName, for_s: Option<u64>) -> Result<String, String> {
+        let until = for_s.map(|seconds| self.after(seconds)).transpose()?;
+        let pause = Pause { until };
+        self.set_pause(camera, Some(pause))?;
+        Ok(match until {
+            Some(until) => format!("camera {camera} is paused until {until}"),
+            None => format!("camera {camera} is paused until `resume {camera}`"),
+        })
+    }
+
+    fn resume(&mut self, camera: &CameraName) -> Result<String, String> {
+        let was_paused = self.set_pause(camera, None)?;
+        Ok(match was_paused {
+            true => format!("camera {camera} captures again, as far as its schedule goes"),
+            false => format!("camera {camera} was not paused"),
+        })
+    }
+
+    /// A pause with an end needs a clock that knows when that is, also after a restart.
+    fn after(&self, seconds: u64) -> Result<jiff::Timestamp, String> {
+        let (wall, _) = self.heartbeat.clock.wall();
+        let wall = wall.ok_or(
+            "this machine's clock was never set, so nobody knows when the pause would end: leave \
+             --for out, and resume by hand",
+        )?;
+        let seconds = i64::try_from(seconds).map_err(|_| "--for is too long".to_owned())?;
+        wall.checked_add(jiff::SignedDuration::from_secs(seconds))
+            .map_err(|_| "--for is too long".to_owned())
+    }
+
+    /// On disk first: what a person paused must not come back with a crash.
+    fn set_pause(&mut self, camera: &CameraName, pause: Option<Pause>) -> Result<bool, String> {
+        let known = self.heartbeat.configured();
+        if !known.contains(camera) {
+            let known: Vec<_> = known.iter().map(|name| name.as_str()).collect();
+            return Err(format!("there is no camera {camera}; there are {}", known.join(", ")));
+        }
+        self.pauses
+            .set(camera, pause)
+            .map_err(|error| format!("the state directory cannot be written: {error}"))?;
+        Ok(self.cameras.pause(camera, pause).unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn loaded(text: &str) -> Vec<Field> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.toml");
+        std::fs::write(&path, text).unwrap();
+        config::load(&path).unwrap().fields
+    }
+
+    const CONFIG: &str = "device = \"gate\"\n[detect]\nmodel = \"m\"\nruntime_library = \"r\"\n\
+        [uplink]\nbrokers = [\"h:1\"]\nallow_plaintext = true\n\
+        [[camera]]\nname = \"north\"\nsource.test-pattern = {}\n";
+
+    #[test]
+    fn all_but_cameras_needs_a_restart_and_is_named() {
+        let changed = CONFIG.replace("\"h:1\"", "\"h:2\"").replace("= {}", "= { fps = 3 }")
+            + "[spool]\nmax_bytes = 99999999\n";
+        let in_use = |text| {
+            let (path, settings) = (PathBuf::new(), toml::from_str(text).unwrap());
+            InUse { path, settings, fields: loaded(text) }
+        };
+        let needing = in_use(CONFIG).needing_a_restart(&loaded(&changed));
+        assert_eq!(needing, ["spool.max_bytes", "uplink.brokers"]);
+    }
+}
