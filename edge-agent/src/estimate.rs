@@ -181,8 +181,8 @@ fn crop(camera: &CameraSettings, (width, _): (u32, u32)) -> f64 {
 /// Bytes of a JPEG of so many pixels.
 pub fn jpeg_bytes(pixels: f64, quality: u8) -> f64 {
     let quality = f64::from(quality);
-    let pairs = BITS_PER_PIXEL.iter().zip(&BITS_PER_PIXEL[1..]);
-    let between = pairs.clone().find(|(_, (to, _))| quality <= *to).or(pairs.last());
+    let mut pairs = BITS_PER_PIXEL.iter().zip(&BITS_PER_PIXEL[1..]);
+    let between = pairs.clone().find(|(_, (to, _))| quality <= *to).or(pairs.next_back());
     let bits = between.map_or(0.0, |((from, low), (to, high))| {
         low + (quality - from) / (to - from) * (high - low)
     });

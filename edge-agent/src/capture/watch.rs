@@ -228,7 +228,7 @@ mod tests {
         let (mut watch, start) = (watch(), Instant::now());
         for n in 0..100 {
             // One bit of every hundredth pixel.
-            let noisy = picture(|pixel| 80 + u8::from((pixel as u64 + n * 7) % 100 == 0));
+            let noisy = picture(|pixel| 80 + u8::from((pixel as u64 + n * 7).is_multiple_of(100)));
             watch.picture(&noisy, second(start, n));
             assert_eq!(watch.state(second(start, n)), Some(PictureState::Changing), "second {n}");
         }

@@ -148,14 +148,17 @@ impl Redacted {
     }
 }
 
+/// A picture's size, and what the masks cover of its luma and of its chroma.
+type Covered = ((u32, u32), [Vec<Span>; 2]);
+
 /// Burns in and blurs, for one camera. The one way to a picture that may be shown or published:
 /// [`mask`](Self::mask), look at what that gives, tell it what was [`found`](Self::found), and
 /// [`redact`](Self::redact).
 pub struct Redactor {
     masks: Vec<Region>,
     blur: Option<BlurSettings>,
-    /// Of pictures of this size: what the masks cover of luma and of chroma.
-    covered: Option<((u32, u32), [Vec<Span>; 2])>,
+    /// Of pictures of the last size.
+    covered: Option<Covered>,
     /// Faces of the last moments, and when they were found.
     faces: VecDeque<(u64, [f32; 4])>,
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvError, Select, SendError, Sender, never};
+use crossbeam_channel::{Receiver, RecvError, Select, Sender, never};
 use picket_wire::observation::{self, Detection, FrameFate, Observation, Reason, Skip};
 
 use super::camera::Camera;
@@ -83,7 +83,7 @@ impl Worker {
                     self.outbox.extend(self.cameras.iter_mut().flat_map(|camera| camera.due(now)));
                 }
             }
-            if self.hand_on().is_err() {
+            if !self.hand_on() {
                 return;
             }
         }
@@ -122,8 +122,9 @@ impl Worker {
         })
     }
 
-    fn hand_on(&mut self) -> Result<(), SendError<Observed>> {
-        self.outbox.drain(..).try_for_each(|observed| self.out.send(observed))
+    /// False if nobody takes observations any more.
+    fn hand_on(&mut self) -> bool {
+        self.outbox.drain(..).all(|observed| self.out.send(observed).is_ok())
     }
 
     fn look_at(&mut self, index: usize, captured: Captured) {

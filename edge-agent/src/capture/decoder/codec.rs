@@ -119,12 +119,8 @@ mod tests {
                 element.starts_with("avdec")
                     || ["jpegdec", "openh264dec", "libde265dec"].contains(element)
             };
-            let first = codec.order.iter().position(|element| software(&element)).unwrap();
-            assert!(
-                codec.order[first..].iter().all(|element| software(&element)),
-                "{}",
-                codec.name
-            );
+            let first = codec.order.iter().position(software).unwrap();
+            assert!(codec.order[first..].iter().all(software), "{}", codec.name);
             assert!(first > 0, "{}", codec.name);
         }
     }
