@@ -28,7 +28,7 @@ use super::v4l2::Opened;
 /// Frames that wait decoded. More would only hold memory: who is too slow skips or waits anyway.
 const DECODED_WAITING: u32 = 2;
 
-/// After an error, what was decoded before it still comes out; the wait for it.
+/// After an error, what was decoded of a recording before it still comes out; the wait for it.
 const DRAIN: Duration = Duration::from_secs(2);
 
 /// How often it is looked whether a V4L2 camera is still plugged in.
@@ -203,10 +203,12 @@ impl Pipeline {
             self.broken = self.error_on_bus().map(|error| (error, Instant::now()));
         }
         let over = self.sink.is_eos();
+        // A camera is not waited for: what is wrong with it is to be said before it counts as silent.
+        let live = is_live(&self.source);
         match self.broken.take() {
             // Another decoder is to take over at once.
             Some((error @ CaptureError::DecoderFailed { .. }, _)) => Err(error),
-            Some((error, since)) if over || since.elapsed() >= DRAIN => Err(error),
+            Some((error, since)) if over || live || since.elapsed() >= DRAIN => Err(error),
             Some(broken) => {
                 self.broken = Some(broken);
                 Ok(Next::Nothing)

@@ -162,13 +162,29 @@ impl Sequence {
         camera: &Camera,
         there: impl Fn(&capture::CameraView) -> bool,
     ) {
+        self.take_until_seen(what, camera, |view, _| there(view));
+    }
+
+    /// The same, where it depends on what the frames show.
+    pub fn take_until_seen(
+        &mut self,
+        what: &str,
+        camera: &Camera,
+        mut there: impl FnMut(&capture::CameraView, Option<&Frame>) -> bool,
+    ) {
         let began = Instant::now();
-        while !there(&camera.handle.account.view()) {
+        loop {
+            let captured = camera.frames.recv_timeout(Duration::from_millis(20)).ok();
+            let frame = match &captured {
+                Some(Captured::Frame(frame)) => Some(frame),
+                _ => None,
+            };
+            captured.iter().for_each(|captured| self.take(captured));
             let view = camera.handle.account.view();
-            assert!(began.elapsed() < 2 * LIMIT, "not {what} after {:?}: {view:?}", 2 * LIMIT);
-            if let Ok(captured) = camera.frames.recv_timeout(Duration::from_millis(20)) {
-                self.take(&captured);
+            if there(&view, frame) {
+                return;
             }
+            assert!(began.elapsed() < 2 * LIMIT, "not {what} after {:?}: {view:?}", 2 * LIMIT);
         }
     }
 
