@@ -16,7 +16,7 @@ BIN := $(or $(CARGO_TARGET_DIR),target)/debug
 CROSS_LIST := $(if $(filter arm64,$(shell dpkg --print-architecture)),,deb-arm64)
 STACK_DIR ?= .cache/run/stack
 
-.PHONY: help demo test check generate check-detector test-fresh test-device deps fetch build stack stack-down clean-all deb check-deb test-package
+.PHONY: help demo test check generate check-detector test-fresh test-device deps fetch build stack stack-down clean-all deb check-deb test-package test-arm64
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,13 @@ test-package: ## install, upgrade, downgrade, remove and purge debug packages wi
 	@PROFILE=dev DEB_VERSION=0.0.1-1 packaging/build.sh
 	@OLDER=0.0.1-1 NEWER=0.0.2-1 python3 -m unittest discover --start-directory tests/package --pattern test_install.py --verbose
 	@$(MAKE) check-deb
+
+test-arm64: ## run the packaged arm64 agent under an emulator: doctor, and the clip's boxes as on this machine
+	@install/install-packages.sh emulation
+	@$(MAKE) deb check-deb ARCH=arm64
+	@$(CARGO) build --quiet --locked -p picket-edge-agent --bins
+	@SYSROOT=$$(packaging/sysroot.sh) NATIVE=$(abspath $(BIN))/picket-edge-agent \
+	  python3 -m unittest discover --start-directory tests/package --pattern test_arm64.py --verbose
 
 check-detector: ## compare the detectors' boxes with independent ones', frame by frame
 	@$(CARGO) build --quiet --locked -p picket-edge-agent --bins
