@@ -318,7 +318,11 @@ impl Camera {
             }
             self.outlet.close_old_run();
             match reader.next(LOOK_AROUND)? {
-                Report::Opened(opened) => self.told(&opened),
+                Report::Opened(opened) => {
+                    // Finding it and its modes is not its silence.
+                    last_frame = Instant::now();
+                    self.told(&opened);
+                }
                 Report::Began(in_use) => {
                     stands_in = self.stand_in(&in_use);
                     self.running(in_use);
@@ -365,7 +369,7 @@ impl Camera {
         sampler: &mut Sampler,
         stamper: &mut Stamper,
     ) -> Handed {
-        let Picture { planes, media_time_ns, age } = picture;
+        let Picture { planes, media_time_ns, age, lent } = picture;
         if place.done_ns.is_some_and(|done_ns| media_time_ns <= done_ns) {
             return Handed::On;
         }
@@ -376,6 +380,9 @@ impl Camera {
         if !sampler.takes(media_time_ns) {
             return Handed::On;
         }
+        // The detector may take seconds to get to it. Until then the driver would lack a buffer, and a
+        // camera that is gone could not be let go of.
+        let planes = if lent { planes.copied() } else { planes };
         self.watch.picture(&planes, Instant::now());
         let stamp = stamper.stamp(&*self.clock, media_time_ns, age);
         let position = place.fingerprint.clone().map(|fingerprint| SourcePosition {

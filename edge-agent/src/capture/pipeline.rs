@@ -43,6 +43,9 @@ pub struct Picture {
     pub media_time_ns: u64,
     /// How long ago a live source gave it; zero of a recording.
     pub age: Duration,
+    /// Whether its planes lie in a buffer of the camera's driver, which then is not closed as long as
+    /// anybody holds them.
+    pub lent: bool,
 }
 
 /// What decodes a stream.
@@ -192,8 +195,9 @@ impl Pipeline {
     /// What was decoded before an error comes first: of a recording that was cut off, all that is
     /// there.
     pub fn next(&mut self, wait: Duration) -> Result<Next, CaptureError> {
-        if self.is_unplugged() {
-            return Err(CaptureError::Unplugged { source_name: self.source_name.clone() });
+        if self.looked.elapsed() >= PLUG_LOOK {
+            self.looked = Instant::now();
+            self.check_plug()?;
         }
         let wait = gst::ClockTime::from_nseconds(u64::try_from(wait.as_nanos()).unwrap_or(0));
         if let Some(sample) = self.sink.try_pull_sample(wait) {
@@ -203,6 +207,10 @@ impl Pipeline {
             self.broken = self.error_on_bus().map(|error| (error, Instant::now()));
         }
         let over = self.sink.is_eos();
+        if over || self.broken.is_some() {
+            // A pulled camera shows first as an end or an error like any other.
+            self.check_plug()?;
+        }
         // A camera is not waited for: what is wrong with it is to be said before it counts as silent.
         let live = is_live(&self.source);
         match self.broken.take() {
@@ -230,13 +238,13 @@ impl Pipeline {
     }
 
     /// Asked of the kernel: some drivers let a reader wait for ever for a camera that is gone.
-    fn is_unplugged(&mut self) -> bool {
-        let Some(opened) = self.opened.as_ref().filter(|_| self.looked.elapsed() >= PLUG_LOOK)
-        else {
-            return false;
-        };
-        self.looked = Instant::now();
-        opened.plug.is_gone()
+    fn check_plug(&self) -> Result<(), CaptureError> {
+        match &self.opened {
+            Some(opened) if opened.plug.is_gone() => {
+                Err(CaptureError::Unplugged { source_name: self.source_name.clone() })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Of a V4L2 camera: which one it is, and what it was told.
@@ -367,7 +375,9 @@ impl Pipeline {
         let (media_time_ns, age) = self.times(sample, pts);
         self.pictures += 1;
         self.last_media_time_ns = Some(media_time_ns);
-        Ok(Picture { planes, media_time_ns, age })
+        // All other formats are converted, into memory of this program.
+        let lent = self.opened.as_ref().is_some_and(|opened| opened.mode.is_i420());
+        Ok(Picture { planes, media_time_ns, age, lent })
     }
 
     fn times(&self, sample: &gst::Sample, pts: Option<gst::ClockTime>) -> (u64, Duration) {

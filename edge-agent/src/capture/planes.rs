@@ -128,6 +128,12 @@ impl Planes {
         Self { memory: Arc::new(Memory::Owned(planes)), width, height, matrix, range }.checked()
     }
 
+    /// The same picture in memory of its own.
+    pub fn copied(&self) -> Self {
+        let planes = [self.y(), self.u(), self.v()].map(|p| (p.data.to_vec(), p.stride));
+        Self { memory: Arc::new(Memory::Owned(planes)), ..self.clone() }
+    }
+
     fn checked(self) -> Result<Self, PlanesError> {
         for (index, plane) in [self.y(), self.u(), self.v()].into_iter().enumerate() {
             let fits = plane.stride >= plane.width as usize

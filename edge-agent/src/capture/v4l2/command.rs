@@ -71,8 +71,12 @@ pub fn describe(camera: &Surveyed) -> String {
     text += &format!("    source.v4l2 = {{ name = {:?} }}\n", camera.name);
     text += "  it gives\n";
     for format in &camera.formats {
-        let unusable = if format.kind().is_none() { ", cannot be used" } else { "" };
-        text += &format!("    {} {}{unusable}\n", format.fourcc, format.description);
+        // Some cameras have dozens of them, each in all its sizes.
+        if format.kind().is_none() {
+            text += &format!("    {} {}, cannot be used\n", format.fourcc, format.description);
+            continue;
+        }
+        text += &format!("    {} {}\n", format.fourcc, format.description);
         for size in &format.sizes {
             let (width, height) = size.size_px;
             let from =
@@ -98,7 +102,7 @@ pub fn describe(camera: &Surveyed) -> String {
         text += "  source.v4l2.controls can set\n";
     }
     for control in &camera.controls {
-        let now = control.value.map(|value| format!(" (now {value})")).unwrap_or_default();
+        let now = control.now().map(|value| format!(" (now {value})")).unwrap_or_default();
         text += &format!("    {} = {}{now}\n", control.name(), control.takes());
     }
     text

@@ -65,6 +65,17 @@ impl Control {
         }
     }
 
+    /// Its value now, as the config would say it.
+    pub fn now(&self) -> Option<String> {
+        let value = self.value?;
+        let item = match &self.nature {
+            Nature::Switch => return Some((value != 0).to_string()),
+            Nature::List(items) => items.iter().find(|(number, _)| *number == value),
+            _ => None,
+        };
+        Some(item.map_or_else(|| value.to_string(), |(_, item)| snake_case(item)))
+    }
+
     fn number_of(&self, value: &ControlValue) -> Option<i64> {
         match (&self.nature, value) {
             (Nature::Number, ControlValue::Number(number)) => {

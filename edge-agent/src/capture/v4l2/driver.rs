@@ -107,7 +107,7 @@ impl Driver {
                 Err(source) => return Err(self.failed("for its formats", source)),
             }
             formats.push(Format {
-                fourcc: text(&entry.pixelformat.to_le_bytes()).trim_end().to_owned(),
+                fourcc: fourcc(entry.pixelformat),
                 description: text(&entry.description),
                 sizes: self.sizes(kind, entry.pixelformat),
             });
@@ -225,7 +225,7 @@ impl Driver {
             most: entry.maximum,
             step: entry.step,
             default: entry.default_value,
-            value: if has_value { self.value(entry.id) } else { None },
+            value: has_value.then(|| self.value(entry)).flatten(),
         })
     }
 
@@ -252,10 +252,12 @@ impl Driver {
         items
     }
 
-    fn value(&self, id: u32) -> Option<i64> {
-        let mut control = v4l2_control { id, value: 0 };
+    fn value(&self, entry: &v4l2_query_ext_ctrl) -> Option<i64> {
+        let mut control = v4l2_control { id: entry.id, value: 0 };
         self.ask(vidioc::VIDIOC_G_CTRL, &mut control).ok()?;
-        Some(control.value.into())
+        // Bits have no sign.
+        let is_bits = entry.type_ == u32::from(v4l::control::Type::Bitmask);
+        Some(if is_bits { control.value.cast_unsigned().into() } else { control.value.into() })
     }
 
     /// Sets a control to what [`control::setting`](super::control::setting) found to be right.
@@ -278,8 +280,29 @@ impl Driver {
     }
 }
 
+/// The four characters; the highest bit says that the bytes come in the other order.
+fn fourcc(pixel_format: u32) -> String {
+    const OTHER_ORDER: u32 = 1 << 31;
+    let characters = text(&(pixel_format & !OTHER_ORDER).to_le_bytes());
+    let other_order = if pixel_format & OTHER_ORDER == 0 { "" } else { "-BE" };
+    characters + other_order
+}
+
 /// Up to the first zero. A name may be cut off in the middle of a character.
 fn text(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
     String::from_utf8_lossy(&bytes[..end]).trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fourcc;
+
+    #[test]
+    fn a_format_is_called_as_v4l2_ctl_calls_it() {
+        let of = |characters: &[u8; 4]| u32::from_le_bytes(*characters);
+        assert_eq!(fourcc(of(b"YUYV")), "YUYV");
+        assert_eq!(fourcc(of(b"Y10 ")), "Y10");
+        assert_eq!(fourcc(of(b"Y16 ") | 1 << 31), "Y16-BE");
+    }
 }

@@ -65,6 +65,11 @@ const RAW: &[(&str, &str)] = &[
     ("GREY", "GRAY8"),
 ];
 
+/// What GStreamer calls a raw format.
+pub(super) fn raw_in_gstreamer(fourcc: &str) -> Option<&'static str> {
+    RAW.iter().find(|(v4l2, _)| *v4l2 == fourcc).map(|(_, gstreamer)| *gstreamer)
+}
+
 /// A pixel format of a camera.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Format {

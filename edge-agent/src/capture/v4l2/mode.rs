@@ -5,7 +5,7 @@
 
 use std::cmp::Reverse;
 
-use super::format::{Format, Kind, Rate};
+use super::format::{self, Format, Kind, Rate};
 
 /// What is asked of a camera.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +37,13 @@ pub struct Mode {
     pub size_px: (u32, u32),
     /// How fast; the driver's choice if it does not say.
     pub rate: Option<Rate>,
+}
+
+impl Mode {
+    /// Whether its pictures are used as the driver gives them, without a conversion.
+    pub fn is_i420(&self) -> bool {
+        format::raw_in_gstreamer(&self.fourcc) == Some("I420")
+    }
 }
 
 impl std::fmt::Display for Mode {
