@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use super::machine::Boot;
-use super::site::{Service, Site, UNIT, next_version};
+use super::site::{CAMERA, Service, Site, UNIT, next_version};
 use crate::checkout::repository;
 use crate::oracle::{Account, Findings};
 use crate::process::until_every;
@@ -21,7 +21,13 @@ const WATCHDOG: Duration = Duration::from_secs(60 + 15 + 90);
 /// Longer than the unit's WatchdogSec and the agent's own patience: what would starve it has by then.
 const STARVED: Duration = Duration::from_secs(60 + 15 + 15);
 const PLUGGED: Duration = Duration::from_secs(90);
+/// For the agent to let go of a camera that was pulled, by the device's own clock.
+const LET_GO: Duration = Duration::from_secs(2);
+/// For it to have frames of one that was plugged back.
+const USED_AGAIN: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// What the reload brings.
+const SECOND_CAMERA: &str = "yard";
 /// Highest exposure that systemd may find.
 const EXPOSURE: f64 = 1.6;
 
@@ -71,6 +77,7 @@ pub async fn show(site: &mut Site, package: &Path) -> Vec<&'static str> {
             the_running_unit_is_the_hardened_one,
             ninety_seconds_after_power_on_its_observations_are_in_kafka,
             a_camera_that_is_unplugged_and_plugged_back_is_used_again,
+            a_reload_brings_a_camera_and_takes_it_away_and_the_other_goes_on,
             a_killed_agent_is_started_again,
             a_stopped_detector_thread_makes_the_watchdog_start_the_agent_again,
             a_broker_outage_never_starves_the_watchdog_and_an_upgrade_keeps_the_backlog,
@@ -99,14 +106,20 @@ async fn installed_by_apt_it_waits_for_its_config_and_then_for_a_camera(
         install --owner=root --group=$u --mode=0640 /share/edge-agent.toml /etc/picket/ &&
         test ! -e /dev/video0";
     site.machine.run(install).await?;
-    site.machine.run(&format!("systemctl enable --now {UNIT}")).await?;
-    let before =
-        site.service_until("the service", site.limit(RESTARTED), |s| s.state == "active").await?;
+    site.machine.run(&format!("systemctl enable --now --no-block {UNIT}")).await?;
+    site.said(&format!("camera {CAMERA}: "), site.limit(RESTARTED)).await?;
+    let before = site.service().await?;
+    ensure!(before.state == "activating", "it is ready without a camera: {before:?}");
 
     site.machine.run("modprobe vivid && echo vivid > /etc/modules-load.d/camera.conf").await?;
+    let active = |s: &Service| s.state == "active";
+    let after = site.service_until("the service", site.limit(RESTARTED), active).await?;
+    site.said("frames flow from", LOOK_EVERY).await?;
     site.frames_after((0, 5), site.limit(PLUGGED)).await?;
-    let after = site.service().await?;
-    ensure!(before == after, "the camera made it start again: {before:?}, {after:?}");
+    ensure!(
+        (before.pid, before.restarts) == (after.pid, after.restarts),
+        "the camera made it start again: {before:?}, {after:?}"
+    );
     Ok(())
 }
 
@@ -152,18 +165,67 @@ async fn a_camera_that_is_unplugged_and_plugged_back_is_used_again(
 ) -> Result<()> {
     let before = site.service().await?;
     site.frames_flow().await?;
-    site.machine.run("echo vivid.0 > /sys/bus/platform/drivers/vivid/unbind").await?;
-    until_every("the agent to let go of the camera", site.limit(PLUGGED), LOOK_EVERY, async || {
-        let unloaded = site.machine.try_run("modprobe --remove vivid", site.limit(PLUGGED)).await?;
-        Ok(if unloaded.code == 0 { Ok(()) } else { Err(unloaded.err) })
-    })
-    .await?;
-    site.machine.run("test ! -e /dev/video0").await?;
+    let held = format!("ls -l /proc/{}/fd | grep -q /dev/video", before.pid);
+    site.machine.run(&held).await.context("the agent has no camera open")?;
+    let pull = "echo vivid.0 > /sys/bus/platform/drivers/vivid/unbind";
+    let let_go = timed(site, pull, &format!("! {held}")).await?;
+    println!("  let go of after {:.1} s", let_go.as_secs_f64());
+    ensure!(let_go <= site.limit(LET_GO), "the camera was held for {let_go:?}");
+    site.machine.run("modprobe --remove vivid && test ! -e /dev/video0").await?;
+
     let newest = site.newest().await?;
-    site.machine.run("modprobe vivid").await?;
+    let flows =
+        format!("journalctl --unit={UNIT} --boot --output=cat | grep -c 'frames flow from'");
+    let times = site.machine.run(&flows).await?;
+    let flows_again = format!("test \"$({flows})\" -gt {}", times.trim());
+    let used = timed(site, "modprobe vivid", &flows_again).await?;
+    println!("  used again after {:.1} s", used.as_secs_f64());
+    ensure!(used <= site.limit(USED_AGAIN), "it was used again only after {used:?}");
     site.frames_after((newest.0, newest.1 + 5), site.limit(PLUGGED)).await?;
     let after = site.service().await?;
     ensure!(before == after, "the agent did not stay up: {before:?}, {after:?}");
+    Ok(())
+}
+
+/// How long after a command something holds, looked at on the device: a question from outside takes
+/// longer than what is to be measured.
+async fn timed(site: &mut Site, command: &str, holds: &str) -> Result<Duration> {
+    let limit = site.limit(PLUGGED).as_secs();
+    let script = format!(
+        "{command} && start=$(date +%s%3N) && end=$((start + {limit}000)) &&
+        until {holds}; do test $(date +%s%3N) -lt $end || exit 1; sleep 0.1; done;
+        echo $(($(date +%s%3N) - start))"
+    );
+    let done = site.machine.try_run(&script, site.limit(PLUGGED * 2)).await?;
+    ensure!(done.code == 0, "after {command:?} this did not come true in {limit} s: {holds}");
+    Ok(Duration::from_millis(done.out.trim().parse().context(done.out.clone())?))
+}
+
+/// A drop-in brings a second camera and takes it away again; the first goes on in its epoch.
+async fn a_reload_brings_a_camera_and_takes_it_away_and_the_other_goes_on(
+    site: &mut Site,
+    _: &Path,
+) -> Result<()> {
+    let before = site.service().await?;
+    let newest = site.frames_flow().await?;
+    let camera = format!(
+        "[[camera]]\nname = \"{SECOND_CAMERA}\"\nsampling.fps = 1\npublish.policy = \"all\"\n\
+        source.test-pattern = {{ width_px = 160, height_px = 90, fps = 2 }}\n"
+    );
+    fs::write(site.machine.share().join("second.toml"), camera)?;
+    let folder = "/etc/picket/edge-agent.conf.d";
+    site.machine.run(&format!("install --mode=0644 /share/second.toml {folder}/")).await?;
+    site.machine.run(&format!("systemctl reload {UNIT}")).await?;
+    site.first_of(SECOND_CAMERA, site.limit(PLUGGED)).await?;
+    let meanwhile = site.frames_flow().await?;
+    ensure!(meanwhile.0 == newest.0, "the first camera began anew: {newest:?}, {meanwhile:?}");
+
+    site.machine.run(&format!("rm {folder}/second.toml && systemctl reload {UNIT}")).await?;
+    site.said("config read again", LOOK_EVERY).await?;
+    let last = site.frames_flow().await?;
+    ensure!(last.0 == newest.0, "the first camera began anew: {newest:?}, {last:?}");
+    let after = site.service().await?;
+    ensure!(before == after, "the reload made it start again: {before:?}, {after:?}");
     Ok(())
 }
 

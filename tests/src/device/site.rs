@@ -142,10 +142,12 @@ impl Site {
         .await
     }
 
-    /// Where the newest frame stands that the centre knows of: looked at, or left out since nothing
+    /// Where the newest frame of the camera stands that the centre knows of: looked at, or left out since nothing
     /// moved.
     pub async fn newest(&self) -> Result<Place> {
-        let filter = doc! { "kind": { "$in": ["observation", "skip"] } };
+        let of_camera = format!("^{DEVICE}/{CAMERA}/");
+        let filter =
+            doc! { "_id": { "$regex": of_camera }, "kind": { "$in": ["observation", "skip"] } };
         let observations = self.fleet.database.collection::<Document>("observations");
         let mut found = observations.find(filter).projection(doc! { "last": 1 }).await?;
         let mut newest = Place::default();
@@ -155,6 +157,18 @@ impl Site {
             newest = newest.max((epoch, seq));
         }
         Ok(newest)
+    }
+
+    /// Waits until the centre has an observation of a camera.
+    pub async fn first_of(&mut self, camera: &str, limit: Duration) -> Result<()> {
+        let filter =
+            doc! { "_id": { "$regex": format!("^{DEVICE}/{camera}/") }, "kind": "observation" };
+        let observations = self.fleet.database.collection::<Document>("observations");
+        until_every(&format!("an observation of {camera}"), limit, LOOK_EVERY, async || {
+            let found = observations.find_one(filter.clone()).await?;
+            Ok(found.map(drop).ok_or_else(|| "there is none".to_owned()))
+        })
+        .await
     }
 
     /// Waits until frames arrive that were captured after this call.
@@ -255,6 +269,7 @@ fn place(id: &str) -> Result<Place> {
 fn config(brokers: &str) -> String {
     format!(
         r#"device = "{DEVICE}"
+ready_timeout_s = 80
 
 [[camera]]
 name = "{CAMERA}"
