@@ -250,7 +250,11 @@ pub enum SettingsError {
         range: &'static str,
     },
     /// A file is not there, or cannot be read.
-    #[error("camera {camera}: {field}: cannot read {}", path.display())]
+    #[error(
+        "camera {camera}: {field}: cannot read {}, which the agent's user must be able to (that of the \
+         service is picket-edge-agent)",
+        path.display()
+    )]
     File {
         /// Which camera.
         camera: CameraName,
