@@ -5,8 +5,12 @@
 
 mod common;
 
-use common::camera::{Camera, Sequence, settings, start};
-use common::rehearsed::{Cue, cue, register};
+use std::time::{Duration, Instant};
+
+use common::camera::{Camera, LIMIT, Sequence, recording, settings, start};
+use common::rehearsed::{Cue, cue, current, hanging, register};
+use crossbeam_channel::never;
+use picket_edge_agent::capture::Frame;
 use picket_wire::status::CameraState;
 use serde_json::{Value, json};
 
@@ -143,6 +147,85 @@ fn a_corrupt_stream_does_not_send_the_camera_round_its_decoders() {
     });
     taken.take_until("with its best decoder", &camera, |view| view.degraded.is_none());
     assert!(decodes_with(&camera, "rehearsed-corrupt"), "{:?}", camera.handle.account.view());
+    taken.finish(camera);
+}
+
+/// The clip, and what was taken of it slowly until its decoder failed: decoded frames wait then.
+fn fails_midway(decoder: &str, decoders: Value) -> (Camera, Vec<Frame>) {
+    register();
+    let mut description = recording(&common::clip());
+    description["decoder"] = decoders;
+    let camera = start(description);
+    let mut frames: Vec<Frame> = (0..4).map(|_| camera.frame()).collect();
+    cue(decoder, Cue::Fail);
+    let began = Instant::now();
+    while current(decoder) == Cue::Fail {
+        frames.push(camera.frame());
+        assert!(began.elapsed() < LIMIT);
+        let _ = never::<()>().recv_timeout(Duration::from_millis(50));
+    }
+    (camera, frames)
+}
+
+#[test]
+fn a_decoder_that_fails_amid_a_recording_loses_none_of_its_frames() {
+    let (camera, mut frames) =
+        fails_midway("rehearsed-midway", json!(["rehearsed-midway", "avdec_h264"]));
+    let (rest, end) = camera.all_frames();
+    frames.extend(rest);
+    let times: Vec<_> =
+        frames.iter().map(|frame| frame.position.as_ref().unwrap().media_time_ns).collect();
+    assert!(times.is_sorted_by(|a, b| a < b), "{times:?}");
+    assert_eq!(frames.len(), 120);
+    assert!(end.unwrap().at_end);
+    let view = camera.handle.account.view();
+    assert_eq!(view.decoder.as_deref(), Some("avdec_h264"));
+}
+
+#[test]
+fn a_recording_whose_last_decoder_fails_keeps_its_place_and_is_not_done() {
+    let (camera, mut frames) = fails_midway("rehearsed-alone", json!("rehearsed-alone"));
+    let (rest, end) = camera.all_frames();
+    frames.extend(rest);
+    assert!(frames.len() < 120, "{}", frames.len());
+    assert_eq!(end, None, "its place is that of its last frame");
+    let view = camera.handle.account.view();
+    assert_eq!((view.state, view.gave_up), (CameraState::Failed, true));
+    let problem = view.problem.unwrap();
+    assert!(problem.contains("no decoder is left; rehearsed-alone failed"), "{problem}");
+}
+
+#[test]
+fn a_decoder_that_failed_its_probe_at_the_start_is_used_once_it_decodes_a_sample() {
+    register();
+    cue("rehearsed-later", Cue::Silence);
+    let camera = start(live("h", json!(["rehearsed-later", "avdec_h264"])));
+    let mut taken = Sequence::new();
+    taken.take_until("decoding", &camera, |view| view.captured >= 5);
+    assert!(decodes_with(&camera, "avdec_h264"));
+    cue("rehearsed-later", Cue::Work);
+    taken.take_until("with the better one", &camera, |view| {
+        view.decoder.as_deref() == Some("rehearsed-later") && view.state == CameraState::Running
+    });
+    taken.finish(camera);
+}
+
+#[test]
+fn a_decoder_whose_probe_hangs_is_not_probed_again_meanwhile() {
+    register();
+    cue("rehearsed-asleep", Cue::HangInStart);
+    let mut description = live("i", json!(["rehearsed-asleep", "avdec_h264"]));
+    description["watch"]["stuck_after_s"] = json!(15);
+    let camera = start(description);
+    let mut taken = Sequence::new();
+    // Five seconds, in which its time comes again and again.
+    taken.take_until("going on", &camera, |view| view.captured >= 100);
+    assert_eq!(hanging("rehearsed-asleep"), 1);
+    assert!(decodes_with(&camera, "avdec_h264"));
+    cue("rehearsed-asleep", Cue::Work);
+    taken.take_until("with the better one", &camera, |view| {
+        view.decoder.as_deref() == Some("rehearsed-asleep")
+    });
     taken.finish(camera);
 }
 

@@ -127,7 +127,7 @@ impl Camera {
                 Ok(Finish::OffDuty(_)) => continue,
                 Err(error) => error,
             };
-            let error = match self.another_decoder(error, &place) {
+            let error = match self.another_decoder(error) {
                 None => continue,
                 Some(error) => error,
             };
@@ -277,7 +277,12 @@ impl Camera {
             | Err(CaptureError::Stuck { .. }) => {}
             // It ended, and the driver does not let go of it.
             Ok(Finish::BetterDecoder) | Err(_) => {
-                self.suspect(&decoding);
+                match &outcome {
+                    Err(CaptureError::DecoderFailed { element, why, .. }) => {
+                        self.blame(element, why);
+                    }
+                    _ => self.suspect(&decoding),
+                }
                 let source_name = super::source::name(&self.settings.source);
                 return Err(CaptureError::Stuck { source_name, silence: patience });
             }
@@ -291,9 +296,13 @@ impl Camera {
     /// A thread hangs: if it may hang in the decoder, another decoder is used from now on.
     fn suspect(&self, decoding: &Decoding) {
         if let Some(element) = decoding.may_hang() {
-            self.account.decoder_failed(&element);
-            self.decoders.failed(&element, "a thread hangs, and may hang in it");
+            self.blame(&element, "a thread hangs, and may hang in it");
         }
+    }
+
+    fn blame(&self, element: &str, why: &str) -> Verdict {
+        self.account.decoder_failed(element);
+        self.decoders.failed(element, why)
     }
 
     fn read(
@@ -355,11 +364,11 @@ impl Camera {
         }
     }
 
-    /// The decoder in use, if it stands in for a better one that may come back. A recording is not
+    /// The decoder in use, which may stand in for a better one that comes back. A recording is not
     /// interrupted for that.
     fn stand_in(&self, in_use: &InUse) -> Option<String> {
-        let degraded = in_use.turn.as_ref().filter(|turn| turn.degraded.is_some())?;
-        (!self.settings.is_recording()).then(|| degraded.element.clone())
+        let turn = in_use.turn.as_ref().filter(|_| !self.settings.is_recording())?;
+        Some(turn.element.clone())
     }
 
     fn take(
@@ -537,15 +546,14 @@ impl Camera {
     }
 
     /// After a failure of the decoder another takes over at once, since nothing is wrong with the
-    /// source. When there is none left, the stream is at fault; that error is given back, as any
-    /// other is.
-    fn another_decoder(&self, error: CaptureError, place: &Place) -> Option<CaptureError> {
+    /// source. When there is none left, the stream may be at fault, or this machine: that error is
+    /// given back, and leaves what is not read of a recording to the next start.
+    fn another_decoder(&self, error: CaptureError) -> Option<CaptureError> {
         let CaptureError::DecoderFailed { source_name, element, why } = &error else {
             return Some(error);
         };
         let camera = &self.settings.name;
-        self.account.decoder_failed(element);
-        if self.decoders.failed(element, why) == Verdict::NextTakesOver {
+        if self.blame(element, why) == Verdict::NextTakesOver {
             tracing::warn!(
                 target: "capture", %camera, decoder = element, error = &error as &dyn std::error::Error,
                 "camera {camera}: another decoder takes over"
@@ -553,11 +561,10 @@ impl Camera {
             self.account.set_state(CameraState::Opening, Some(chain(&error)));
             return None;
         }
-        let (source_name, why) =
-            (source_name.clone(), format!("no decoder is left; {element}: {why}"));
-        Some(match place.frames {
-            0 => CaptureError::NotVideo { source_name, why },
-            _ => CaptureError::Broken { source_name, why },
+        Some(CaptureError::NoDecoderLeft {
+            source_name: source_name.clone(),
+            element: element.clone(),
+            why: why.clone(),
         })
     }
 

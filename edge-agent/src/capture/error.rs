@@ -45,6 +45,16 @@ pub enum CaptureError {
         /// What it says, or what was seen.
         why: String,
     },
+    /// The last decoder failed, too.
+    #[error("{source_name} cannot be decoded: no decoder is left; {element} failed: {why}")]
+    NoDecoderLeft {
+        /// Of which source.
+        source_name: String,
+        /// Which element was the last.
+        element: String,
+        /// What it says, or what was seen.
+        why: String,
+    },
     /// The elements cannot be joined.
     #[error("cannot build the pipeline for {source_name}: {step}")]
     Build {
@@ -216,6 +226,7 @@ impl CaptureError {
             | Self::Thread { .. }
             | Self::ElementMissing { .. }
             | Self::DecoderUnusable { .. }
+            | Self::NoDecoderLeft { .. }
             | Self::NotVideo { .. }
             | Self::Build { .. }
             | Self::File { .. }
@@ -260,5 +271,8 @@ mod tests {
         let unreadable = CaptureError::Unreachable { source_name: source_name.clone(), why };
         assert!(!unreadable.ends_a_recording());
         assert!(!CaptureError::Wind { source_name, to_ms: 1 }.ends_a_recording());
+        let (source_name, why) = ("a.mp4".to_owned(), "it says".to_owned());
+        let left = CaptureError::NoDecoderLeft { source_name, element: "dec".to_owned(), why };
+        assert!(!left.ends_a_recording());
     }
 }

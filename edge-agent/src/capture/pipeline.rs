@@ -94,7 +94,34 @@ pub struct Pipeline {
     looked: Instant,
     pictures: u64,
     last_media_time_ns: Option<u64>,
-    broken: Option<(CaptureError, Instant)>,
+    failing: Option<Failing>,
+    /// What the driver said of the camera's signal, until it is asked for.
+    signal: Option<bool>,
+}
+
+/// An error that was heard, while what was decoded before it still comes out.
+struct Failing {
+    error: CaptureError,
+    since: Instant,
+    /// Frames that came out since.
+    pictures: u32,
+}
+
+impl Failing {
+    fn new(error: CaptureError) -> Self {
+        Self { error, since: Instant::now(), pictures: 0 }
+    }
+
+    /// Whether it is time to say so, when a frame is there and when none is. A camera is not waited
+    /// for: what is wrong with it is to be said before it counts as silent.
+    fn is_due(&self, live: bool, picture_there: bool, over: bool) -> bool {
+        let decoder = matches!(self.error, CaptureError::DecoderFailed { .. });
+        match picture_there {
+            true => live || (decoder && self.pictures > DECODED_WAITING),
+            // Another decoder is to take over at once.
+            false => live || decoder || over || self.since.elapsed() >= DRAIN,
+        }
+    }
 }
 
 impl Pipeline {
@@ -127,7 +154,7 @@ impl Pipeline {
 
     /// The same, with what is known of the decoders from before.
     pub(super) fn open_as(opening: &Opening) -> Result<Self, CaptureError> {
-        let opened = Self::build(opening)?;
+        let mut opened = Self::build(opening)?;
         match opening.after_ns {
             Some(place_ns) => {
                 opened.set_state(gst::State::Paused)?;
@@ -186,7 +213,8 @@ impl Pipeline {
             looked: Instant::now(),
             pictures: 0,
             last_media_time_ns: None,
-            broken: None,
+            failing: None,
+            signal: None,
         })
     }
 
@@ -200,27 +228,26 @@ impl Pipeline {
             self.check_plug()?;
         }
         let wait = gst::ClockTime::from_nseconds(u64::try_from(wait.as_nanos()).unwrap_or(0));
-        if let Some(sample) = self.sink.try_pull_sample(wait) {
-            return self.picture(&sample).map(Next::Picture);
-        }
-        if self.broken.is_none() {
-            self.broken = self.error_on_bus().map(|error| (error, Instant::now()));
-        }
+        let sample = self.sink.try_pull_sample(wait);
+        // Before the messages: an error comes before the end that it brings about.
         let over = self.sink.is_eos();
-        if over || self.broken.is_some() {
+        self.hear();
+        if over || self.failing.is_some() {
             // A pulled camera shows first as an end or an error like any other.
             self.check_plug()?;
         }
-        // A camera is not waited for: what is wrong with it is to be said before it counts as silent.
         let live = is_live(&self.source);
-        match self.broken.take() {
-            // Another decoder is to take over at once.
-            Some((error @ CaptureError::DecoderFailed { .. }, _)) => Err(error),
-            Some((error, since)) if over || live || since.elapsed() >= DRAIN => Err(error),
-            Some(broken) => {
-                self.broken = Some(broken);
-                Ok(Next::Nothing)
+        if let Some(failing) = self.failing.take_if(|it| it.is_due(live, sample.is_some(), over)) {
+            return Err(failing.error);
+        }
+        if let Some(sample) = sample {
+            if let Some(failing) = &mut self.failing {
+                failing.pictures += 1;
             }
+            return self.picture(&sample).map(Next::Picture);
+        }
+        match &self.failing {
+            Some(_) => Ok(Next::Nothing),
             None if over && self.pictures == 0 => Err(CaptureError::NotVideo {
                 source_name: self.source_name.clone(),
                 why: "it ends without a picture".to_owned(),
@@ -231,7 +258,7 @@ impl Pipeline {
     }
 
     fn nothing(&self) -> Result<Next, CaptureError> {
-        if let Some((element, why)) = self.decoding.silent() {
+        if let Some((element, why)) = self.decoding.silent(Instant::now()) {
             return Err(self.decoder_failed(element, why));
         }
         Ok(Next::Nothing)
@@ -268,20 +295,29 @@ impl Pipeline {
     }
 
     /// Whether the camera's input has a signal, if that changed: `v4l2src` asks its driver.
-    pub fn signal(&self) -> Option<bool> {
-        let kinds = [gst::MessageType::Warning, gst::MessageType::Info];
+    pub fn signal(&mut self) -> Option<bool> {
+        self.signal.take()
+    }
+
+    /// Hears all that the pipeline says. Nothing else may ask for one kind of message while it runs:
+    /// a bus throws away whatever it passes over.
+    fn hear(&mut self) {
+        let kinds = [gst::MessageType::Error, gst::MessageType::Warning, gst::MessageType::Info];
         while let Some(message) = self.bus.pop_filtered(&kinds) {
             match message.view() {
+                // What follows the first one comes of it.
+                gst::MessageView::Error(error) if self.failing.is_none() => {
+                    self.failing = Some(Failing::new(self.error(error)));
+                }
                 gst::MessageView::Warning(it) if it.error().message() == "Signal lost" => {
-                    return Some(false);
+                    self.signal = Some(false);
                 }
                 gst::MessageView::Info(it) if it.error().message() == "Signal recovered" => {
-                    return Some(true);
+                    self.signal = Some(true);
                 }
                 _ => {}
             }
         }
-        None
     }
 
     /// Begins again.
@@ -298,14 +334,16 @@ impl Pipeline {
         })
     }
 
-    fn set_state(&self, state: gst::State) -> Result<(), CaptureError> {
-        match self.pipeline.set_state(state) {
-            Ok(_) => Ok(()),
-            Err(_) => Err(self.error_on_bus().unwrap_or_else(|| CaptureError::Unreachable {
-                source_name: self.source_name.clone(),
-                why: "it does not start".to_owned(),
-            })),
+    fn set_state(&mut self, state: gst::State) -> Result<(), CaptureError> {
+        if self.pipeline.set_state(state).is_ok() {
+            return Ok(());
         }
+        self.hear();
+        let said = self.failing.take().map(|failing| failing.error);
+        Err(said.unwrap_or_else(|| CaptureError::Unreachable {
+            source_name: self.source_name.clone(),
+            why: "it does not start".to_owned(),
+        }))
     }
 
     /// A pipeline can be wound only once its first frame was decoded.
@@ -321,14 +359,6 @@ impl Pipeline {
                 source_name: self.source_name.clone(),
                 silence: Duration::from_secs(10),
             }),
-        }
-    }
-
-    fn error_on_bus(&self) -> Option<CaptureError> {
-        let message = self.bus.pop_filtered(&[gst::MessageType::Error])?;
-        match message.view() {
-            gst::MessageView::Error(error) => Some(self.error(error)),
-            _ => None,
         }
     }
 

@@ -20,7 +20,7 @@ pub enum Cue {
     /// Works.
     #[default]
     Work,
-    /// Gives an error at the next frame.
+    /// Gives an error at the next frame, and then keeps silent, as one does that broke off.
     Fail,
     /// Takes frames and gives none.
     Silence,
@@ -40,14 +40,28 @@ pub fn cue(name: &str, cue: Cue) {
     CUES.1.notify_all();
 }
 
-fn current(name: &str) -> Cue {
+/// What it does now.
+pub fn current(name: &str) -> Cue {
     CUES.0.lock().unwrap().get(name).copied().unwrap_or_default()
 }
 
 fn hang_while(name: &str, cue: Cue) {
     let told = CUES.0.lock().unwrap();
     let while_so = |told: &mut HashMap<String, Cue>| told.get(name) == Some(&cue);
+    count_hanging(name, 1);
     drop(CUES.1.wait_while(told, while_so).unwrap());
+    count_hanging(name, -1);
+}
+
+static HANGING: LazyLock<Mutex<HashMap<String, i32>>> = LazyLock::new(Default::default);
+
+fn count_hanging(name: &str, change: i32) {
+    *HANGING.lock().unwrap().entry(name.to_owned()).or_default() += change;
+}
+
+/// How many threads hang in it.
+pub fn hanging(name: &str) -> i32 {
+    HANGING.lock().unwrap().get(name).copied().unwrap_or_default()
 }
 
 /// What every frame of an element goes through.
@@ -55,6 +69,7 @@ fn act(element: &gst::Element, name: &str, info: &mut gst::PadProbeInfo) -> gst:
     match current(name) {
         Cue::Fail => {
             gst::element_error!(element, gst::StreamError::Decode, ("failed on cue"));
+            cue(name, Cue::Silence);
             gst::PadProbeReturn::Drop
         }
         Cue::Silence => gst::PadProbeReturn::Drop,
@@ -177,6 +192,10 @@ decoder!(silent, "rehearsed-silent");
 decoder!(hangs, "rehearsed-hangs");
 decoder!(broken, "rehearsed-broken");
 decoder!(corrupt, "rehearsed-corrupt");
+decoder!(midway, "rehearsed-midway");
+decoder!(alone, "rehearsed-alone");
+decoder!(asleep, "rehearsed-asleep");
+decoder!(later, "rehearsed-later");
 
 mod camera {
     use super::*;
@@ -291,6 +310,10 @@ pub fn register() {
             ("rehearsed-hangs", hangs::Decoder::static_type()),
             ("rehearsed-broken", broken::Decoder::static_type()),
             ("rehearsed-corrupt", corrupt::Decoder::static_type()),
+            ("rehearsed-midway", midway::Decoder::static_type()),
+            ("rehearsed-alone", alone::Decoder::static_type()),
+            ("rehearsed-asleep", asleep::Decoder::static_type()),
+            ("rehearsed-later", later::Decoder::static_type()),
         ] {
             gst::Element::register(None, name, gst::Rank::NONE, kind).unwrap();
         }

@@ -1,5 +1,8 @@
 //! The decoders of one codec, in order of preference, and how they fared with one camera.
 //!
+//! One that is installed and does not decode a sample has a place all the same: it is probed again
+//! now and then, and is used once it does.
+//!
 //! A decoder that failed is out for a while, and the next one takes over at once. When the last one
 //! fails too, the fault lies with the stream rather than with any of them: the last one stays, and
 //! the source is opened again with back-off like any source that breaks. The better ones are still
@@ -41,6 +44,8 @@ pub enum Verdict {
 #[derive(Debug)]
 struct Link {
     element: String,
+    /// Whether it ever decoded a sample: what did not is never used.
+    proven: bool,
     failures: usize,
     /// The last failure: why, and until when it is out.
     out: Option<Out>,
@@ -52,21 +57,29 @@ struct Out {
     why: String,
 }
 
-/// All of them: at least one.
+/// All of them: at least one that is proven.
 #[derive(Debug)]
 pub struct Chain {
     links: Vec<Link>,
-    /// What was passed over, and why.
-    refused: String,
     retry: Vec<Duration>,
 }
 
 impl Chain {
-    /// A chain of usable decoders; `None` if there is none.
-    pub fn new(usable: Vec<String>, refused: String, retry: Vec<Duration>) -> Option<Self> {
-        let link = |element| Link { element, failures: 0, out: None };
-        let links: Vec<_> = usable.into_iter().map(link).collect();
-        (!links.is_empty()).then_some(Self { links, refused, retry })
+    /// A chain of the installed decoders; `None` if none of them is usable.
+    pub fn new(
+        probes: impl IntoIterator<Item = (String, Probe)>,
+        retry: Vec<Duration>,
+        now: Instant,
+    ) -> Option<Self> {
+        let mut chain = Self { links: Vec::new(), retry };
+        for (element, probe) in probes.into_iter().filter(|(_, probe)| *probe != Probe::Missing) {
+            let proven = probe == Probe::Usable;
+            chain.links.push(Link { element: element.clone(), proven, failures: 0, out: None });
+            if !proven {
+                chain.put_out(&element, &probe.to_string(), now);
+            }
+        }
+        chain.links.iter().any(|link| link.proven).then_some(chain)
     }
 
     /// Whether it holds this element.
@@ -77,16 +90,20 @@ impl Chain {
     /// Whose turn it is: of those that are not out the first, and if all are out the last.
     pub fn turn(&self, now: Instant) -> Turn {
         let place = self.place(now);
-        let better = self.links[..place].iter().filter_map(|link| {
-            let out = link.out.as_ref()?;
-            Some(format!("{} failed: {}", link.element, out.why))
-        });
-        let better: Vec<_> = better.collect();
+        let outs = |proven: bool| {
+            let links = self.links.iter().take(if proven { place } else { self.links.len() });
+            let links = links.filter(move |link| link.proven == proven);
+            links.filter_map(|link| Some((link.element.as_str(), link.out.as_ref()?.why.as_str())))
+        };
         let element = self.links[place].element.clone();
+        let better: Vec<_> =
+            outs(true).map(|(element, why)| format!("{element} failed: {why}")).collect();
         if better.is_empty() {
-            let reason = match self.refused.as_str() {
-                "" => "the first that is installed, and it decodes".to_owned(),
-                refused => format!("the first that decodes; {refused}"),
+            let refused: Vec<_> =
+                outs(false).map(|(element, why)| format!("{element}: {why}")).collect();
+            let reason = match refused.as_slice() {
+                [] => "the first that is installed, and it decodes".to_owned(),
+                refused => format!("the first that decodes; {}", refused.join("; ")),
             };
             return Turn { element, reason, degraded: None };
         }
@@ -96,8 +113,10 @@ impl Chain {
     }
 
     fn place(&self, now: Instant) -> usize {
-        let is_in = |link: &Link| link.out.as_ref().is_none_or(|out| out.until <= now);
-        self.links.iter().position(is_in).unwrap_or(self.links.len() - 1)
+        let is_in =
+            |link: &Link| link.proven && link.out.as_ref().is_none_or(|out| out.until <= now);
+        let last = || self.links.iter().rposition(|link| link.proven);
+        self.links.iter().position(is_in).or_else(last).unwrap_or_default()
     }
 
     /// A decoder failed while it decoded.
@@ -120,6 +139,9 @@ impl Chain {
     /// A due decoder was probed. Whether it takes over: a probe that fails puts it out anew.
     pub fn probed_again(&mut self, element: &str, probe: &Probe, now: Instant) -> bool {
         if *probe == Probe::Usable {
+            if let Some(link) = self.links.iter_mut().find(|link| link.element == element) {
+                link.proven = true;
+            }
             return true;
         }
         self.put_out(element, &probe.to_string(), now);
@@ -150,8 +172,38 @@ mod tests {
     }
 
     fn chain() -> Chain {
-        let usable = ["hard", "va", "soft"].map(str::to_owned).to_vec();
-        Chain::new(usable, String::new(), vec![minutes(1), minutes(5), minutes(15)]).unwrap()
+        of([("hard", Probe::Usable), ("va", Probe::Usable), ("soft", Probe::Usable)]).unwrap()
+    }
+
+    fn of<const N: usize>(probes: [(&str, Probe); N]) -> Option<Chain> {
+        let probes = probes.map(|(element, probe)| (element.to_owned(), probe));
+        Chain::new(probes, vec![minutes(1), minutes(5), minutes(15)], Instant::now())
+    }
+
+    #[test]
+    fn what_does_not_decode_a_sample_is_not_used_before_it_does() {
+        let fails = || Probe::Fails("busy".to_owned());
+        assert!(of([("hard", fails()), ("va", Probe::Missing)]).is_none());
+        let mut chain =
+            of([("hard", fails()), ("soft", Probe::Usable), ("other", Probe::Hangs)]).unwrap();
+        assert!(!chain.has("va"));
+        let now = Instant::now();
+        let later = now + minutes(2);
+        for now in [now, later] {
+            let turn = chain.turn(now);
+            assert_eq!((turn.element.as_str(), turn.degraded), ("soft", None));
+            assert!(
+                turn.reason.contains("hard") && turn.reason.contains("busy"),
+                "{}",
+                turn.reason
+            );
+        }
+        assert_eq!(chain.failed("soft", "corrupt", now), Verdict::NoneLeft);
+        assert_eq!(chain.turn(now).element, "soft", "the last that is proven");
+        assert_eq!(chain.due("soft", now), None);
+        assert_eq!(chain.due("soft", later).as_deref(), Some("hard"));
+        assert!(chain.probed_again("hard", &Probe::Usable, later));
+        assert_eq!(chain.turn(later).element, "hard");
     }
 
     #[test]

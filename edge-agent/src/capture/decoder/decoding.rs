@@ -11,7 +11,7 @@ use super::{Decoders, codec};
 use crate::capture::error::CaptureError;
 use crate::capture::pipeline::InUse;
 
-/// A decoder that took so many frames, from a key frame on, and gave none...
+/// A decoder that took so many frames that it can decode, and gave none...
 const SILENT_FRAMES: u32 = 50;
 /// ...for so long, has failed. Decoders hold back a few frames, never so many.
 const SILENT_FOR: Duration = Duration::from_secs(5);
@@ -30,7 +30,11 @@ struct Inner {
     name: Option<String>,
     /// Frames that it gave.
     given: u64,
-    /// Frames that it took since it gave the last one, from a key frame on, and since when.
+    /// Whether what comes can be decoded: from a key frame on, until something is missing.
+    decodable: bool,
+    /// Whether it took a frame since it gave the last one.
+    holds: bool,
+    /// Decodable frames that it took since it gave the last one, and since when.
     taken: Option<(u32, Instant)>,
 }
 
@@ -79,14 +83,14 @@ impl Decoding {
         }
         inner.element = Some(element.downgrade());
         inner.name = element.factory().map(|factory| factory.name().to_string());
-        inner.taken = None;
+        (inner.given, inner.decodable, inner.holds, inner.taken) = (0, false, false, None);
         drop(inner);
         let (taken, given) = (Arc::downgrade(self), Arc::downgrade(self));
         for pad in element.sink_pads() {
             let taken = taken.clone();
             pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
                 if let (Some(decoding), Some(buffer)) = (taken.upgrade(), info.buffer()) {
-                    decoding.took(!buffer.flags().contains(gst::BufferFlags::DELTA_UNIT));
+                    decoding.took(buffer.flags(), Instant::now());
                 }
                 gst::PadProbeReturn::Ok
             });
@@ -102,20 +106,26 @@ impl Decoding {
         }
     }
 
-    fn took(&self, key_frame: bool) {
+    fn took(&self, flags: gst::BufferFlags, now: Instant) {
         let mut inner = self.lock();
-        match &mut inner.taken {
-            Some((frames, _)) => *frames = frames.saturating_add(1),
-            // What comes before a key frame nothing can decode: a stream that was joined midway.
-            None if key_frame => inner.taken = Some((1, Instant::now())),
-            None => {}
+        inner.holds = true;
+        // Where a stream was joined midway, or lost something, nothing can be decoded before the
+        // next key frame.
+        if !flags.contains(gst::BufferFlags::DELTA_UNIT) {
+            inner.decodable = true;
+        } else if flags.contains(gst::BufferFlags::DISCONT) {
+            (inner.decodable, inner.taken) = (false, None);
+        }
+        if inner.decodable {
+            let (frames, since) = inner.taken.unwrap_or((0, now));
+            inner.taken = Some((frames.saturating_add(1), since));
         }
     }
 
     fn gave(&self) {
         let mut inner = self.lock();
         inner.given += 1;
-        inner.taken = None;
+        (inner.decodable, inner.holds, inner.taken) = (true, false, None);
     }
 
     /// What decodes.
@@ -129,7 +139,7 @@ impl Decoding {
     pub fn may_hang(&self) -> Option<String> {
         let inner = self.lock();
         let turn = inner.turn.as_ref()?;
-        (inner.given == 0 || inner.taken.is_some()).then(|| turn.element.clone())
+        (inner.given == 0 || inner.holds).then(|| turn.element.clone())
     }
 
     /// Why there is none.
@@ -158,10 +168,10 @@ impl Decoding {
     }
 
     /// Whether it takes frames and gives none any more: which decoder, and what was seen.
-    pub fn silent(&self) -> Option<(String, String)> {
+    pub fn silent(&self, now: Instant) -> Option<(String, String)> {
         let inner = self.lock();
         let (frames, since) = inner.taken?;
-        let silence = since.elapsed();
+        let silence = now.saturating_duration_since(since);
         if frames < SILENT_FRAMES || silence < SILENT_FOR {
             return None;
         }
@@ -270,5 +280,52 @@ fn link_through(converter: &str, pad: &gst::Pad, to: &gst::Element) -> Result<()
 pub(super) fn make_eligible(factory: &gst::ElementFactory) {
     if factory.rank() < gst::Rank::MARGINAL {
         factory.set_rank(gst::Rank::MARGINAL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: gst::BufferFlags = gst::BufferFlags::empty();
+    const DELTA: gst::BufferFlags = gst::BufferFlags::DELTA_UNIT;
+
+    fn chosen() -> Decoding {
+        let decoding = Decoding::default();
+        decoding.lock().turn = Some(Turn::asked_for("hard"));
+        decoding
+    }
+
+    /// It takes a minute of such frames.
+    fn takes_a_minute(decoding: &Decoding, flags: gst::BufferFlags) -> Option<String> {
+        let now = Instant::now();
+        for second in 0..60 {
+            decoding.took(flags, now + Duration::from_secs(second));
+        }
+        decoding.silent(now + Duration::from_secs(60)).map(|(element, _)| element)
+    }
+
+    #[test]
+    fn a_decoder_that_gave_frames_is_blamed_also_when_it_stops_between_two_key_frames() {
+        let decoding = chosen();
+        decoding.took(KEY, Instant::now());
+        decoding.gave();
+        assert_eq!(decoding.may_hang(), None, "it holds nothing");
+        decoding.took(DELTA, Instant::now());
+        assert_eq!(decoding.may_hang().as_deref(), Some("hard"));
+        assert_eq!(takes_a_minute(&decoding, DELTA).as_deref(), Some("hard"));
+        decoding.gave();
+        assert_eq!(decoding.silent(Instant::now() + Duration::from_secs(60)), None);
+    }
+
+    #[test]
+    fn a_decoder_is_not_blamed_for_what_nothing_can_decode() {
+        let decoding = chosen();
+        assert_eq!(takes_a_minute(&decoding, DELTA), None, "a stream that was joined midway");
+        decoding.took(KEY, Instant::now());
+        decoding.gave();
+        decoding.took(DELTA | gst::BufferFlags::DISCONT, Instant::now());
+        assert_eq!(takes_a_minute(&decoding, DELTA), None, "a stream that lost something");
+        assert_eq!(takes_a_minute(&decoding, KEY).as_deref(), Some("hard"));
     }
 }

@@ -147,16 +147,13 @@ impl Decoders {
             let probe = probe::known(&element, codec);
             (element, probe)
         });
-        let (usable, refused): (Vec<_>, Vec<_>) =
-            probes.partition(|(_, probe)| *probe == Probe::Usable);
-        let installed = refused.into_iter().filter(|(_, probe)| *probe != Probe::Missing);
-        let refused: Vec<_> =
-            installed.map(|(element, probe)| format!("{element}: {probe}")).collect();
-        let usable: Vec<_> = usable.into_iter().map(|(element, _)| element).collect();
-        Chain::new(usable, refused.join("; "), self.wish.retry.clone()).ok_or_else(|| {
-            let why = match refused.as_slice() {
+        let probes: Vec<_> = probes.filter(|(_, probe)| *probe != Probe::Missing).collect();
+        let all = probes.iter().map(|(element, probe)| format!("{element}: {probe}"));
+        let all: Vec<_> = all.collect();
+        Chain::new(probes, self.wish.retry.clone(), Instant::now()).ok_or_else(|| {
+            let why = match all.as_slice() {
                 [] => "nothing that decodes it is installed".to_owned(),
-                refused => refused.join("; "),
+                all => all.join("; "),
             };
             CaptureError::DecoderUnusable { element: codec.name.to_owned(), why }
         })

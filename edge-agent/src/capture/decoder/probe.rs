@@ -2,11 +2,12 @@
 //!
 //! An element that GStreamer lists, and whose device even opens, may still refuse every stream, give
 //! green pictures, or never return: all of that shows here, and not first with the camera's own
-//! stream. What it gave once holds for the process, since probing a machine takes a second or two.
+//! stream. That it decodes holds for the process, since probing a machine takes a second or two; that
+//! it does not, for a minute: a device may be busy, or its driver not be loaded yet.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
@@ -22,6 +23,9 @@ use crate::capture::planes::Planes;
 /// How long a decoder may take for the sample. Software takes milliseconds; a driver may load
 /// firmware first.
 const LIMIT: Duration = Duration::from_secs(5);
+
+/// For so long an element that does not decode is not tried again.
+const HOLDS: Duration = Duration::from_secs(60);
 
 /// So many of the sample's eight frames must come out: some decoders hold the last ones back.
 const ENOUGH: u32 = 4;
@@ -57,32 +61,86 @@ impl fmt::Display for Probe {
     }
 }
 
-type Known = Mutex<HashMap<(String, &'static str), Arc<OnceLock<Probe>>>>;
+/// What a probe gave, and when.
+#[derive(Debug, Default)]
+struct Outcome(Option<(Probe, Instant)>);
+
+impl Outcome {
+    /// What it gave, while that holds.
+    fn holding(&self, now: Instant) -> Option<&Probe> {
+        let (probe, at) = self.0.as_ref()?;
+        (*probe == Probe::Usable || now.saturating_duration_since(*at) < HOLDS).then_some(probe)
+    }
+}
+
+/// An element, and the media type that it is to decode.
+type Tried = (String, &'static str);
 
 /// What probing an element gives, or gave before in this process.
 pub fn known(element: &str, codec: &'static Codec) -> Probe {
-    static KNOWN: OnceLock<Known> = OnceLock::new();
-    let known = KNOWN.get_or_init(Known::default);
-    let place = {
-        // Nothing panics while it is held.
-        let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(known.entry((element.to_owned(), codec.media)).or_default())
-    };
+    static KNOWN: Mutex<BTreeMap<Tried, Arc<Mutex<Outcome>>>> = Mutex::new(BTreeMap::new());
+    let place = Arc::clone(lock(&KNOWN).entry((element.to_owned(), codec.media)).or_default());
     // Cameras that ask for the same element wait for one probe; others do not.
-    place.get_or_init(|| anew(element, codec).recv().unwrap_or(Probe::Hangs)).clone()
+    let mut outcome = lock(&place);
+    if let Some(probe) = outcome.holding(Instant::now()) {
+        return probe.clone();
+    }
+    let probe = anew(element, codec).recv().unwrap_or(Probe::Hangs);
+    *outcome = Outcome(Some((probe.clone(), Instant::now())));
+    probe
+}
+
+/// The probes that run, and since when: each has a thread.
+static RUNNING: Mutex<Vec<(Tried, Instant)>> = Mutex::new(Vec::new());
+
+/// A probe that runs, until it is let go.
+struct Running(Tried, Instant);
+
+impl Running {
+    fn begin(tried: Tried) -> Self {
+        let since = Instant::now();
+        lock(&RUNNING).push((tried.clone(), since));
+        Self(tried, since)
+    }
+
+    fn hangs(tried: &Tried) -> bool {
+        lock(&RUNNING).iter().any(|(other, since)| other == tried && since.elapsed() >= LIMIT)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let mut running = lock(&RUNNING);
+        // Two that began at the same moment are as good as each other.
+        if let Some(at) = running.iter().position(|(tried, at)| (tried, at) == (&self.0, &self.1)) {
+            running.swap_remove(at);
+        }
+    }
+}
+
+/// What is held here is replaced whole: a panic elsewhere leaves nothing half-done.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Probes an element anew, and gives the answer when it is there: after the time limit at the
-/// latest. A probe that hangs keeps its thread; it is not probed often.
+/// latest. A probe that hangs keeps its thread; while it does, no other is begun.
 pub fn anew(element: &str, codec: &'static Codec) -> Receiver<Probe> {
     let (tell, answer) = bounded(1);
-    let element = element.to_owned();
+    let tried = (element.to_owned(), codec.media);
+    if Running::hangs(&tried) {
+        let _ = tell.send(Probe::Hangs);
+        return answer;
+    }
     let judged = tell.clone();
     let watch = move || {
         let (done, outcome) = bounded(1);
         let probing = std::thread::Builder::new().name("probe".to_owned()).spawn(move || {
+            let running = Running::begin(tried);
+            let probe = decode_sample(&running.0.0, codec);
+            drop(running);
             // Nobody listens any more after the time limit.
-            let _ = done.send(decode_sample(&element, codec));
+            let _ = done.send(probe);
         });
         let probe = match probing {
             Ok(_) => outcome.recv_timeout(LIMIT).unwrap_or(Probe::Hangs),
@@ -207,6 +265,18 @@ mod tests {
         for (codec, element) in CODECS.iter().zip(["avdec_h264", "avdec_h265", "jpegdec"]) {
             assert_eq!(known(element, codec), Probe::Usable, "{element}");
         }
+    }
+
+    #[test]
+    fn that_an_element_decodes_holds_for_good_and_that_it_does_not_for_a_minute() {
+        let now = Instant::now();
+        let (soon, later) = (now + Duration::from_secs(59), now + Duration::from_secs(61));
+        let failed = Outcome(Some((Probe::Fails("busy".to_owned()), now)));
+        assert!(failed.holding(soon).is_some());
+        assert_eq!(failed.holding(later), None);
+        let usable = Outcome(Some((Probe::Usable, now)));
+        assert_eq!(usable.holding(later), Some(&Probe::Usable));
+        assert_eq!(Outcome::default().holding(now), None);
     }
 
     #[test]
