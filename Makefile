@@ -78,14 +78,15 @@ check-detector: ## compare the detectors' boxes with independent ones', frame by
 test-fresh: ## run `make demo` and `make test` on a bare Debian 12 in a folder (WHO=root, user, both)
 	@tests/fresh/run.sh $(or $(WHO),both)
 
-test-device: ## install the .deb on a Debian 12 in QEMU, and break things there (PATIENCE=n stretches limits)
+test-device: ## install the .deb on a Debian 12 in QEMU, and break things there (root; PATIENCE=n stretches limits)
+	@[ "$$(id -u)" = 0 ] || { echo "make: test-device makes a disk with its owners and device files: run it as root" >&2; exit 1; }
 	@install/install-packages.sh deb device
 	@$(MAKE) fetch
 	@echo "make: building programs and package (some minutes the first time)"
 	@$(CARGO) build --locked --bins -p picket-aggregator -p picket-tests
 	@PROFILE=dev packaging/build.sh amd64
 	@$(BIN)/picket-device test --patience $(or $(PATIENCE),1) \
-	  --package "$$(ls -t $(or $(CARGO_TARGET_DIR),target)/deb/amd64/picket-edge-agent_*.deb | head -n 1)"
+	  --package "$$(grep '/picket-edge-agent_' $(or $(CARGO_TARGET_DIR),target)/deb/amd64/built.txt)"
 
 # The benchmarks build release programs: 15 minutes the first time.
 bench = PATH="$$(install/cargo-path.sh):$$PATH" benches/run.sh $(1)

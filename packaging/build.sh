@@ -4,6 +4,7 @@
 #   packaging/build.sh [amd64|arm64]
 #
 # PROFILE=dev packs the programs of the debug build instead, for tests that need a package soon.
+# SOURCE_DATE_EPOCH is the packages' date, which is else the last commit's.
 # DEB_VERSION overrides the version, which is else the workspace's, or a lower one for a debug build.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -29,6 +30,15 @@ version=${DEB_VERSION:-$version-1}
 out=$target/deb/$arch
 source=$out/source
 
+# Before the long build, since an unpacked archive has no commits to take it from.
+if [ -n "${SOURCE_DATE_EPOCH:-}" ]; then
+  date=$(date --utc --rfc-email --date="@$SOURCE_DATE_EPOCH") ||
+    { echo "deb: SOURCE_DATE_EPOCH=$SOURCE_DATE_EPOCH is not a number of seconds since 1970" >&2; exit 1; }
+else
+  date=$(git log -1 --format=%cD 2> /dev/null) ||
+    { echo "deb: no git commit here to take the packages' date from: set SOURCE_DATE_EPOCH (seconds since 1970)" >&2; exit 1; }
+fi
+
 build=(build --locked --profile "$profile" --bins -p picket-edge-agent -p picket-aggregator -p picket-pki)
 say "building for $arch (profile $profile)"
 if [ "$arch" = "$own" ]; then
@@ -50,7 +60,7 @@ picket ($version) stable; urgency=medium
 
   * What changed for users stands in changelog.gz, beside this file.
 
- -- $(sed -n 's/^Maintainer: //p' packaging/debian/control)  $(git log -1 --format=%cD)
+ -- $(sed -n 's/^Maintainer: //p' packaging/debian/control)  $date
 END
 # xz takes a minute more, which a package for tests is not worth.
 compression=xz

@@ -72,12 +72,15 @@ class Packages(unittest.TestCase):
         """Runs the agent over the clip until all is in the spool, and ends it. Returns what the spool holds."""
         self.lay_recording()
         self.box.write("/etc/picket/edge-agent.toml", COMPLETE)
+        self.capture_until_all_is_spooled()
+        return self.spooled()
+
+    def capture_until_all_is_spooled(self):
         with self.box.running(AGENT, "run", user=AGENT) as agent:
             deadline = time.monotonic() + 120
             while ALL_SPOOLED not in (held := self.box.run(AGENT, "spool", "stat", user=AGENT).stdout):
                 self.assertLess(time.monotonic(), deadline, held)
                 self.assertIsNone(agent.poll(), held)
-        return self.spooled()
 
     def lay_recording(self):
         folder = self.box.root / "srv/recordings"
@@ -142,15 +145,49 @@ class Packages(unittest.TestCase):
         self.assertEqual(self.spooled(), held)
         self.assertFalse(self.box.exists(ENABLED), "an upgrade does not enable what was off")
 
+    def downgrade(self):
+        return self.box.apt_install(package(AGENT, OLDER), options=("--allow-downgrades",))
+
+    def set_spool_aside(self):
+        """What the refusal says is to be done."""
+        self.box.must("sh", "-c", f"mkdir {STATE}/newer && mv {STATE}/spool.sqlite* {STATE}/newer/")
+
     def test_a_downgrade_is_refused_and_the_newer_one_stays_whole(self):
         held = self.capture_with_no_broker()
         self.assertEqual(self.box.apt_install(package(AGENT, NEWER)).returncode, 0)
-        done = self.box.apt_install(package(AGENT, OLDER), options=("--allow-downgrades",))
+        done = self.downgrade()
         self.assertNotEqual(done.returncode, 0)
-        self.assertIn(f"{OLDER} is older than the installed {NEWER}", done.stdout)
+        self.assertIn(f"{OLDER} is older than {NEWER}", done.stdout)
         self.assertIn(NEWER, self.box.must("dpkg-query", "--show", AGENT))
         self.assertEqual(self.box.state_of(AGENT), "installed")
         self.assertEqual(self.spooled(), held)
+
+    def test_removing_the_newer_one_first_is_no_way_around_the_refusal(self):
+        self.capture_with_no_broker()
+        self.assertEqual(self.box.apt_install(package(AGENT, NEWER)).returncode, 0)
+        self.box.must("apt-get", "remove", "--yes", AGENT)
+        done = self.downgrade()
+        self.assertNotEqual(done.returncode, 0)
+        self.assertIn(f"{OLDER} is older than {NEWER}", done.stdout)
+        self.assertFalse(self.box.exists("/usr/bin/picket-edge-agent"))
+        self.set_spool_aside()
+        done = self.downgrade()
+        self.assertEqual(done.returncode, 0, done.stdout)
+        self.assertIn(OLDER, self.box.must("dpkg-query", "--show", AGENT))
+
+    def test_with_its_spool_set_aside_the_older_one_installs_and_goes_on_as_the_same_device(self):
+        self.capture_with_no_broker()
+        self.assertEqual(self.box.apt_install(package(AGENT, NEWER)).returncode, 0)
+        self.box.write(f"{STATE}/identity/device.crt", "a certificate")
+        epoch = self.box.read(f"{STATE}/epoch")
+        self.set_spool_aside()
+        done = self.downgrade()
+        self.assertEqual(done.returncode, 0, done.stdout)
+        self.assertIn(OLDER, self.box.must("dpkg-query", "--show", AGENT))
+        self.assertEqual(self.box.read(f"{STATE}/identity/device.crt"), "a certificate")
+        self.assertEqual(self.box.read("/etc/picket/edge-agent.toml"), COMPLETE)
+        self.capture_until_all_is_spooled()
+        self.assertGreater(int(self.box.read(f"{STATE}/epoch")), int(epoch))
 
     def test_a_removed_agent_leaves_its_state_and_goes_on_when_installed_again(self):
         held = self.capture_with_no_broker()
