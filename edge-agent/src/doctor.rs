@@ -97,6 +97,11 @@ fn model(page: &mut Page, settings: &Settings) {
             let library = settings.detect.runtime_library.display();
             page.line("runtime", &format!("ONNX Runtime {} ({library})", identity.runtime_version));
             provider(page, identity);
+            for camera in &settings.camera {
+                if let Err(error) = identity.check_blur(&camera.name, &camera.privacy) {
+                    page.problem("model", &error.to_string());
+                }
+            }
         }
     }
     providers(page, settings);

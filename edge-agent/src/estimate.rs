@@ -14,9 +14,6 @@ const DAY_S: f64 = 86_400.0;
 /// Of a source that does not say.
 const ASSUMED_FPS: f64 = 25.0;
 const ASSUMED_PX: (u32, u32) = (1920, 1080);
-/// What is asked of a V4L2 camera if its settings do not say.
-const V4L2_FPS: u32 = 15;
-const V4L2_PX: (u32, u32) = (1280, 720);
 /// How long a person stays: each visit has its moments before and after.
 const VISIT_S: f64 = 10.0;
 /// Width of a face, as a share of the picture's.
@@ -56,7 +53,7 @@ pub struct Estimate {
 impl Estimate {
     /// Of a camera before which there is a face for this share of the day.
     pub fn of(camera: &CameraSettings, faces: f64) -> Self {
-        let (fps, px) = (fps(camera), px(&camera.source));
+        let (fps, px) = (fps(camera), px(camera));
         let still = still(camera, faces);
         let looks = match camera.is_gated() {
             true => (1000.0 / f64::from(camera.motion.look_every_ms)).min(fps.0),
@@ -118,7 +115,8 @@ pub fn megabytes(bytes: f64) -> String {
 
 fn fps(camera: &CameraSettings) -> (f64, bool) {
     let (source_fps, is_assumed) = match &camera.source {
-        Source::V4l2(v4l2) => (f64::from(v4l2.fps.unwrap_or(V4L2_FPS)), v4l2.fps.is_none()),
+        Source::V4l2(v4l2) => (f64::from(v4l2.ask().fps), v4l2.fps.is_none()),
+        Source::Csi(csi) => (f64::from(csi.fps), false),
         Source::TestPattern(pattern) => (f64::from(pattern.fps), false),
         _ => (ASSUMED_FPS, true),
     };
@@ -128,15 +126,19 @@ fn fps(camera: &CameraSettings) -> (f64, bool) {
     }
 }
 
-fn px(source: &Source) -> ((u32, u32), bool) {
-    match source {
+/// Of the frame: the source's, turned and cut.
+fn px(camera: &CameraSettings) -> ((u32, u32), bool) {
+    let (source_px, is_assumed) = match &camera.source {
         Source::V4l2(v4l2) => {
-            let asked = v4l2.width_px.zip(v4l2.height_px);
-            (asked.unwrap_or(V4L2_PX), asked.is_none())
+            (v4l2.ask().size_px, v4l2.width_px.is_none() || v4l2.height_px.is_none())
         }
+        Source::Csi(csi) => ((csi.width_px, csi.height_px), false),
         Source::TestPattern(pattern) => ((pattern.width_px, pattern.height_px), false),
         _ => (ASSUMED_PX, true),
-    }
+    };
+    let (width, height) = camera.picture.size_of(source_px);
+    // A cut that leaves nothing of it is refused by capture, which knows the size.
+    ((width.max(1), height.max(1)), is_assumed)
 }
 
 /// Share of the day in which nothing is looked at but from time to time.
@@ -232,6 +234,27 @@ mod tests {
         assert!(bytes("publish = { best_crop = {} }") > usual);
         assert!(close(4.0 * bytes("publish = { width_px = 640 }"), usual));
         assert!(bytes("publish = { quality = 50 }") < 0.6 * usual);
+    }
+
+    #[test]
+    fn a_picture_that_is_turned_and_cut_is_estimated_as_it_comes_out() {
+        let crop = "picture = { rotate_deg = 90, crop = { left_px = 20, bottom_px = 80 } }";
+        let estimate = Estimate::of(&camera(crop), 0.1);
+        assert_eq!(estimate.px, ((700, 1200), false));
+        let narrow = "publish = { width_px = 350 }";
+        let both = Estimate::of(&camera(&format!("{crop}\n{narrow}")), 0.1);
+        assert!(close(both.picture_bytes, 86_400.0 * jpeg_bytes(350.0 * 600.0, 85)), "{both}");
+    }
+
+    #[test]
+    fn what_is_asked_of_a_camera_is_what_is_estimated() {
+        let text = "name = 'cam'\n[source.v4l2]\ndevice = '/dev/video0'\n";
+        let default = crate::capture::v4l2::mode::Ask::default();
+        let of = |text: &str| Estimate::of(&toml::from_str(text).unwrap(), 0.1);
+        assert_eq!(of(text).px, (default.size_px, true));
+        assert_eq!(of(text).fps, (f64::from(default.fps), true));
+        let sized = format!("{text}width_px = 640\nheight_px = 480\nfps = 5\n");
+        assert_eq!((of(&sized).px, of(&sized).fps), (((640, 480), false), (5.0, false)));
     }
 
     #[test]

@@ -161,8 +161,11 @@ fn check_config(path: &Path, show: bool, faces: f64) -> Result<ExitCode> {
         print!("{}", shown(&fields));
     }
     // The model and the runtime are files that the config names: they are tried, not only looked at.
-    detect::Detector::load(&settings.detect).context("detect")?;
+    let detector = detect::Detector::load(&settings.detect).context("detect")?;
     let cameras = settings.cameras().map_err(|p| anyhow::anyhow!("{}: {}", p.field, p.problem))?;
+    for camera in &cameras {
+        detector.identity().check_blur(&camera.name, &camera.privacy)?;
+    }
     println!("{} is valid: device {}, {} cameras", path.display(), settings.device, cameras.len());
     print_estimate(&cameras, faces);
     Ok(ExitCode::SUCCESS)

@@ -147,8 +147,8 @@ pub const TABLE: &[Metric] = &[
     metric(
         "picket_agent_detect_pictures_failed_total",
         MetricKind::Counter,
-        &["camera", "reason"],
-        "Pictures that could not be redacted (`redact-failed`) or encoded (`encode-failed`); one that was to be published is in a gap record.",
+        &["camera", "reason", "fate"],
+        "Pictures that could not be redacted (`redact-failed`) or encoded (`encode-failed`). One of the fate `published` is lost, and in a gap record; one of the fate `possible` waited for a detection, or would have been the best crop, and nothing was promised of it.",
     ),
     metric(
         "picket_agent_detect_preroll_cut_total",

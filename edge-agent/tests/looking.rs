@@ -4,7 +4,8 @@
 
 mod common;
 
-use std::time::Duration;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
 use picket_edge_agent::capture::pipeline::{Next, Pipeline};
@@ -13,9 +14,9 @@ use picket_edge_agent::capture::settings::{FileSource, Pace, Source};
 use picket_edge_agent::capture::{CameraSettings, Captured, Frame};
 use picket_edge_agent::detect::command::FileDetections;
 use picket_edge_agent::detect::{
-    self, BestCropSettings, BlurSettings, CameraInput, DetectSettings, Detector, MotionSettings,
-    Observed, PrivacySettings, PublishPolicy, PublishSettings, Region, ReportSettings, Zone,
-    ZoneKind,
+    self, BestCropSettings, BlurMethod, BlurSettings, CameraInput, DetectSettings, Detector,
+    MotionSettings, Observed, PrivacySettings, PublishPolicy, PublishSettings, Region,
+    ReportSettings, Zone, ZoneKind,
 };
 use picket_wire::Picture;
 use picket_wire::observation::{ClockState, FrameFate, Observation, Reason, Skip, Stamp};
@@ -184,6 +185,74 @@ fn the_run_of_a_camera_that_falls_silent_is_handed_on_after_a_second() {
     handle.join.join().unwrap();
 }
 
+#[test]
+fn the_run_of_a_silent_camera_is_handed_on_also_while_another_one_gives_frames() {
+    let ((silent, silents_frames), (busy, busys_frames)) = (bounded(2), bounded(1));
+    let (out, observed) = bounded(8);
+    let motion = MotionSettings { keep_looking_ms: 0, ..MotionSettings::default() };
+    let cameras = vec![
+        CameraInput { motion, ..camera(silents_frames) },
+        CameraInput { name: "busy".parse().unwrap(), gated: false, ..camera(busys_frames) },
+    ];
+    let handle = detect::spawn(&settings(), cameras, out).unwrap();
+    for seq in 1..=3 {
+        silent.send(captured((seq, &grey(90)))).unwrap();
+    }
+    let began = Instant::now();
+    let mut of_silent = Vec::new();
+    // One frame for each observation: there is never a pause in which the detector could look about.
+    for seq in 1.. {
+        busy.send(captured((seq, &grey(90)))).unwrap();
+        assert!(began.elapsed() < Duration::from_secs(30), "{of_silent:?}");
+        match observed.recv_timeout(Duration::from_secs(10)).unwrap() {
+            Observed::Skipped(skip) => {
+                of_silent.push((skip.first, skip.last));
+                break;
+            }
+            _ => observed.try_iter().for_each(|more| {
+                if let Observed::Skipped(skip) = more {
+                    of_silent.push((skip.first, skip.last));
+                }
+            }),
+        }
+        if !of_silent.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(of_silent, [(2, 3)]);
+    drop((silent, busy));
+    observed.iter().for_each(drop);
+    handle.join.join().unwrap();
+}
+
+#[test]
+fn the_best_crop_goes_out_before_the_end_of_its_camera() {
+    let (sender, receiver) = bounded(4);
+    let (out, observed) = bounded(8);
+    let publish = PublishSettings {
+        policy: PublishPolicy::ObservationsOnly,
+        best_crop: Some(BestCropSettings::default()),
+        ..PublishSettings::default()
+    };
+    let input = CameraInput { publish, ..camera(receiver) };
+    let handle = detect::spawn(&settings(), vec![input], out).unwrap();
+    sender.send(captured((1, &clip()[0]))).unwrap();
+    let ended = Captured::Ended { camera: "cam".parse().unwrap(), position: None };
+    sender.send(ended).unwrap();
+    drop(sender);
+    let kinds: Vec<&str> = observed
+        .iter()
+        .map(|observed| match observed {
+            Observed::Observation { .. } => "observation",
+            Observed::Picture(picture) if picture.crop.is_some() => "crop",
+            Observed::Ended { .. } => "end",
+            _ => "something else",
+        })
+        .collect();
+    assert_eq!(kinds, ["observation", "crop", "end"]);
+    handle.join.join().unwrap();
+}
+
 /// A part of the picture, all of it unless it ends at another share of the width.
 fn region(right: f32) -> Region {
     let polygon = vec![[0.0, 0.0], [right, 0.0], [right, 1.0], [0.0, 1.0]];
@@ -343,6 +412,76 @@ fn a_face_too_unsure_to_be_reported_is_blurred_all_the_same() {
     assert!(pictures.iter().all(|picture| faces_in(&picture.jpeg, 0.6) == 0));
 }
 
+/// Finds red squares of 16x16 in pictures of 128x64 as faces and blue ones as cars.
+fn toy(folder: &Path, labels: &str) -> DetectSettings {
+    let file = folder.join("toy.onnx");
+    std::fs::write(&file, common::toy::yolov8()).unwrap();
+    let description = format!(
+        "name = \"toy\"\ndecoder = \"yolov8\"\nlabels = {labels}\n\
+         [input]\nscale = 0.00392157\nfill = 0\n"
+    );
+    std::fs::write(folder.join("toy.toml"), description).unwrap();
+    DetectSettings {
+        score_threshold: 0.4,
+        ..DetectSettings::new(&file, &settings().runtime_library)
+    }
+}
+
+#[test]
+fn a_face_is_blurred_also_where_only_cars_are_reported() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = DetectSettings {
+        classes: vec!["car".to_owned()],
+        ..toy(folder.path(), "[\"face\", \"car\"]")
+    };
+    // A red square at 32, 16 on black.
+    let paint = |black: u8, red: u8, step: usize| {
+        let columns = 128 / step;
+        let mut plane = vec![black; columns * 64 / step];
+        for row in plane.chunks_mut(columns).skip(16 / step).take(16 / step) {
+            row[32 / step..48 / step].fill(red);
+        }
+        (plane, columns)
+    };
+    let planes = [paint(0, 76, 1), paint(128, 85, 2), paint(128, 255, 2)];
+    let frame = Planes::from_vecs(128, 64, planes, Matrix::Bt601, Range::Full).unwrap();
+    let brightest = |blur| {
+        let privacy = PrivacySettings { mask: vec![], blur };
+        let publish = PublishSettings { policy: PublishPolicy::All, ..PublishSettings::default() };
+        let all = look_at_with(&settings, std::slice::from_ref(&frame), |camera| CameraInput {
+            privacy,
+            publish,
+            ..camera
+        });
+        assert!(observations(&all)[0].detections.is_empty(), "no car is in it");
+        let jpeg = &pictures(&all)[0].jpeg;
+        let image = turbojpeg::decompress(jpeg, turbojpeg::PixelFormat::GRAY).unwrap();
+        image.pixels.into_iter().max().unwrap()
+    };
+    let fill = BlurSettings { method: BlurMethod::Fill, ..BlurSettings::default() };
+    assert!(brightest(None) > 60);
+    assert!(brightest(Some(fill)) < 12);
+}
+
+#[test]
+fn blur_is_refused_with_a_model_that_finds_no_people() {
+    let folder = tempfile::tempdir().unwrap();
+    let (name, blur) = ("gate".parse().unwrap(), Some(BlurSettings::default()));
+    let blurred = PrivacySettings { mask: vec![], blur };
+    let check = |labels, privacy: &PrivacySettings| {
+        let detector = Detector::load(&toy(folder.path(), labels)).unwrap();
+        detector.identity().check_blur(&name, privacy).map_err(|error| error.to_string())
+    };
+    assert_eq!(check("[\"bus\", \"car\"]", &PrivacySettings::default()), Ok(()));
+    for people in ["[\"face\", \"car\"]", "[\"bus\", \"person\"]"] {
+        assert_eq!(check(people, &blurred), Ok(()));
+    }
+    let error = check("[\"bus\", \"car\"]", &blurred).unwrap_err();
+    for words in ["camera gate", "privacy.blur", "toy", "bus, car", "`face`", "`person`"] {
+        assert!(error.contains(words), "{error}");
+    }
+}
+
 #[test]
 fn the_size_of_a_jpeg_is_estimated_within_a_factor_of_two() {
     for quality in [30, 60, 85, 95] {
@@ -361,4 +500,23 @@ fn crops_and_blur_together_are_refused() {
     let settings: CameraSettings = toml::from_str(text).unwrap();
     let error = settings.check().unwrap_err().to_string();
     assert!(error.contains("publish.best_crop and privacy.blur"), "{error}");
+}
+
+#[test]
+fn blur_and_pictures_in_which_a_face_is_not_blurred_yet_or_no_longer_are_refused() {
+    for (publish, refused) in [
+        ("before_ms = 1", Some("publish.before_ms and privacy.blur")),
+        ("after_ms = 2001", Some("after_ms must be at most keep_ms")),
+        ("after_ms = 2000", None),
+        ("policy = 'all'", None),
+    ] {
+        let text = format!(
+            "name = 'cam'\npublish = {{ {publish} }}\nprivacy = {{ blur = {{ keep_ms = 2000 }} }}\n\
+             source = {{ test-pattern = {{}} }}"
+        );
+        let settings: CameraSettings = toml::from_str(&text).unwrap();
+        let error = settings.check().err().map(|error| error.to_string());
+        assert_eq!(error.is_some(), refused.is_some(), "{publish}: {error:?}");
+        assert!(error.unwrap_or_default().contains(refused.unwrap_or_default()), "{publish}");
+    }
 }

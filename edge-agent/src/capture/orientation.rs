@@ -94,6 +94,19 @@ impl PictureSettings {
         wrong.map(|(field, px)| (field, px, "an even number up to 16384"))
     }
 
+    /// Width and height of what comes out of a picture of this size, as far as the settings alone tell:
+    /// a mark may turn it too.
+    pub fn size_of(&self, (width, height): (u32, u32)) -> (u32, u32) {
+        let (width, height) = match self.rotate_deg {
+            90 | 270 => (height, width),
+            _ => (width, height),
+        };
+        let Crop { left_px, top_px, right_px, bottom_px } = self.crop;
+        let left_of =
+            |px: u32, cut: [u32; 2]| cut.iter().fold(px, |px, cut| px.saturating_sub(*cut));
+        (left_of(width, [left_px, right_px]), left_of(height, [top_px, bottom_px]))
+    }
+
     /// Whether marks and numbers would both turn it.
     pub(super) fn contradicts_itself(&self) -> bool {
         self.rotate_as_marked && (self.rotate_deg != 0 || self.mirror != Mirror::None)

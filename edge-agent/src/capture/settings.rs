@@ -540,6 +540,25 @@ impl CameraSettings {
                  is to hide; remove one of them",
             ));
         }
+        self.check_blur()
+    }
+
+    /// What is published around a detection is the moments in which a face may be there and not be
+    /// found: these pictures show it, unless it was blurred at this place shortly before.
+    fn check_blur(&self) -> Result<(), SettingsError> {
+        let (Some(blur), publish) = (&self.privacy.blur, &self.publish) else { return Ok(()) };
+        if publish.before_ms > 0 {
+            return Err(self.contradiction(
+                "publish.before_ms and privacy.blur: the pictures before a detection show a face \
+                 that was not found yet, and so was not blurred; remove one of them",
+            ));
+        }
+        if publish.after_ms > blur.keep_ms {
+            return Err(self.contradiction(
+                "publish.after_ms and privacy.blur.keep_ms: the pictures after a detection would \
+                 show the face where it is no longer blurred; after_ms must be at most keep_ms",
+            ));
+        }
         Ok(())
     }
 }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crossbeam_channel::Receiver;
 use picket_wire::CameraName;
-use picket_wire::observation::Detection;
+use picket_wire::observation::{Detection, MAX_DETECTIONS};
 
 use super::best_crop::BestCrop;
 use super::motion::{Gate, Motion};
@@ -36,7 +36,7 @@ impl Camera {
         let CameraInput { name, gated, mut motion, report, publish, privacy, frames } = input;
         // What moves behind a mask is nobody's business.
         motion.ignore.extend(privacy.mask.iter().cloned());
-        let gate = gated.then(|| Gate::new(motion));
+        let gate = gated.then(|| Gate::new(motion, publish.after_ms));
         Self {
             name,
             frames,
@@ -64,19 +64,18 @@ impl Camera {
         self.still.add(frame).map(Observed::Skipped)
     }
 
-    /// Takes in what was found in a frame, down to the score that the blur needs; gives what is
-    /// reported of it.
+    /// Takes in all that was found in a frame, of every class and down to the score that the blur
+    /// needs; gives what is reported of it.
     pub fn found(
         &mut self,
         candidates: Vec<Detection>,
-        least_score: f32,
+        is_asked_for: impl Fn(&Detection) -> bool,
         frame_px: (u32, u32),
         now_us: u64,
     ) -> Vec<Detection> {
         self.redactor.found(&candidates, now_us);
-        let sure = candidates.into_iter().filter(|candidate| candidate.score >= least_score);
         let mut reported = Vec::new();
-        for detection in sure {
+        for detection in candidates.into_iter().filter(is_asked_for) {
             match self.report.refuses(&detection, frame_px) {
                 None => reported.push(detection),
                 Some(why) => metrics::counter!(
@@ -86,6 +85,8 @@ impl Camera {
                 .increment(1),
             }
         }
+        // The wire takes no more.
+        reported.truncate(MAX_DETECTIONS);
         // Only what is reported keeps the gate open: the face on a poster that a zone excludes would
         // keep it open for ever.
         if let (Some(gate), false) = (&mut self.gate, reported.is_empty()) {

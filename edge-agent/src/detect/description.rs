@@ -160,18 +160,22 @@ pub enum DescriptionError {
 }
 
 impl Description {
-    /// What describes the model: `file` if it is given, else the file beside the model that is called
-    /// as it is with `.toml` at the end, else the manifest, which knows models by their digest and not
-    /// by their name.
+    /// What describes the model: `file` if it is given, else the file beside the model of the same
+    /// name with `.toml` in place of `.onnx`, else the manifest, which knows models by their digest and
+    /// not by their name.
     pub fn find(model: &Path, sha256: &str, file: Option<&Path>) -> Result<Self, DescriptionError> {
         let beside = model.with_extension("toml");
         match file {
-            Some(file) => return Self::read(file),
-            None if beside.exists() => return Self::read(&beside),
+            Some(file) => return Self::read(file, model),
+            None if beside.exists() => return Self::read(&beside, model),
             None => {}
         }
         let known = known().map_err(DescriptionError::Manifest)?;
         if let Some(entry) = known.iter().find(|entry| entry.sha256() == sha256) {
+            let (model, name) = (model.display(), &entry.description.name);
+            tracing::info!(
+                target: "detect", "{model} is read as {name}, which Picket knows by its SHA-256"
+            );
             return Ok(entry.description.clone());
         }
         let names: Vec<&str> = known.iter().map(|entry| entry.description.name.as_str()).collect();
@@ -183,8 +187,10 @@ impl Description {
         })
     }
 
-    fn read(file: &Path) -> Result<Self, DescriptionError> {
+    fn read(file: &Path, model: &Path) -> Result<Self, DescriptionError> {
         let loaded = config::load(file, Self::check).map_err(DescriptionError::File)?;
+        let (model, file) = (model.display(), file.display());
+        tracing::info!(target: "detect", "{model} is read as {file} describes it");
         Ok(loaded.settings)
     }
 
@@ -294,7 +300,7 @@ mod tests {
             (format!("{head}[input]\nchannels = \"GBR\"\n"), "`RGB` or `BGR`"),
         ] {
             std::fs::write(&file, &text).unwrap();
-            let error = Description::read(&file).unwrap_err();
+            let error = Description::read(&file, &file).unwrap_err();
             let DescriptionError::File(error) = error else { panic!("{error:?}") };
             let error = error.to_string();
             assert!(error.contains("mine.toml") && error.contains(words), "{text} {error}");

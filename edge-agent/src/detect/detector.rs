@@ -2,11 +2,13 @@
 
 use ort::value::TensorRef;
 use picket_service::logging::chain;
+use picket_wire::CameraName;
 use picket_wire::observation::{Detection, MAX_DETECTIONS};
 
 use super::candidate::{Candidate, Output, OutputError};
 use super::description::{Decoder, Description};
 use super::model::{self, Model, ModelError, ModelFile};
+use super::privacy::PrivacySettings;
 use super::provider::Provider;
 use super::resize::ResizeError;
 use super::runtime::{Runtime, RuntimeError};
@@ -17,6 +19,8 @@ use crate::capture::Planes;
 
 /// Frame that a model is tried on when it is loaded, pixels.
 const TRIAL_PX: (u32, u32) = (640, 360);
+/// The labels of what has a face.
+const PEOPLE: [&str; 2] = ["face", "person"];
 
 /// What the detector is made of, as the status and the observations name it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +35,37 @@ pub struct DetectorIdentity {
     pub provider: Provider,
     /// Why it is not the provider that was asked for.
     pub fallback: Option<String>,
+    /// What the model knows.
+    pub labels: Vec<String>,
+}
+
+/// Faces are to be blurred, and the model finds none.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "camera {camera}: privacy.blur: {model} knows neither `face` nor `person`, only {labels}, so \
+     that faces would stay visible; use another detect.model, or cover their places with \
+     privacy.mask"
+)]
+pub struct NoFaces {
+    camera: CameraName,
+    model: String,
+    labels: String,
+}
+
+impl DetectorIdentity {
+    /// Refuses to blur the faces of a camera's pictures with a model that finds no people.
+    pub fn check_blur(
+        &self,
+        camera: &CameraName,
+        privacy: &PrivacySettings,
+    ) -> Result<(), NoFaces> {
+        let knows_people = self.labels.iter().any(|label| PEOPLE.contains(&label.as_str()));
+        if privacy.blur.is_none() || knows_people {
+            return Ok(());
+        }
+        let (camera, model) = (camera.clone(), self.model_name.clone());
+        Err(NoFaces { camera, model, labels: self.labels.join(", ") })
+    }
 }
 
 /// Why there is no detector.
@@ -113,8 +148,8 @@ pub struct Detector {
     tensor: Tensor,
     score_threshold: f32,
     nms_iou: f32,
-    /// By label, whether it is reported.
-    reported: Vec<bool>,
+    /// The labels that are reported; all of them if empty.
+    classes: Vec<String>,
 }
 
 impl Detector {
@@ -142,7 +177,7 @@ impl Detector {
         runtime: &Runtime,
         file: &ModelFile,
     ) -> Result<Self, LoadError> {
-        let reported = reported(&settings.classes, &file.description)?;
+        check_classes(&settings.classes, &file.description)?;
         let model = file.open(runtime, provider, settings.threads).map_err(LoadError::Model)?;
         let description = file.description.clone();
         let form = Form::new(&description.input, model.fixed_px, settings.input_width_px);
@@ -152,6 +187,7 @@ impl Detector {
             runtime_version: runtime.version().to_owned(),
             provider,
             fallback: None,
+            labels: description.labels.clone(),
         };
         let mut detector = Self {
             model,
@@ -160,7 +196,7 @@ impl Detector {
             score_threshold: settings.score_threshold,
             nms_iou: nms_iou(&description, settings.nms_iou),
             description,
-            reported,
+            classes: settings.classes.clone(),
         };
         // What a model gives is only known for sure when it gave it once.
         detector.tensor.make_room(TRIAL_PX);
@@ -180,24 +216,37 @@ impl Detector {
         &self.tensor
     }
 
-    /// The things in a frame, the surest first, in pixels of the frame.
+    /// The things in a frame that are reported, the surest first, in pixels of the frame.
     pub fn detect(&mut self, planes: &Planes) -> Result<Vec<Detection>, DetectError> {
-        self.detect_from(planes, self.score_threshold)
+        let mut found = self.detect_from(planes, self.score_threshold)?;
+        found.retain(|detection| self.reports(detection));
+        found.truncate(MAX_DETECTIONS);
+        Ok(found)
     }
 
-    /// The same from another score on. With a lower one, the first of the list are those that
-    /// [`detect`](Self::detect) gives: of two boxes that overlap the weaker is dropped, so that a
-    /// weak one takes nothing from the sure ones.
+    /// Whether things of its class are asked for, and it is sure enough.
+    pub fn reports(&self, detection: &Detection) -> bool {
+        let asked_for = self.classes.is_empty() || self.classes.contains(&detection.class);
+        asked_for && detection.score >= self.score_threshold
+    }
+
+    /// Least score of what is reported.
+    pub fn score_threshold(&self) -> f32 {
+        self.score_threshold
+    }
+
+    /// The things of every class from another score on, also those that are not reported: a face is
+    /// blurred whether or not faces are asked for. With a lower score, the first of the list of each
+    /// class are those that [`detect`](Self::detect) gives: of two boxes that overlap the weaker is
+    /// dropped, so that a weak one takes nothing from the sure ones.
     pub fn detect_from(
         &mut self,
         planes: &Planes,
         least_score: f32,
     ) -> Result<Vec<Detection>, DetectError> {
         self.tensor.fill(planes).map_err(DetectError::Resize)?;
-        let mut candidates = self.compute(least_score)?;
-        candidates.retain(|candidate| self.reported[candidate.label]);
-        let mut kept = suppression::keep(candidates, self.nms_iou);
-        kept.truncate(MAX_DETECTIONS);
+        let candidates = self.compute(least_score)?;
+        let kept = suppression::keep(candidates, self.nms_iou);
         let (width, height) = self.tensor.picture_px;
         let scale = [planes.width() as f32 / width as f32, planes.height() as f32 / height as f32];
         Ok(kept.iter().map(|candidate| self.detection(candidate, scale)).collect())
@@ -252,12 +301,14 @@ fn nms_iou(description: &Description, configured: f32) -> f32 {
     }
 }
 
-/// By label, whether it is reported: all of them where none is named.
-fn reported(classes: &[String], description: &Description) -> Result<Vec<bool>, LoadError> {
+/// Refuses what the model does not know.
+fn check_classes(classes: &[String], description: &Description) -> Result<(), LoadError> {
     let labels = &description.labels;
-    if let Some(class) = classes.iter().find(|class| !labels.contains(class)) {
-        let (model, class) = (description.name.clone(), class.clone());
-        return Err(LoadError::NoClass { model, class, labels: labels.join(", ") });
+    match classes.iter().find(|class| !labels.contains(class)) {
+        None => Ok(()),
+        Some(class) => {
+            let (model, class) = (description.name.clone(), class.clone());
+            Err(LoadError::NoClass { model, class, labels: labels.join(", ") })
+        }
     }
-    Ok(labels.iter().map(|label| classes.is_empty() || classes.contains(label)).collect())
 }

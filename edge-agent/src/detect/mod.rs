@@ -57,13 +57,14 @@ mod yunet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender};
 use picket_wire::observation::{Observation, Reason, Skip};
 use picket_wire::{CameraName, ObservationId, Picture};
 
 pub use best_crop::BestCropSettings;
-pub use detector::{DetectError, Detector, DetectorIdentity, LoadError};
+pub use detector::{DetectError, Detector, DetectorIdentity, LoadError, NoFaces};
 pub use motion::MotionSettings;
 pub use privacy::{BlurMethod, BlurSettings, PrivacySettings};
 pub use provider::Provider;
@@ -199,7 +200,6 @@ pub fn spawn_for(
     let turns = Arc::new(AtomicU64::new(0));
     let worker = Worker {
         detector,
-        least_score: settings.score_threshold,
         measure: Measure::default(),
         pictures: Pictures { encoder },
         cameras: Vec::new(),
@@ -207,6 +207,7 @@ pub fn spawn_for(
         out,
         outbox: Vec::new(),
         turns: Arc::clone(&turns),
+        looked_after: Instant::now(),
     };
     let join = std::thread::Builder::new()
         .name("detect".to_owned())

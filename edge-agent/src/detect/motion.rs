@@ -134,12 +134,18 @@ pub struct Gate {
     counts: Vec<bool>,
     looked_at_us: Option<u64>,
     keep_until_us: u64,
+    /// How long every frame is looked at after a detection, and until when.
+    after_found_us: u64,
+    found_until_us: Option<u64>,
 }
 
 impl Gate {
-    /// A gate that has seen nothing.
-    pub fn new(settings: MotionSettings) -> Self {
+    /// A gate that has seen nothing. The frames of so many milliseconds after a detection are to be
+    /// published: so they are looked at, also if that is longer than the settings say.
+    pub fn new(settings: MotionSettings, after_ms: u32) -> Self {
         Self {
+            after_found_us: u64::from(after_ms.max(settings.keep_looking_ms)) * 1000,
+            found_until_us: None,
             settings,
             cells: Cells::default(),
             reference: Vec::new(),
@@ -166,7 +172,7 @@ impl Gate {
         let due = self.looked_at_us.is_none_or(|last_us| {
             now_us < last_us || now_us - last_us >= u64::from(self.settings.look_every_ms) * 1000
         });
-        let looks = moved || due || now_us <= self.keep_until_us;
+        let looks = moved || due || now_us <= self.keep_until_us || self.is_after_found(now_us);
         if looks {
             self.looked_at_us = Some(now_us);
             self.reference.clone_from(&self.cells.levels);
@@ -176,7 +182,12 @@ impl Gate {
 
     /// Something was found in the frame of this time.
     pub fn found(&mut self, now_us: u64) {
-        self.keep_looking(now_us);
+        self.found_until_us = Some(now_us + self.after_found_us);
+    }
+
+    fn is_after_found(&self, now_us: u64) -> bool {
+        let within = |until_us| now_us <= until_us && now_us + self.after_found_us >= until_us;
+        self.found_until_us.is_some_and(within)
     }
 
     fn keep_looking(&mut self, now_us: u64) {
@@ -340,7 +351,7 @@ mod tests {
     /// A gate that looks once a second, has seen the empty scene at 0, and keeps looking no longer.
     fn gate() -> Gate {
         let settings = MotionSettings { keep_looking_ms: 0, ..MotionSettings::default() };
-        let mut gate = Gate::new(settings);
+        let mut gate = Gate::new(settings, 0);
         assert!(Scene::new().judge(&mut gate, 0).looks, "the first frame");
         gate
     }
@@ -404,8 +415,10 @@ mod tests {
     fn motion_in_an_ignored_part_does_not_count_and_beside_it_does() {
         let polygon = vec![[0.0, 0.0], [0.5, 0.0], [0.5, 1.0], [0.0, 1.0]];
         let ignore = vec![Region { name: "tree".to_owned(), polygon }];
-        let mut gate =
-            Gate::new(MotionSettings { keep_looking_ms: 0, ignore, ..MotionSettings::default() });
+        let mut gate = Gate::new(
+            MotionSettings { keep_looking_ms: 0, ignore, ..MotionSettings::default() },
+            0,
+        );
         Scene::new().judge(&mut gate, 0);
         let motion = Scene::new().paint(20, 20, 100, 250).judge(&mut gate, FRAME_US);
         assert_eq!(motion, Motion { looks: false, score: 0.0 });
@@ -413,9 +426,27 @@ mod tests {
     }
 
     #[test]
+    fn every_frame_whose_picture_goes_out_after_a_detection_is_looked_at() {
+        let settings = MotionSettings {
+            look_every_ms: 60_000,
+            keep_looking_ms: 1000,
+            ..MotionSettings::default()
+        };
+        let mut gate = Gate::new(settings, 5000);
+        Scene::new().judge(&mut gate, 0);
+        gate.found(0);
+        // A motion meanwhile keeps the gate open for a second, and does not shorten that.
+        assert!(Scene::new().paint(60, 80, 40, 200).judge(&mut gate, FRAME_US).looks);
+        let looks: Vec<u64> = (3..=100)
+            .filter(|n| Scene::new().paint(60, 80, 40, 200).judge(&mut gate, n * FRAME_US).looks)
+            .collect();
+        assert_eq!(looks, (3..=50).collect::<Vec<_>>());
+    }
+
+    #[test]
     fn every_frame_is_looked_at_for_some_seconds_after_a_detection() {
         let settings = MotionSettings { keep_looking_ms: 500, ..MotionSettings::default() };
-        let mut gate = Gate::new(settings);
+        let mut gate = Gate::new(settings, 0);
         Scene::new().judge(&mut gate, 0);
         gate.found(2 * FRAME_US);
         let looks: Vec<u64> =

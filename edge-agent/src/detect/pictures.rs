@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use picket_wire::Picture;
-use picket_wire::observation::{Detection, Reason};
+use picket_wire::observation::{Detection, FrameFate, Reason};
 
 use super::best_crop::BestCrop;
 use super::camera::Camera;
@@ -39,12 +39,13 @@ pub(super) struct Pictures {
 }
 
 impl Pictures {
-    /// The picture of a frame. An error is counted and logged here.
+    /// The picture of a frame that has this fate. An error is counted and logged here.
     pub fn whole(
         &mut self,
         camera: &Camera,
         frame: &Frame,
         masked: &Masked,
+        fate: FrameFate,
     ) -> Result<Picture, PictureError> {
         let made = timed(|| {
             let redacted = camera.redactor.redact(masked).map_err(PictureError::Redact)?;
@@ -53,7 +54,7 @@ impl Pictures {
             let jpeg = encoded.map_err(PictureError::Encode)?;
             Ok(picture(frame, None, jpeg, redacted.done()))
         });
-        counted(camera, frame, made)
+        counted(camera, frame, fate, made)
     }
 
     /// Cuts the best face of a frame out, if it is better than what its window has.
@@ -78,7 +79,9 @@ impl Pictures {
             Ok(picture(frame, u32::try_from(index).ok(), jpeg, redacted.done()))
         });
         // One that cannot be made leaves the window with the one before: none was promised.
-        if let (Ok(crop), Some(best)) = (counted(camera, frame, made), &mut camera.best_crop) {
+        if let (Ok(crop), Some(best)) =
+            (counted(camera, frame, FrameFate::Possible, made), &mut camera.best_crop)
+        {
             BestCrop::keep(best, crop, quality);
         }
     }
@@ -97,9 +100,11 @@ fn timed<T>(make: impl FnOnce() -> T) -> T {
     made
 }
 
+/// Counts and logs by what was to become of it: one that was only possible is no loss.
 fn counted(
     camera: &Camera,
     frame: &Frame,
+    fate: FrameFate,
     made: Result<Picture, PictureError>,
 ) -> Result<Picture, PictureError> {
     let (name, seq) = (&camera.name, frame.id.seq);
@@ -111,13 +116,22 @@ fn counted(
         Err(error) => {
             metrics::counter!(
                 "picket_agent_detect_pictures_failed_total",
-                "camera" => name.to_string(), "reason" => error.reason().to_string()
+                "camera" => name.to_string(), "reason" => error.reason().to_string(),
+                "fate" => if fate == FrameFate::Published { "published" } else { "possible" }
             )
             .increment(1);
-            tracing::error!(
-                target: "detect", camera = %name, seq, error = error as &dyn std::error::Error,
-                "camera {name}: a picture of frame {seq} is lost"
-            );
+            let error = error as &dyn std::error::Error;
+            match fate {
+                FrameFate::Published => tracing::error!(
+                    target: "detect", camera = %name, seq, error,
+                    "camera {name}: the picture of frame {seq} is lost"
+                ),
+                FrameFate::Possible | FrameFate::Withheld => tracing::warn!(
+                    target: "detect", camera = %name, seq, error,
+                    "camera {name}: a picture of frame {seq}, which might have been published, \
+                     cannot be made"
+                ),
+            }
         }
     }
     made

@@ -28,7 +28,7 @@ pub struct PublishSettings {
     #[serde(default = "default_before_bytes")]
     pub before_bytes: u32,
     /// With the policy `with-detections`: the pictures of so many milliseconds after a detection go
-    /// out too.
+    /// out too. The motion gate lets all of them through.
     #[serde(default)]
     pub after_ms: u32,
     /// Publishes the best crop of a face of each window of time, whatever the policy; not done if

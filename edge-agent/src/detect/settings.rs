@@ -15,8 +15,8 @@ pub struct DetectSettings {
     /// `models/README.md`; the default is where the package puts YuNet.
     #[serde(default = "default_model")]
     pub model: PathBuf,
-    /// The description of a model of your own; that beside it, called as it is with `.toml` at the end,
-    /// if unset. YuNet and CenterFace are known by their digest and need none.
+    /// The description of a model of your own; that beside it, of the same name with `.toml` in place
+    /// of `.onnx`, if unset. YuNet and CenterFace are known by their digest and need none.
     #[serde(default)]
     pub model_description: Option<PathBuf>,
     /// SHA-256 that the file must have, hex; not checked if unset.

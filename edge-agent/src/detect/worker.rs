@@ -17,7 +17,7 @@ use super::{CameraInput, Observed};
 use crate::capture::planes::PlanesError;
 use crate::capture::{Captured, Frame};
 
-/// How often what is still open is looked after, while no frame comes.
+/// How often what is still open is looked after, whatever else there is to do.
 const LOOK_AFTER: Duration = Duration::from_millis(250);
 /// The loop turns at least this often, so that standing still can be told from having no frame.
 const TURN: Duration = Duration::from_secs(1);
@@ -50,8 +50,6 @@ enum Next {
 
 pub(super) struct Worker {
     pub detector: Detector,
-    /// Least score of a detection that is reported.
-    pub least_score: f32,
     pub measure: Measure,
     pub pictures: Pictures,
     pub cameras: Vec<Camera>,
@@ -62,6 +60,8 @@ pub(super) struct Worker {
     pub outbox: Vec<Observed>,
     /// Counts the loop's turns.
     pub turns: Arc<AtomicU64>,
+    /// When what is open was looked after last.
+    pub looked_after: Instant,
 }
 
 impl Worker {
@@ -78,14 +78,21 @@ impl Worker {
                 Some(Next::Addition(Err(RecvError))) => {
                     (may_grow, self.additions) = (false, never());
                 }
-                None => {
-                    let now = Instant::now();
-                    self.outbox.extend(self.cameras.iter_mut().flat_map(|camera| camera.due(now)));
-                }
+                None => {}
             }
+            self.look_after(Instant::now());
             if !self.hand_on() {
                 return;
             }
+        }
+    }
+
+    /// Closes what is due of every camera: of one that fell silent also while the others give frames
+    /// without a pause.
+    fn look_after(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.looked_after) >= LOOK_AFTER {
+            self.looked_after = now;
+            self.outbox.extend(self.cameras.iter_mut().flat_map(|camera| camera.due(now)));
         }
     }
 
@@ -138,7 +145,11 @@ impl Worker {
             },
             Captured::Skipped(skip) => Err(Observed::Skipped(skip)),
             Captured::Missed { id, reason } => Err(Observed::Missed { id, reason }),
-            Captured::Ended { camera, position } => Err(Observed::Ended { camera, position }),
+            Captured::Ended { camera: name, position } => {
+                // Also the best crop: nothing may follow.
+                self.outbox.extend(camera.close());
+                return self.outbox.push(Observed::Ended { camera: name, position });
+            }
         };
         self.outbox.extend(camera.close_run());
         match captured {
@@ -181,15 +192,15 @@ impl Worker {
         let masked = camera.redactor.mask(&frame.planes).map_err(LookError::Mask)?;
         let planes = masked.planes();
         let began = Instant::now();
-        let from = camera.redactor.least_score(self.least_score);
+        let from = camera.redactor.least_score(self.detector.score_threshold());
         let candidates = self.detector.detect_from(planes, from);
         metrics::histogram!("picket_agent_detect_seconds").record(began.elapsed().as_secs_f64());
         metrics::counter!("picket_agent_detect_frames_total", "camera" => camera.name.to_string())
             .increment(1);
         let candidates = candidates.map_err(LookError::Detect)?;
         let frame_px = (planes.width(), planes.height());
-        let mut detections =
-            camera.found(candidates, self.least_score, frame_px, frame.stamp.mono_us);
+        let reports = |detection: &Detection| self.detector.reports(detection);
+        let mut detections = camera.found(candidates, reports, frame_px, frame.stamp.mono_us);
         for detection in &mut detections {
             detection.quality = self.measure.quality(planes.y(), detection);
         }
@@ -212,7 +223,7 @@ impl Worker {
         self.pictures.keep_best(camera, &frame, masked, &detections);
         let fate = camera.publishing.fate(detections.len(), now_us);
         let made = (fate != FrameFate::Withheld)
-            .then(|| self.pictures.whole(camera, &frame, masked))
+            .then(|| self.pictures.whole(camera, &frame, masked, fate))
             .transpose();
         // A picture that was lost is published all the same: a gap record of the frames says that
         // it is missing. One that was only possible never was.

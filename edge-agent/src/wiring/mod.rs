@@ -139,6 +139,9 @@ impl Agent {
         // Before the spool begins an epoch: a model that cannot be loaded would otherwise leave an
         // epoch's records behind at each of the service manager's tries.
         let detector = detect::spawn_for(&settings.detect, additions, observed)?;
+        for camera in &configured {
+            detector.identity.check_blur(&camera.name, &camera.privacy)?;
+        }
         let (spool, epoch) = Spool::open(
             &settings.spool,
             &settings.state_dir,

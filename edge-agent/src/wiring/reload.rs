@@ -82,6 +82,10 @@ impl Agent {
             return Err(format!("needs a restart: {}", needing.join(", ")));
         }
         let cameras = settings.cameras().map_err(|p| format!("{}: {}", p.field, p.problem))?;
+        for camera in &cameras {
+            let checked = self.heartbeat.detector.check_blur(&camera.name, &camera.privacy);
+            checked.map_err(|error| error.to_string())?;
+        }
         self.cameras.prepare(&cameras)?;
         let changes = self.cameras.replace(cameras, &self.pauses);
         self.in_use = InUse { path: self.in_use.path.clone(), settings, fields };
