@@ -50,8 +50,11 @@ fn identity(page: &mut Page, settings: &Settings) {
         Ok(Verdict::Foreign { problem }) => page.problem("board", &problem),
         Ok(Verdict::Own) => page.line("board", &format!("{}, its own", here.text())),
         Ok(Verdict::Bound) => page.line("board", &format!("{}, not bound yet", here.text())),
-        Ok(Verdict::Untold) => {
+        Ok(Verdict::Unbound) => {
             page.line("board", &format!("{}: a copy could not be told", here.text()));
+        }
+        Ok(Verdict::Untold { bound_to }) => {
+            page.problem("board", &format!("{}, and bound to one with {bound_to}", here.text()));
         }
     }
 }

@@ -174,10 +174,10 @@ impl Heartbeat {
     /// is the last thing that may help then; one camera that still works forbids it.
     pub fn all_stuck(&self) -> bool {
         let accounts = self.accounts(true);
-        let states = accounts.iter().map(|account| account.view().state);
-        // One that captures nothing on purpose tells nothing of its driver.
-        let idle = |state: &CameraState| matches!(state, CameraState::Ended | CameraState::Paused);
-        all_stuck(states.filter(|state| !idle(state)))
+        // One that captures nothing on purpose, or never again, tells nothing of its driver.
+        let idle = |state| matches!(state, CameraState::Ended | CameraState::Paused);
+        let views = accounts.iter().map(|account| account.view());
+        all_stuck(views.filter(|view| !idle(view.state) && !view.gave_up).map(|view| view.state))
     }
 
     fn camera_problem(&self) -> Option<String> {

@@ -28,8 +28,12 @@ pub struct Identity {
     pub device: DeviceName,
     /// The board's serial number, if it shows one.
     pub serial: Option<String>,
-    /// Addresses of its network cards.
+    /// Addresses of its network cards: the built in ones, or all where there are none.
     pub addresses: Vec<String>,
+    /// Addresses of all cards that are there now, with those on USB: what is compared. A first start
+    /// may have seen only a card on USB, since the built in one's driver came later.
+    #[serde(skip)]
+    present: Vec<String>,
 }
 
 /// What became of the look.
@@ -39,8 +43,13 @@ pub enum Verdict {
     Own,
     /// It was nobody's, and is this board's from now on.
     Bound,
+    /// It is nobody's, and this board shows nothing that it could be bound to.
+    Unbound,
     /// Nothing here can be compared with what it is bound to.
-    Untold,
+    Untold {
+        /// For people.
+        bound_to: String,
+    },
     /// It is another board's.
     Foreign {
         /// For people: whose, and what to do.
@@ -62,7 +71,8 @@ impl Identity {
     pub fn of(machine: &Machine, device: &DeviceName) -> Self {
         let mut addresses = machine.board_addresses();
         addresses.sort();
-        Self { device: device.clone(), serial: machine.serial(), addresses }
+        let present = machine.addresses();
+        Self { device: device.clone(), serial: machine.serial(), addresses, present }
     }
 
     /// For people.
@@ -74,13 +84,27 @@ impl Identity {
         }
     }
 
-    /// Whether it is the same board; `None` if nothing can be compared.
-    fn is_board_of(&self, other: &Self) -> Option<bool> {
-        if let (Some(one), Some(another)) = (&self.serial, &other.serial) {
+    /// Whether this is the board of the bound identity; `None` if nothing can be compared.
+    fn is_board_of(&self, bound: &Self) -> Option<bool> {
+        if let (Some(one), Some(another)) = (&self.serial, &bound.serial) {
             return Some(one == another);
         }
-        let comparable = !self.addresses.is_empty() && !other.addresses.is_empty();
-        comparable.then(|| self.addresses.iter().any(|mac| other.addresses.contains(mac)))
+        let comparable = !self.present.is_empty() && !bound.addresses.is_empty();
+        comparable.then(|| self.present.iter().any(|mac| bound.addresses.contains(mac)))
+    }
+
+    /// The bound identity with what this board shows beyond it; `None` if that is nothing.
+    fn grown(&self, bound: &Self) -> Option<Self> {
+        let mut grown = bound.clone();
+        grown.serial = grown.serial.or_else(|| self.serial.clone());
+        let new = self.addresses.iter().filter(|mac| !bound.addresses.contains(mac));
+        grown.addresses.extend(new.cloned());
+        grown.addresses.sort();
+        (grown != *bound).then_some(grown)
+    }
+
+    fn shows_something(&self) -> bool {
+        self.serial.is_some() || !self.addresses.is_empty()
     }
 }
 
@@ -98,11 +122,13 @@ pub fn read(state_dir: &Path) -> Result<Option<Identity>, IdentityError> {
 /// Looks whose it is, without changing anything.
 pub fn look(state_dir: &Path, here: &Identity) -> Result<Verdict, IdentityError> {
     let Some(bound) = read(state_dir)? else {
-        return Ok(Verdict::Bound);
+        // A machine that shows nothing now may show something at the next start.
+        return Ok(if here.shows_something() { Verdict::Bound } else { Verdict::Unbound });
     };
     Ok(match here.is_board_of(&bound) {
         Some(true) => Verdict::Own,
-        None => Verdict::Untold,
+        None if !bound.shows_something() => Verdict::Unbound,
+        None => Verdict::Untold { bound_to: bound.text() },
         Some(false) => Verdict::Foreign {
             problem: format!(
                 "{} belongs to device {} on another board ({}; this one has {}): nothing is \
@@ -121,10 +147,14 @@ pub fn look(state_dir: &Path, here: &Identity) -> Result<Verdict, IdentityError>
 /// Looks whose it is; nobody's becomes this board's. Only for whoever holds the directory's lock.
 pub fn claim(state_dir: &Path, here: &Identity) -> Result<Verdict, IdentityError> {
     let verdict = look(state_dir, here)?;
-    // A machine that shows nothing now may show something at the next start.
-    let shows_something = here.serial.is_some() || !here.addresses.is_empty();
-    if verdict == Verdict::Bound && shows_something {
-        bind(state_dir, here)?;
+    let to_keep = match verdict {
+        Verdict::Bound => Some(here.clone()),
+        // A card that was added: the board must be known by it when the one before is gone.
+        Verdict::Own => read(state_dir)?.and_then(|bound| here.grown(&bound)),
+        Verdict::Unbound | Verdict::Untold { .. } | Verdict::Foreign { .. } => None,
+    };
+    if let Some(to_keep) = to_keep {
+        bind(state_dir, &to_keep)?;
     }
     Ok(verdict)
 }
@@ -148,11 +178,31 @@ mod tests {
     use super::*;
 
     fn board(serial: Option<&str>, addresses: &[&str]) -> Identity {
+        let addresses: Vec<String> = addresses.iter().map(|mac| (*mac).to_owned()).collect();
         Identity {
             device: "gate".parse().unwrap(),
             serial: serial.map(str::to_owned),
-            addresses: addresses.iter().map(|mac| (*mac).to_owned()).collect(),
+            present: addresses.clone(),
+            addresses,
         }
+    }
+
+    #[test]
+    fn a_board_that_was_first_seen_with_a_card_on_usb_only_stays_itself() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(claim(dir.path(), &board(None, &["usb"])).unwrap(), Verdict::Bound);
+        let mut with_both = board(None, &["eth"]);
+        with_both.present.push("usb".to_owned());
+        assert_eq!(claim(dir.path(), &with_both).unwrap(), Verdict::Own);
+        assert_eq!(claim(dir.path(), &board(None, &["eth"])).unwrap(), Verdict::Own, "it grew");
+    }
+
+    #[test]
+    fn a_bound_directory_on_a_board_that_shows_nothing_is_not_taken_for_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        claim(dir.path(), &board(None, &["aa"])).unwrap();
+        let verdict = claim(dir.path(), &board(None, &[])).unwrap();
+        assert_eq!(verdict, Verdict::Untold { bound_to: "MAC aa".to_owned() });
     }
 
     #[test]
@@ -173,7 +223,7 @@ mod tests {
     fn the_first_board_is_bound_and_another_is_told_so_until_it_is_bound_anew() {
         let dir = tempfile::tempdir().unwrap();
         let (original, copy) = (board(None, &["aa"]), board(None, &["bb"]));
-        assert_eq!(claim(dir.path(), &board(None, &[])).unwrap(), Verdict::Bound);
+        assert_eq!(claim(dir.path(), &board(None, &[])).unwrap(), Verdict::Unbound);
         assert_eq!(read(dir.path()).unwrap(), None, "a board that shows nothing is not bound");
         assert_eq!(claim(dir.path(), &original).unwrap(), Verdict::Bound);
         assert_eq!(claim(dir.path(), &original).unwrap(), Verdict::Own);

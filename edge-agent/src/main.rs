@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use picket_edge_agent::capture::CameraSettings;
 use picket_edge_agent::control::{self, Done, Request};
@@ -200,6 +200,18 @@ fn order(config: &ConfigFile, request: &Request) -> Result<ExitCode> {
 fn reset_identity(path: &Path, same_device: bool) -> Result<ExitCode> {
     let settings = config::load(path)?.settings;
     let (state_dir, here) = (&settings.state_dir, Identity::of(&Machine::this(), &settings.device));
+    // A damaged file does not say whose it was, and is what this command mends.
+    let bound = identity::read(state_dir).ok().flatten();
+    if let Some(bound) = bound.filter(|bound| !same_device && bound.device == settings.device) {
+        bail!(
+            "device {} already has this name, on the board with {}. Is this that device, with its \
+             board replaced? Then `reset-identity --same-device`. Is it a copy? Then give it a \
+             `device` and a certificate of its own in {} first",
+            bound.device,
+            bound.text(),
+            path.display()
+        );
+    }
     let former = match same_device {
         true => None,
         false => spool::set_aside_former(state_dir)

@@ -32,9 +32,12 @@ impl Machine {
     /// (`LoadCredential=serial:/sys/class/dmi/id/product_serial`).
     pub fn serial(&self) -> Option<String> {
         let device_tree = self.root.join("sys/firmware/devicetree/base/serial-number");
-        let credential = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
-        let files = [Some(device_tree), credential.map(|folder| folder.join("serial"))];
-        files.into_iter().flatten().find_map(|file| serial_in(&file))
+        let given = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+        // A command given by hand finds it where the running service does.
+        let running = self.root.join("run/credentials/picket-edge-agent.service");
+        let given = [given, Some(running)].map(|folder| folder.map(|folder| folder.join("serial")));
+        let files = std::iter::once(Some(device_tree)).chain(given);
+        files.flatten().find_map(|file| serial_in(&file))
     }
 
     /// Addresses of the network cards, `dca632010203`: built in ones before those on USB, which a
@@ -147,14 +150,33 @@ fn card(interface: &Path) -> Option<Card> {
     is_one.then_some(Card { on_usb, interface, address })
 }
 
-/// The serial number in a file, if it is one: boards that were never given one say zeros.
+/// What boards say that were never given a serial number: it tells none from another.
+const PLACEHOLDERS: &[&str] = &[
+    "0123456789",
+    "123456789",
+    "1234567890",
+    "12345678",
+    "default-string",
+    "invalid",
+    "n-a",
+    "na",
+    "none",
+    "not-applicable",
+    "not-specified",
+    "system-serial-number",
+    "to-be-filled-by-o.e.m.",
+    "unknown",
+];
+
+/// The serial number in a file, if it is one.
 fn serial_in(file: &Path) -> Option<String> {
     let text = std::fs::read_to_string(file).ok()?;
     let serial = text.trim_matches(|c: char| c == '\0' || c.is_whitespace()).to_ascii_lowercase();
     let fits = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
     let is_one = (1..=63).contains(&serial.len())
         && serial.bytes().all(fits)
-        && serial.bytes().any(|b| b != b'0');
+        && serial.bytes().any(|b| !b"0-._".contains(&b) && b != b'f' && b != b'x')
+        && !PLACEHOLDERS.contains(&serial.as_str());
     is_one.then_some(serial)
 }
 
@@ -207,6 +229,10 @@ mod tests {
         write(root.path(), file, "0000000000000000\0");
         let error = machine.expand("${serial}").unwrap_err();
         assert!(error.contains("no serial number") && error.contains("${mac}"), "{error}");
+        for placeholder in ["System-Serial-Number\n", "0123456789\n", "None\n", "FFFFFFFF\n"] {
+            write(root.path(), file, placeholder);
+            assert_eq!(machine.serial(), None, "{placeholder}");
+        }
     }
 
     #[test]

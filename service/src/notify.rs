@@ -1,7 +1,5 @@
 //! The service manager: ready, stopping, still alive. Without one, nothing happens.
 
-use std::time::Duration;
-
 use sd_notify::NotifyState;
 
 /// Says that the service works; `status` is shown by `systemctl status`.
@@ -31,11 +29,6 @@ pub fn stopping() {
 /// Says that the service makes progress.
 pub fn alive() {
     send(&[NotifyState::Watchdog]);
-}
-
-/// How often [`alive`] must be said: half of what the service manager waits; `None` if it does not.
-pub fn watchdog_interval() -> Option<Duration> {
-    sd_notify::watchdog_enabled().map(|limit| limit / 2)
 }
 
 fn send(states: &[NotifyState<'_>]) {

@@ -32,7 +32,9 @@ impl Box {
     fn new(cameras: &str, broker: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let authority = Authority::init(&dir.path().join("pki"), MAX_DAYS).unwrap();
-        authority.issue(Role::Device, "gate", &IssueOptions::default()).unwrap();
+        for name in ["gate", "gate-2"] {
+            authority.issue(Role::Device, name, &IssueOptions::default()).unwrap();
+        }
         let cache = std::fs::canonicalize(checkout::cache()).expect("run `make fetch` first");
         let config = format!(
             r#"device = "gate"
@@ -145,9 +147,9 @@ struct Row {
 fn rows(spool: &Path, camera: &str) -> anyhow::Result<Vec<Row>> {
     let spool = open_spool(spool)?;
     let mut rows = spool.prepare(
-        "SELECT epoch, first, last, kind, value ->> 'reason' FROM records WHERE key = ?1 ORDER BY id",
+        "SELECT epoch, first, last, kind, value ->> 'reason' FROM records WHERE key LIKE '%/' || ?1 ORDER BY id",
     )?;
-    let rows = rows.query_map([format!("gate/{camera}")], |row| {
+    let rows = rows.query_map([camera], |row| {
         let (epoch, first, last) = (row.get(0)?, row.get(1)?, row.get(2)?);
         Ok(Row { epoch, first, last, kind: row.get(3)?, reason: row.get(4)? })
     })?;
@@ -378,14 +380,22 @@ async fn a_copied_card_captures_but_publishes_nothing_until_a_person_says_whose_
     let ops = address(&mut agent, "operations endpoint at ").await.unwrap();
     let health = get(&ops, "/healthz").await.unwrap();
     assert!(health.contains("503") && health.contains("reset-identity"), "{health}");
-    assert!(a_box.refused(&["reset-identity"]).contains("another agent"), "while it runs");
 
     a_box.ordered(&["reset-identity", "--same-device"]);
     connected(&mut agent).await;
+    let refusal = a_box.refused(&["reset-identity"]);
+    assert!(refusal.contains("device gate already has this name"), "{refusal}");
+    let config = std::fs::read_to_string(a_box.path("agent.toml")).unwrap();
+    let config = config.replace("device = \"gate\"", "device = \"gate-2\"");
+    let config = config.replace("/device/gate.", "/device/gate-2.");
+    std::fs::write(a_box.path("agent.toml"), config).unwrap();
+    let refusal = a_box.refused(&["reset-identity"]);
+    assert!(refusal.contains("another agent"), "while it runs: {refusal}");
     assert!(agent.terminate(LIMIT).await.unwrap().success());
     assert!(frames(&a_box.rows("north")) > before, "what was kept is still there");
 
     a_box.board("dc:a6:32:00:00:77");
+    assert!(a_box.path("state/spool.sqlite").exists());
     let done = a_box.ordered(&["reset-identity"]);
     assert!(done.contains("set aside"), "{done}");
     assert!(!a_box.path("state/spool.sqlite").exists());

@@ -274,6 +274,10 @@ fn discarded(camera: &mut Camera, label: &'static str, why: &str) {
 
 fn count_drops(record: &CameraRecord) {
     if let CameraRecord::Gap(gap) = record {
+        // Somebody wanted nothing captured: no loss.
+        if [Reason::PAUSED, Reason::SCHEDULE].contains(&gap.reason.as_str()) {
+            return;
+        }
         let of = match gap.of {
             GapOf::Observations => "observations",
             GapOf::Frames | GapOf::Crops => "pictures",

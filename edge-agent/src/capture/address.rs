@@ -54,6 +54,19 @@ impl Address {
         }
     }
 
+    /// Whether a user and password seem to stand in it with signs that end the host: what is meant to
+    /// be a password is then taken for a path.
+    pub fn has_raw_credentials(&self) -> bool {
+        let port = |authority: &str| authority.rsplit_once(':').map(|(_, port)| port.to_owned());
+        match self.parts() {
+            Some((_, None, rest)) if rest.contains('@') => {
+                let authority = &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())];
+                port(authority).is_some_and(|port| port.is_empty() || port.parse::<u16>().is_err())
+            }
+            _ => false,
+        }
+    }
+
     /// The address without user and password; the query stays, since the server needs it.
     pub fn without_credentials(&self) -> Cow<'_, str> {
         match self.parts() {
@@ -130,6 +143,13 @@ impl fmt::Display for Address {
         let Some((scheme, user_info, rest)) = self.parts() else {
             return f.write_str("(not an address)");
         };
+        // Where a password may have been taken for a port and a path, only what follows it is shown.
+        if let (None, Some((before, host))) = (user_info, rest.rsplit_once('@'))
+            && before.split(['/', '?', '#']).next().is_some_and(|start| start.contains(':'))
+        {
+            let host = &host[..host.find(['?', '#']).unwrap_or(host.len())];
+            return write!(f, "{scheme}://***@{host}");
+        }
         let end = rest.find(['?', '#']).unwrap_or(rest.len());
         let user = if user_info.is_some() { "***@" } else { "" };
         let more = if end < rest.len() { "?***" } else { "" };
@@ -182,6 +202,18 @@ mod tests {
             }
         }
         assert_eq!(address().to_string(), "rtsp://***@10.0.0.5:554/live?***");
+    }
+
+    #[test]
+    fn a_password_with_signs_that_end_the_host_is_not_shown_and_is_noticed() {
+        for password in ["pa/ss", "pa?ss", "pa#ss", "/pass", "12/ss"] {
+            let address = Address::new(format!("rtsp://admin:{password}@10.0.0.5/live?a=b"));
+            assert_eq!(address.to_string(), "rtsp://***@10.0.0.5/live");
+            assert_eq!(address.has_raw_credentials(), !password.starts_with("12"), "{password}");
+        }
+        for fine in ["rtsp://u:p@h/live", "rtsp://h:554/a@b", "rtsp://h/a@b", "rtsp://[::1]/a"] {
+            assert!(!Address::new(fine).has_raw_credentials(), "{fine}");
+        }
     }
 
     #[test]

@@ -21,6 +21,13 @@ pub struct Pause {
     pub until: Option<Timestamp>,
 }
 
+impl Pause {
+    /// Whether it has ended; a clock that was never set ends none.
+    pub fn is_over(&self, now: Option<Timestamp>) -> bool {
+        now.zip(self.until).is_some_and(|(now, until)| now >= until)
+    }
+}
+
 /// Why a camera does not capture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Off {
@@ -116,9 +123,10 @@ impl Duty {
 }
 
 impl Order {
-    fn judge(&self, now: Option<Timestamp>) -> Option<Off> {
-        let over = |pause: &Pause| now.zip(pause.until).is_some_and(|(now, until)| now >= until);
-        if let Some(pause) = self.paused.filter(|pause| !over(pause)) {
+    /// A pause that is over is forgotten: it must not come back with a clock that goes back.
+    fn judge(&mut self, now: Option<Timestamp>) -> Option<Off> {
+        self.paused = self.paused.filter(|pause| !pause.is_over(now));
+        if let Some(pause) = self.paused {
             return Some(Off::Paused(pause));
         }
         let local = now?.to_zoned(self.zone.clone()).datetime();
@@ -144,7 +152,7 @@ mod tests {
 
     #[test]
     fn the_schedule_is_kept_in_the_sites_time() {
-        let order = night(None);
+        let mut order = night(None);
         assert_eq!(order.judge(at("2026-05-05T00:30:00Z")), None);
         assert_eq!(order.judge(at("2026-05-05T20:30:00Z")), Some(Off::Schedule));
     }
@@ -159,7 +167,9 @@ mod tests {
     #[test]
     fn a_pause_ends_when_it_said() {
         let pause = Pause { until: at("2026-05-05T01:00:00Z") };
-        assert_eq!(night(Some(pause)).judge(at("2026-05-05T00:59:59Z")), Some(Off::Paused(pause)));
-        assert_eq!(night(Some(pause)).judge(at("2026-05-05T01:00:00Z")), None);
+        let mut order = night(Some(pause));
+        assert_eq!(order.judge(at("2026-05-05T00:59:59Z")), Some(Off::Paused(pause)));
+        assert_eq!(order.judge(at("2026-05-05T01:00:00Z")), None);
+        assert_eq!(order.judge(at("2026-05-05T00:30:00Z")), None, "the clock went back");
     }
 }

@@ -420,6 +420,12 @@ impl CameraSettings {
         if !rtsp.url.has_scheme(&["rtsp", "rtsps", "rtspt", "rtspu"]) {
             return Err(self.range("source.rtsp.url", &rtsp.url, "an rtsp:// or rtsps:// address"));
         }
+        if rtsp.url.has_raw_credentials() {
+            return Err(self.contradiction(
+                "source.rtsp.url: its password ends the address: write / as %2F, ? as %3F, # as %23 \
+                 and @ as %40 in it, or use source.rtsp.user and password_file",
+            ));
+        }
         if let Some(path) = &rtsp.password_file {
             self.check_readable("source.rtsp.password_file", path)?;
         }

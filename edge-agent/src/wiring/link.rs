@@ -107,17 +107,25 @@ fn problem_of(settings: &Settings) -> Option<String> {
             tracing::info!("the state directory is bound to this board ({})", here.text());
             None
         }
-        Ok(Verdict::Untold) => {
+        Ok(Verdict::Unbound) => {
             tracing::warn!(
-                "whether the state directory is this board's cannot be told: {}",
-                here.text()
+                "this board shows neither a serial number nor a network card of its own: a copy of \
+                 it cannot be told from it"
             );
             None
         }
+        // Early in a boot the network cards' drivers may not be there yet.
+        Ok(Verdict::Untold { bound_to }) => Some(format!(
+            "{} is bound to a board with {bound_to}, and this one shows {}: nothing is published \
+             until they can be compared. If it stays so and this is the same device: \
+             `picket-edge-agent reset-identity --same-device`",
+            settings.state_dir.display(),
+            here.text()
+        )),
         Ok(Verdict::Foreign { problem }) => Some(problem),
         Err(error) => Some(format!(
-            "whose state directory this is cannot be read: {}; `picket-edge-agent reset-identity \
-             --same-device` makes it this board's",
+            "whose state directory this is cannot be told: {}; if it stays so, `picket-edge-agent \
+             reset-identity --same-device` makes it this board's",
             chain(&error)
         )),
     }

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use picket_wire::CameraName;
 
 use crate::capture::Pause;
@@ -46,6 +47,22 @@ impl Pauses {
             Some(pause) => drop(paused.insert(camera.clone(), pause)),
             None => drop(paused.remove(camera)),
         }
+        self.keep(paused)
+    }
+
+    /// Forgets what is over, and cameras that are not there any more. A pause that stayed would come
+    /// back with a clock that went back, or with a camera that gets an old one's name.
+    pub fn tidy(
+        &mut self,
+        now: Option<Timestamp>,
+        is_there: impl Fn(&CameraName) -> bool,
+    ) -> io::Result<()> {
+        let mut paused = self.paused.clone();
+        paused.retain(|camera, pause| !pause.is_over(now) && is_there(camera));
+        if paused == self.paused { Ok(()) } else { self.keep(paused) }
+    }
+
+    fn keep(&mut self, paused: BTreeMap<CameraName, Pause>) -> io::Result<()> {
         let new = self.state_dir.join(NEW_FILE);
         let mut file = File::create(&new)?;
         file.write_all(&serde_json::to_vec(&paused)?)?;
@@ -75,5 +92,23 @@ mod tests {
         assert_eq!((again.of(&north), again.of(&south)), (Some(pause), None));
         fs::write(dir.path().join(FILE), "{").unwrap();
         assert_eq!(Pauses::load(dir.path()).of(&north), None);
+    }
+
+    #[test]
+    fn a_pause_that_is_over_or_of_a_camera_that_went_is_forgotten_on_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let (north, south): (CameraName, CameraName) =
+            ("north".parse().unwrap(), "south".parse().unwrap());
+        let until: Timestamp = "2026-05-05T01:00:00Z".parse().unwrap();
+        let mut pauses = Pauses::load(dir.path());
+        pauses.set(&north, Some(Pause { until: Some(until) })).unwrap();
+        pauses.set(&south, Some(Pause { until: None })).unwrap();
+        pauses.tidy(None, |_| true).unwrap();
+        assert!(Pauses::load(dir.path()).of(&north).is_some(), "no clock ends nothing");
+        pauses.tidy(Some(until), |_| true).unwrap();
+        let again = Pauses::load(dir.path());
+        assert!(again.of(&north).is_none() && again.of(&south).is_some());
+        pauses.tidy(Some(until), |camera| *camera == north).unwrap();
+        assert!(Pauses::load(dir.path()).of(&south).is_none());
     }
 }

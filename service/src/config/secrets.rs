@@ -18,11 +18,36 @@ pub(super) fn without_user_and_query(value: &str) -> String {
     let scheme = value.find("://").map(|at| at + "://".len());
     let (scheme, rest) = value.split_at(scheme.unwrap_or(0));
     let rest = match rest.rsplit_once('@') {
+        // That `@` stood in a query, and what follows it may be the secret.
+        Some((_, query)) if is_query(query) => return format!("{scheme}***"),
         Some((_, host)) => format!("***@{host}"),
         None => rest.to_owned(),
     };
     match rest.split_once('?') {
         Some((address, _)) if !scheme.is_empty() => format!("{scheme}{address}?***"),
         _ => format!("{scheme}{rest}"),
+    }
+}
+
+fn is_query(text: &str) -> bool {
+    let host = text.split(['/', '?', '#']).next();
+    host.is_some_and(|host| host.contains(['=', '&']))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neither_a_password_nor_a_query_is_shown_whatever_signs_they_hold() {
+        for value in [
+            "rtsp://u:s3cr@h/live",
+            "rtsp://u:s3cr@t@h/live?token=s3cr",
+            "rtsp://h/live?user=a@b&password=s3cr",
+            "rtsp://u:s3cr?t@h/live",
+        ] {
+            assert!(!without_user_and_query(value).contains("s3cr"), "{value}");
+        }
+        assert_eq!(without_user_and_query("rtsp://u:p@h/live"), "rtsp://***@h/live");
     }
 }

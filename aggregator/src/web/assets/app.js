@@ -188,6 +188,7 @@ const NOT_LIVE = {
   stuck: 'Camera stuck',
   paused: 'Paused',
   frozen: 'Picture may be frozen',
+  black: 'Picture is black',
   'no-signal': 'No signal',
 };
 
