@@ -10,16 +10,16 @@
 //! speak for the original. The alternative, not to start at all, would lose in the first case what
 //! nobody can capture again. `reset-identity` mends either.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
+use picket_service::durable;
 use picket_service::machine::Machine;
 use picket_wire::DeviceName;
 use serde::{Deserialize, Serialize};
 
 const FILE: &str = "identity.json";
-const NEW_FILE: &str = "identity.json.new";
 
 /// What a state directory is bound to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -161,16 +161,13 @@ pub fn claim(state_dir: &Path, here: &Identity) -> Result<Verdict, IdentityError
 
 /// Makes it this board's, durably.
 pub fn bind(state_dir: &Path, here: &Identity) -> Result<(), IdentityError> {
-    let new = state_dir.join(NEW_FILE);
-    let failed = |source| IdentityError { step: "write", path: state_dir.join(FILE), source };
-    let write = || {
-        let mut file = File::create(&new)?;
-        file.write_all(&serde_json::to_vec_pretty(here)?)?;
-        file.sync_all()?;
-        fs::rename(&new, state_dir.join(FILE))?;
-        File::open(state_dir)?.sync_all()
-    };
-    write().map_err(failed)
+    let path = state_dir.join(FILE);
+    let content = serde_json::to_vec_pretty(here).map_err(io::Error::from);
+    content.and_then(|content| durable::replace(&path, &content)).map_err(|source| IdentityError {
+        step: "write",
+        path,
+        source,
+    })
 }
 
 #[cfg(test)]

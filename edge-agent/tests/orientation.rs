@@ -3,10 +3,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod common;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use gstreamer::prelude::*;
 use picket_edge_agent::capture::pipeline::{Next, Pipeline};
 use picket_edge_agent::capture::planes::Plane;
 use picket_edge_agent::capture::settings::{FileSource, Pace, Source};
@@ -76,25 +77,13 @@ fn write_video(folder: &Path, planes: &[Grid; 3]) -> PathBuf {
     let (raw, video) = (folder.join("raw"), folder.join("video.avi"));
     let frame: Vec<u8> = planes.iter().flat_map(|plane| plane.samples.clone()).collect();
     std::fs::write(&raw, frame.repeat(3)).unwrap();
-    run(&format!(
+    common::run_to_end(&format!(
         "filesrc location={} ! rawvideoparse format=i420 width={WIDTH} height={HEIGHT} framerate=25/1 \
          ! avimux ! filesink location={}",
         raw.display(),
         video.display()
     ));
     video
-}
-
-/// Runs a GStreamer launch line to its end.
-fn run(line: &str) {
-    gstreamer::init().unwrap();
-    let pipeline = gstreamer::parse::launch(line).unwrap();
-    pipeline.set_state(gstreamer::State::Playing).unwrap();
-    let kinds = [gstreamer::MessageType::Eos, gstreamer::MessageType::Error];
-    let limit = gstreamer::ClockTime::from_seconds(20);
-    let message = pipeline.bus().unwrap().timed_pop_filtered(limit, &kinds).unwrap();
-    pipeline.set_state(gstreamer::State::Null).unwrap();
-    assert!(matches!(message.view(), gstreamer::MessageView::Eos(_)), "{message:?}");
 }
 
 fn first_picture(video: &Path, picture: &Value) -> Result<Planes, CaptureError> {
@@ -185,7 +174,7 @@ fn half_pictures_become_whole_ones_only_where_that_is_asked_for() {
 fn a_mark_in_the_stream_turns_the_picture_only_where_that_is_asked_for() {
     let folder = tempfile::tempdir().unwrap();
     let video = folder.path().join("upright.mp4");
-    run(&format!(
+    common::run_to_end(&format!(
         "videotestsrc num-buffers=3 ! video/x-raw,width={WIDTH},height={HEIGHT} ! avenc_mpeg4 ! qtmux \
          ! filesink location={}",
         video.display()

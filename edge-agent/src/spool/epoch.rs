@@ -4,16 +4,16 @@
 //! a database that was set aside or deleted does not take the counter with it. Should both be lost
 //! (a reflashed box), the instance still tells the epochs apart.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::Path;
 
+use picket_service::durable;
 use picket_wire::EpochId;
 
 use super::error::SpoolError;
 
 const FILE: &str = "epoch";
-const NEW_FILE: &str = "epoch.new";
 
 /// Draws the epoch that follows both `in_database` and the file, and makes the file durable.
 ///
@@ -46,15 +46,8 @@ fn read(state_dir: &Path) -> Result<u64, SpoolError> {
     }
 }
 
-/// A new file is renamed over the old one, and the directory synced, so that at every moment one
-/// of the two is whole.
 fn write(state_dir: &Path, number: u64) -> io::Result<()> {
-    let new = state_dir.join(NEW_FILE);
-    let mut file = File::create(&new)?;
-    writeln!(file, "{number}")?;
-    file.sync_all()?;
-    fs::rename(&new, state_dir.join(FILE))?;
-    File::open(state_dir)?.sync_all()
+    durable::replace(&state_dir.join(FILE), format!("{number}\n").as_bytes())
 }
 
 #[cfg(test)]

@@ -263,9 +263,7 @@ impl Agent {
         self.last_beat = Some(Instant::now());
         let (wall, _) = self.heartbeat.clock.wall();
         let known = self.heartbeat.configured();
-        if let Err(error) = self.pauses.tidy(wall, |camera| known.contains(camera)) {
-            tracing::warn!(%error, "a pause that is over stays in the state directory");
-        }
+        self.pauses.tidy(wall, |camera| known.contains(camera));
         let spool = self.status.status(wall.map(|now| now.as_millisecond()));
         let unreadable = spool.as_ref().err().map(|error| chain(error));
         if let Some(why) = &unreadable {

@@ -1,22 +1,24 @@
 //! Which cameras are paused, over a restart.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+use picket_service::durable;
 use picket_wire::CameraName;
 
 use crate::capture::Pause;
 
 const FILE: &str = "paused.json";
-const NEW_FILE: &str = "paused.json.new";
 
 /// The paused cameras, in memory and in the state directory.
 pub(super) struct Pauses {
     state_dir: PathBuf,
     paused: BTreeMap<CameraName, Pause>,
+    /// The last tidying could not be written: said once, and tried again.
+    untidy: bool,
 }
 
 impl Pauses {
@@ -33,7 +35,7 @@ impl Pauses {
                 "which cameras are paused cannot be read: none is");
             BTreeMap::new()
         });
-        Self { state_dir: state_dir.to_owned(), paused }
+        Self { state_dir: state_dir.to_owned(), paused, untidy: false }
     }
 
     pub fn of(&self, camera: &CameraName) -> Option<Pause> {
@@ -52,23 +54,20 @@ impl Pauses {
 
     /// Forgets what is over, and cameras that are not there any more. A pause that stayed would come
     /// back with a clock that went back, or with a camera that gets an old one's name.
-    pub fn tidy(
-        &mut self,
-        now: Option<Timestamp>,
-        is_there: impl Fn(&CameraName) -> bool,
-    ) -> io::Result<()> {
+    pub fn tidy(&mut self, now: Option<Timestamp>, is_there: impl Fn(&CameraName) -> bool) {
         let mut paused = self.paused.clone();
         paused.retain(|camera, pause| !pause.is_over(now) && is_there(camera));
-        if paused == self.paused { Ok(()) } else { self.keep(paused) }
+        let kept = if paused == self.paused { Ok(()) } else { self.keep(paused) };
+        let was_untidy = std::mem::replace(&mut self.untidy, kept.is_err());
+        if let Err(error) = kept.as_ref().map_err(|error| error as &dyn std::error::Error)
+            && !was_untidy
+        {
+            tracing::warn!(error, "a pause that is over stays in the state directory");
+        }
     }
 
     fn keep(&mut self, paused: BTreeMap<CameraName, Pause>) -> io::Result<()> {
-        let new = self.state_dir.join(NEW_FILE);
-        let mut file = File::create(&new)?;
-        file.write_all(&serde_json::to_vec(&paused)?)?;
-        file.sync_all()?;
-        fs::rename(&new, self.state_dir.join(FILE))?;
-        File::open(&self.state_dir)?.sync_all()?;
+        durable::replace(&self.state_dir.join(FILE), &serde_json::to_vec(&paused)?)?;
         self.paused = paused;
         Ok(())
     }
@@ -103,12 +102,12 @@ mod tests {
         let mut pauses = Pauses::load(dir.path());
         pauses.set(&north, Some(Pause { until: Some(until) })).unwrap();
         pauses.set(&south, Some(Pause { until: None })).unwrap();
-        pauses.tidy(None, |_| true).unwrap();
+        pauses.tidy(None, |_| true);
         assert!(Pauses::load(dir.path()).of(&north).is_some(), "no clock ends nothing");
-        pauses.tidy(Some(until), |_| true).unwrap();
+        pauses.tidy(Some(until), |_| true);
         let again = Pauses::load(dir.path());
         assert!(again.of(&north).is_none() && again.of(&south).is_some());
-        pauses.tidy(Some(until), |camera| *camera == north).unwrap();
+        pauses.tidy(Some(until), |camera| *camera == north);
         assert!(Pauses::load(dir.path()).of(&south).is_none());
     }
 }

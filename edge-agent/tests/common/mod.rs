@@ -32,11 +32,14 @@ pub fn clip() -> PathBuf {
 }
 
 /// Makes a video by a GStreamer launch line that ends before its sink.
-#[allow(dead_code, reason = "each test file uses its part")]
 pub fn make_video(path: &Path, line: &str) {
+    run_to_end(&format!("{line} ! filesink location={}", path.display()));
+}
+
+/// Runs a GStreamer launch line to its end.
+pub fn run_to_end(line: &str) {
     gstreamer::init().unwrap();
-    let line = format!("{line} ! filesink location={}", path.display());
-    let pipeline = gstreamer::parse::launch(&line).unwrap();
+    let pipeline = gstreamer::parse::launch(line).unwrap();
     pipeline.set_state(gstreamer::State::Playing).unwrap();
     let kinds = [gstreamer::MessageType::Eos, gstreamer::MessageType::Error];
     let limit = gstreamer::ClockTime::from_seconds(20);
