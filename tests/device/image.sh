@@ -51,7 +51,7 @@ mmdebstrap --variant=minbase \
 
 mkdir "$making/root"
 tar --extract --file "$making/root.tar" --directory "$making/root" --numeric-owner
-mke2fs -q -t ext4 -d "$making/root" -L device "$making/disk.ext4" 4G
+mke2fs -q -t ext4 -d "$making/root" -L device "$making/disk.ext4" 4G >> "$making/log"
 mv "$making"/boot/vmlinuz-* "$making/vmlinuz"
 mv "$making"/boot/initrd.img-* "$making/initrd.new"
 rm -rf "$making/root" "$making/root.tar" "$making/boot" "$making/initramfs"
