@@ -242,19 +242,22 @@ async fn a_stopped_detector_thread_makes_the_watchdog_start_the_agent_again(
 ) -> Result<()> {
     let before = site.service().await?;
     // ptrace(PTRACE_SEIZE), then ptrace(PTRACE_INTERRUPT), by a process that lives until it is stopped.
+    // It waits for the thread (__WALL) as a debugger does: else what is left of one that was killed
+    // would keep its process from ending.
     let hold = format!(
         "thread=$(grep -lx detect /proc/{}/task/*/comm | cut -d/ -f5) && test -n \"$thread\" &&
         systemd-run --quiet --unit=hold perl -e '
             syscall(101, 0x4206, 0 + $ARGV[0], 0, 0) == 0 or die;
             syscall(101, 0x4207, 0 + $ARGV[0], 0, 0) == 0 or die;
+            1 while waitpid(-1, 0x40000000) > 0;
             sleep' $thread",
         before.pid
     );
     site.machine.run(&hold).await?;
-    started_again(site, before.pid, site.limit(WATCHDOG)).await?;
-    site.said("Watchdog timeout", LOOK_EVERY).await?;
-    // It has nobody left to hold; ended or not, it goes.
-    site.machine.run("systemctl stop hold").await.map(drop)
+    let again = started_again(site, before.pid, site.limit(WATCHDOG)).await;
+    site.machine.run("systemctl stop hold").await?;
+    again?;
+    site.said("Watchdog timeout", LOOK_EVERY).await
 }
 
 async fn started_again(site: &mut Site, former: u32, limit: Duration) -> Result<()> {
