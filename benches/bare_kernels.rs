@@ -14,9 +14,10 @@ use fast_image_resize as fir;
 use fir::images::{TypedCroppedImage, TypedImage, TypedImageRef};
 use fir::pixels::U8;
 use gstreamer::prelude::*;
+use gstreamer::{PadProbeReturn, PadProbeType, QueryViewMut};
 use gstreamer_app::AppSink;
 use gstreamer_video::prelude::*;
-use gstreamer_video::{VideoFrame, VideoInfo, video_frame::Readable};
+use gstreamer_video::{VideoFrame, VideoInfo, VideoMeta, video_frame::Readable};
 use ort::session::Session;
 use ort::value::TensorRef;
 use turbojpeg::{Compressor, Subsamp, YuvPlanesImage};
@@ -68,7 +69,19 @@ fn decode(video: &str) -> Result<(gstreamer::Pipeline, AppSink), Failure> {
     let pipeline = gstreamer::parse::launch(&line)?.downcast::<gstreamer::Pipeline>();
     let pipeline = pipeline.map_err(|_| "the launch line is no pipeline")?;
     let sink = pipeline.by_name("sink").and_then(|sink| sink.downcast::<AppSink>().ok());
-    Ok((pipeline, sink.ok_or("no sink")?))
+    let sink = sink.ok_or("no sink")?;
+    // Frames may have gaps between their rows: without that word the decoder copies each.
+    let pad = sink.static_pad("sink").ok_or("a sink without a pad")?;
+    pad.add_probe(PadProbeType::QUERY_DOWNSTREAM, |_, info| {
+        match info.query_mut().map(|query| query.view_mut()) {
+            Some(QueryViewMut::Allocation(query)) => {
+                query.add_allocation_meta::<VideoMeta>(None);
+                PadProbeReturn::Handled
+            }
+            _ => PadProbeReturn::Ok,
+        }
+    });
+    Ok((pipeline, sink))
 }
 
 struct Kernels {

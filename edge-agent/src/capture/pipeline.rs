@@ -453,7 +453,7 @@ fn in_real_time(source: &Source) -> bool {
 
 fn sink(sync: bool) -> gst_app::AppSink {
     let caps = gst::Caps::builder("video/x-raw").field("format", "I420").build();
-    gst_app::AppSink::builder()
+    let sink = gst_app::AppSink::builder()
         .caps(&caps)
         .max_buffers(DECODED_WAITING)
         .drop(false)
@@ -461,5 +461,24 @@ fn sink(sync: bool) -> gst_app::AppSink {
         // With QoS a decoder leaves frames out when the sink is late: a loss that nobody counts.
         .qos(false)
         .enable_last_sample(false)
-        .build()
+        .build();
+    take_frames_as_they_lie(&sink);
+    sink
+}
+
+/// Says that frames may have gaps between their rows, which the element itself does not: FFmpeg's
+/// decoders, whose frames have them, would else copy each frame, looked at or not.
+fn take_frames_as_they_lie(sink: &gst_app::AppSink) {
+    let Some(pad) = sink.static_pad("sink") else {
+        return;
+    };
+    pad.add_probe(gst::PadProbeType::QUERY_DOWNSTREAM, |_, info| {
+        match info.query_mut().map(|query| query.view_mut()) {
+            Some(gst::QueryViewMut::Allocation(query)) => {
+                query.add_allocation_meta::<gst_video::VideoMeta>(None);
+                gst::PadProbeReturn::Handled
+            }
+            _ => gst::PadProbeReturn::Ok,
+        }
+    });
 }

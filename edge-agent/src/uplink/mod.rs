@@ -24,6 +24,7 @@ mod handle;
 mod lanes;
 mod link;
 mod news;
+mod polled;
 mod probe;
 mod producer;
 mod queues;

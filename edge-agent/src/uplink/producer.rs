@@ -10,10 +10,10 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
 use rdkafka::producer::{
     BaseProducer, BaseRecord, NoCustomPartitioner, Producer, ProducerContext, PurgeConfig,
-    ThreadedProducer,
 };
 use rdkafka::types::RDKafkaErrorCode as Code;
 
+use super::polled::Polled;
 use super::settings::Settings;
 use super::window::Ticket;
 
@@ -88,8 +88,8 @@ impl ProducerContext<NoCustomPartitioner> for Reporter {
 /// One for records and heartbeats, compressed; one for pictures, which are compressed already, so
 /// that a large picture does not stand in front of an observation in one connection.
 pub struct Producers {
-    small: ThreadedProducer<Reporter>,
-    large: ThreadedProducer<Reporter>,
+    small: Polled,
+    large: Polled,
     names: TopicNames,
 }
 
@@ -100,22 +100,22 @@ impl Producers {
         client_id: &str,
         reports: &Sender<Report>,
     ) -> Result<Self, KafkaError> {
-        let make = |topic| -> Result<ThreadedProducer<Reporter>, KafkaError> {
+        let make = |topic| -> Result<Polled, KafkaError> {
             let mut config = config(settings, client_id);
             let most = Topic::max_message_bytes(topic) + FRAMING_BYTES;
             config.set("message.max.bytes", most.to_string());
             let codec = if topic == Topic::Frames { "none" } else { "zstd" };
             config.set("compression.type", codec);
-            config.create_with_context(Reporter::new(topic, reports.clone()))
+            Polled::new(&config, Reporter::new(topic, reports.clone()))
         };
         let names = TopicNames::new(settings.topic_prefix.clone());
         Ok(Self { small: make(Topic::Observations)?, large: make(Topic::Frames)?, names })
     }
 
-    fn of(&self, topic: Topic) -> &ThreadedProducer<Reporter> {
+    fn of(&self, topic: Topic) -> &BaseProducer<Reporter> {
         match topic {
-            Topic::Frames => &self.large,
-            _ => &self.small,
+            Topic::Frames => self.large.producer(),
+            _ => self.small.producer(),
         }
     }
 
@@ -145,13 +145,16 @@ impl Producers {
 
     /// Why one of them can do nothing more, if so.
     pub fn fatal(&self) -> Option<String> {
-        let fatal = [&self.small, &self.large].map(|producer| producer.client().fatal_error());
+        let both = [self.small.producer(), self.large.producer()];
+        let fatal = both.map(|producer| producer.client().fatal_error());
         fatal.into_iter().flatten().next().map(|(_, said)| said)
     }
 
     /// Gives up what was not yet acknowledged; each is still reported.
     pub fn purge(&self) {
-        for producer in [&self.small, &self.large] {
+        let both = [&self.small, &self.large];
+        both.into_iter().for_each(Polled::end);
+        for producer in both.map(Polled::producer) {
             producer.purge(PurgeConfig::default().queue().inflight());
             // The reports of what was purged; a broken connection cannot hold this up.
             let _ = producer.flush(Duration::from_millis(500));
