@@ -4,150 +4,21 @@
 // Helpers of tests may unwrap as tests do: a panic is a failed test.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod common;
+
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Sender, unbounded};
-use picket_edge_agent::detect::Observed;
-use picket_edge_agent::spool::{Clock, Settings as SpoolSettings, Spool, SpoolHandle};
-use picket_edge_agent::uplink::{ProbeError, Settings, Uplink, UplinkHandle, probe};
-use picket_wire::observation::{
-    ClockState, Detector, FrameFate, GapOf, Observation, Reason, Skip, Stamp,
-};
-use picket_wire::status::{Books, SpoolStatus, Status};
-use picket_wire::{
-    CameraName, CameraRecord, DeviceName, EpochId, Lane, Message, ObservationId, Picture, Topic,
-    TopicNames, decode,
-};
+use common::uplink::{BROKER, LIMIT, Mock, cluster, gate, settings, stamp, start};
+use picket_edge_agent::uplink::{ProbeError, Settings, probe};
+use picket_wire::observation::{GapOf, Reason};
+use picket_wire::status::{SpoolStatus, Status};
+use picket_wire::{CameraRecord, Lane, Message, Topic, TopicNames, decode};
 use rdkafka::Message as _;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Headers;
-use rdkafka::mocking::MockCluster;
-use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
-
-const LIMIT: Duration = Duration::from_secs(40);
-const BROKER: i32 = 1;
-
-type Mock = MockCluster<'static, DefaultProducerContext>;
-
-struct TestClock(AtomicU64);
-
-impl Clock for TestClock {
-    fn now(&self) -> Stamp {
-        stamp(self.0.fetch_add(1, Ordering::SeqCst))
-    }
-    fn stamps(&self, _: &CameraName) -> bool {
-        true
-    }
-}
-
-fn stamp(mono_us: u64) -> Stamp {
-    Stamp { mono_us, captured_at: None, clock: ClockState::Unset }
-}
-
-fn north() -> CameraName {
-    "north".parse().unwrap()
-}
-
-fn gate() -> DeviceName {
-    "gate".parse().unwrap()
-}
-
-fn cluster() -> Mock {
-    let mock = MockCluster::new(1).unwrap();
-    for topic in Topic::OF_DEVICES {
-        mock.create_topic(&TopicNames::default().name(topic), 3, 1).unwrap();
-    }
-    mock
-}
-
-fn settings(brokers: String) -> Settings {
-    Settings {
-        brokers: brokers.split(',').map(ToOwned::to_owned).collect(),
-        allow_plaintext: true,
-        stall_ms: 2000,
-        ..Settings::default()
-    }
-}
-
-struct Agent {
-    spool: SpoolHandle,
-    epoch: EpochId,
-    input: Sender<Observed>,
-    uplink: UplinkHandle,
-}
-
-fn start(dir: &Path, settings: &Settings) -> Agent {
-    let clock = Arc::new(TestClock(AtomicU64::new(1)));
-    let (spool, epoch) =
-        Spool::open(&SpoolSettings::default(), dir, &gate(), &[north()], clock).unwrap();
-    let (input, rx) = unbounded();
-    let spool = spool.spawn_writer(rx).unwrap();
-    let uplink = Uplink::spawn(settings, &gate(), spool.reader().unwrap()).unwrap();
-    Agent { spool, epoch, input, uplink }
-}
-
-impl Agent {
-    /// Skips are the smallest records that settle a `seq`.
-    fn capture(&self, seqs: std::ops::RangeInclusive<u64>) {
-        for seq in seqs {
-            self.spool.ledger().captured(&north(), 1);
-            let id: ObservationId = format!("gate/north/{}/{seq}", self.epoch).parse().unwrap();
-            let reason = Reason::try_from("still".to_owned()).unwrap();
-            let skip = Skip { id, stamp: stamp(seq), first: seq, last: seq, reason };
-            self.input.send(Observed::Skipped(skip)).unwrap();
-        }
-        self.spool.flush(LIMIT).unwrap();
-    }
-
-    fn capture_with_picture(&self, seq: u64) {
-        self.spool.ledger().captured(&north(), 1);
-        let id: ObservationId = format!("gate/north/{}/{seq}", self.epoch).parse().unwrap();
-        let observation = Observation {
-            id: id.clone(),
-            stamp: stamp(seq),
-            frame_width: 640,
-            frame_height: 480,
-            detector: Detector { name: "yunet".to_owned(), model_sha256: "00".repeat(32) },
-            motion_score: None,
-            frame: FrameFate::Published,
-            detections: Vec::new(),
-        };
-        let (redacted, jpeg) = ("none".to_owned(), vec![0xff, 0xd8, 0xff, 0xd9]);
-        let stamp = stamp(seq);
-        let picture =
-            Some(Picture { id, crop: None, stamp, width: 64, height: 48, redacted, jpeg });
-        let (picture_lost, position) = (None, None);
-        let observed = Observed::Observation { observation, picture, picture_lost, position };
-        self.input.send(observed).unwrap();
-        self.spool.flush(LIMIT).unwrap();
-    }
-
-    fn books(&self) -> Books {
-        let books = self.spool.ledger().books(&north()).unwrap();
-        assert!(books.balanced(), "{books:?}");
-        books
-    }
-
-    fn wait(&self, what: &str, condition: impl Fn(&Self) -> bool) {
-        let until = Instant::now() + LIMIT;
-        while !condition(self) {
-            let (status, books) = (self.uplink.status(), self.books());
-            assert!(Instant::now() < until, "{what}: {status:?} {books:?}");
-            self.spool.flush(LIMIT).unwrap();
-        }
-    }
-
-    fn end(self) {
-        self.spool.flush(LIMIT).unwrap();
-        self.uplink.drain(LIMIT).unwrap();
-        self.spool.finish(LIMIT).unwrap();
-    }
-}
 
 /// Reads a topic of the cluster from its beginning, until `count` messages were seen.
 fn consume(mock: &Mock, topic: Topic, count: usize) -> Vec<(Message, String)> {

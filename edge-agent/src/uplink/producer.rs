@@ -19,6 +19,8 @@ use super::window::Ticket;
 
 /// The record's own framing, over the longest value that the spool lets through.
 const FRAMING_BYTES: u32 = 4096;
+/// What one request holds, unless one record alone is larger.
+pub const BATCH_BYTES: u64 = 512 * 1024;
 
 /// What the producers report.
 #[derive(Debug)]
@@ -183,7 +185,7 @@ fn set_common(config: &mut ClientConfig, settings: &Settings, client_id: &str) {
         // Never give up: a message that timed out here would only be read from the spool again.
         .set("message.timeout.ms", "0")
         .set("linger.ms", "5")
-        .set("batch.size", "524288")
+        .set("batch.size", BATCH_BYTES.to_string())
         .set("queue.buffering.max.kbytes", queue_kbytes.to_string())
         .set("queue.buffering.max.messages", "200000")
         // A half-open connection is noticed by the first of these that passes.

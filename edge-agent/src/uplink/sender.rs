@@ -259,6 +259,7 @@ impl Sender {
         if self.producers.is_none() {
             return;
         }
+        self.window.begin_turn();
         self.send_suspect();
         while self.suspects.is_empty() && self.alone.is_none() {
             let now = Instant::now();

@@ -1,11 +1,19 @@
-//! What was handed to the producer and not yet acknowledged: bounded by count and bytes.
+//! What was handed to the producers and not yet acknowledged: bounded by count and bytes.
+//!
+//! While a partition has five messages on their way and more that wait, librdkafka sends none of
+//! them, and turns without a pause until one is acknowledged: on a slow link most of a core. So a
+//! producer that has five is given nothing, and then all at once what fits one request.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use picket_wire::{Lane, Topic};
 
+use super::producer::BATCH_BYTES;
 use crate::spool::RowId;
+
+/// librdkafka's `RD_KAFKA_IDEMP_MAX_INFLIGHT`: messages, not requests, of one partition.
+const MOST_UNACKNOWLEDGED: usize = 5;
 
 /// Names one sending of one thing; never used twice in a process, so that a late report of a
 /// producer that was replaced is not taken for another's.
@@ -48,6 +56,28 @@ pub struct Sent {
     pub at: Instant,
 }
 
+/// What one producer has on its way.
+#[derive(Debug, Default)]
+struct Load {
+    records: usize,
+    /// Whether more may be handed over in this turn.
+    is_open: bool,
+    /// Handed over in this turn.
+    turn_bytes: u64,
+}
+
+impl Load {
+    fn has_room(&self) -> bool {
+        let fits_a_request = self.turn_bytes < BATCH_BYTES;
+        self.is_open && (self.records < MOST_UNACKNOWLEDGED || fits_a_request)
+    }
+}
+
+/// Pictures have a producer of their own.
+fn load_of(topic: Topic) -> usize {
+    usize::from(topic == Topic::Frames)
+}
+
 /// All that is on its way.
 #[derive(Debug)]
 pub struct Window {
@@ -56,13 +86,21 @@ pub struct Window {
     bytes: u64,
     sent: BTreeMap<Ticket, Sent>,
     next: Ticket,
+    loads: [Load; 2],
 }
 
 impl Window {
     /// An empty window.
     pub fn new(max_records: u32, max_bytes: u64) -> Self {
-        let (bytes, sent, next) = (0, BTreeMap::new(), 1);
-        Self { max_records: max_records as usize, max_bytes, bytes, sent, next }
+        let (bytes, sent, next, loads) = (0, BTreeMap::new(), 1, Default::default());
+        Self { max_records: max_records as usize, max_bytes, bytes, sent, next, loads }
+    }
+
+    /// To be called before what waits is handed over: looks which producers may be given more.
+    pub fn begin_turn(&mut self) {
+        for load in &mut self.loads {
+            (load.is_open, load.turn_bytes) = (load.records < MOST_UNACKNOWLEDGED, 0);
+        }
     }
 
     /// Whether something more of this topic may be sent. A quarter is kept free of pictures, so
@@ -72,7 +110,8 @@ impl Window {
             Topic::Frames => (self.max_records * 3 / 4, self.max_bytes * 3 / 4),
             _ => (self.max_records, self.max_bytes),
         };
-        self.sent.is_empty() || (self.sent.len() < records && self.bytes < bytes)
+        let within_bounds = self.sent.len() < records && self.bytes < bytes;
+        self.sent.is_empty() || (within_bounds && self.loads[load_of(topic)].has_room())
     }
 
     /// A ticket for something that is about to be sent.
@@ -80,6 +119,9 @@ impl Window {
         let ticket = self.next;
         self.next += 1;
         self.bytes += bytes;
+        let load = &mut self.loads[load_of(parcel.topic())];
+        load.records += 1;
+        load.turn_bytes += bytes;
         self.sent.insert(ticket, Sent { parcel, bytes, at });
         ticket
     }
@@ -93,6 +135,8 @@ impl Window {
     pub fn settle(&mut self, ticket: Ticket) -> Option<Sent> {
         let sent = self.sent.remove(&ticket)?;
         self.bytes = self.bytes.saturating_sub(sent.bytes);
+        let load = &mut self.loads[load_of(sent.parcel.topic())];
+        load.records = load.records.saturating_sub(1);
         Some(sent)
     }
 
@@ -123,21 +167,38 @@ mod tests {
 
     #[test]
     fn pictures_leave_room_for_observations() {
-        let now = Instant::now();
-        let row = |id| Parcel::Row { topic: Topic::Frames, id, lane: Lane::Live };
         let mut window = Window::new(100, 1000);
-        let mut tickets = Vec::new();
-        while window.has_room(Topic::Frames) {
-            tickets.push(window.issue(row(tickets.len() as i64), 100, now));
-        }
+        assert_eq!(hand_over(&mut window, Topic::Frames, 100), 8);
         assert_eq!(window.depth(), (8, 800));
         assert!(window.has_room(Topic::Observations));
-        for ticket in tickets {
+        for ticket in 1..window.next_ticket() {
             assert!(window.settle(ticket).is_some());
             assert!(window.settle(ticket).is_none());
         }
         assert_eq!(window.depth(), (0, 0));
-        assert!(window.oldest_age(now).is_none());
+        assert!(window.oldest_age(Instant::now()).is_none());
+    }
+
+    /// Hands over rows of so many bytes until there is no room; how many that were.
+    fn hand_over(window: &mut Window, topic: Topic, bytes: u64) -> usize {
+        window.begin_turn();
+        let before = window.depth().0;
+        while window.has_room(topic) {
+            let row = Parcel::Row { topic, id: 0, lane: Lane::Live };
+            window.issue(row, bytes, Instant::now());
+        }
+        window.depth().0 - before
+    }
+
+    #[test]
+    fn a_producer_with_five_on_their_way_is_given_nothing_and_then_what_fits_a_request() {
+        let mut window = Window::new(10_000, 64 << 20);
+        assert_eq!(hand_over(&mut window, Topic::Frames, BATCH_BYTES / 2), 5);
+        assert_eq!(hand_over(&mut window, Topic::Frames, BATCH_BYTES / 2), 0);
+        assert!(window.settle(1).is_some());
+        assert_eq!(hand_over(&mut window, Topic::Frames, BATCH_BYTES / 8), 8);
+        assert_eq!(hand_over(&mut window, Topic::Frames, 1), 0);
+        assert_eq!(hand_over(&mut window, Topic::Observations, BATCH_BYTES / 512), 512);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 pub mod camera;
 pub mod rehearsed;
 pub mod toy;
+pub mod uplink;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -1,0 +1,136 @@
+//! An agent from its detector's output on: a real spool, a real uplink, and librdkafka's mock brokers.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Sender, unbounded};
+use picket_edge_agent::detect::Observed;
+use picket_edge_agent::spool::{Clock, Settings as SpoolSettings, Spool, SpoolHandle};
+use picket_edge_agent::uplink::{Settings, Uplink, UplinkHandle};
+use picket_wire::observation::{ClockState, Detector, FrameFate, Observation, Reason, Skip, Stamp};
+use picket_wire::status::Books;
+use picket_wire::{CameraName, DeviceName, EpochId, ObservationId, Picture, Topic, TopicNames};
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
+
+pub const LIMIT: Duration = Duration::from_secs(40);
+pub const BROKER: i32 = 1;
+
+pub type Mock = MockCluster<'static, DefaultProducerContext>;
+
+struct TestClock(AtomicU64);
+
+impl Clock for TestClock {
+    fn now(&self) -> Stamp {
+        stamp(self.0.fetch_add(1, Ordering::SeqCst))
+    }
+    fn stamps(&self, _: &CameraName) -> bool {
+        true
+    }
+}
+
+pub fn stamp(mono_us: u64) -> Stamp {
+    Stamp { mono_us, captured_at: None, clock: ClockState::Unset }
+}
+
+pub fn north() -> CameraName {
+    "north".parse().unwrap()
+}
+
+pub fn gate() -> DeviceName {
+    "gate".parse().unwrap()
+}
+
+pub fn cluster() -> Mock {
+    let mock = MockCluster::new(1).unwrap();
+    for topic in Topic::OF_DEVICES {
+        mock.create_topic(&TopicNames::default().name(topic), 3, 1).unwrap();
+    }
+    mock
+}
+
+pub fn settings(brokers: String) -> Settings {
+    Settings {
+        brokers: brokers.split(',').map(ToOwned::to_owned).collect(),
+        allow_plaintext: true,
+        stall_ms: 2000,
+        ..Settings::default()
+    }
+}
+
+pub struct Agent {
+    pub spool: SpoolHandle,
+    pub epoch: EpochId,
+    pub input: Sender<Observed>,
+    pub uplink: UplinkHandle,
+}
+
+pub fn start(dir: &Path, settings: &Settings) -> Agent {
+    let clock = Arc::new(TestClock(AtomicU64::new(1)));
+    let (spool, epoch) =
+        Spool::open(&SpoolSettings::default(), dir, &gate(), &[north()], clock).unwrap();
+    let (input, rx) = unbounded();
+    let spool = spool.spawn_writer(rx).unwrap();
+    let uplink = Uplink::spawn(settings, &gate(), spool.reader().unwrap()).unwrap();
+    Agent { spool, epoch, input, uplink }
+}
+
+impl Agent {
+    /// Skips are the smallest records that settle a `seq`.
+    pub fn capture(&self, seqs: std::ops::RangeInclusive<u64>) {
+        for seq in seqs {
+            self.spool.ledger().captured(&north(), 1);
+            let id: ObservationId = format!("gate/north/{}/{seq}", self.epoch).parse().unwrap();
+            let reason = Reason::try_from("still".to_owned()).unwrap();
+            let skip = Skip { id, stamp: stamp(seq), first: seq, last: seq, reason };
+            self.input.send(Observed::Skipped(skip)).unwrap();
+        }
+        self.spool.flush(LIMIT).unwrap();
+    }
+
+    pub fn capture_with_picture(&self, seq: u64) {
+        self.spool.ledger().captured(&north(), 1);
+        let id: ObservationId = format!("gate/north/{}/{seq}", self.epoch).parse().unwrap();
+        let observation = Observation {
+            id: id.clone(),
+            stamp: stamp(seq),
+            frame_width: 640,
+            frame_height: 480,
+            detector: Detector { name: "yunet".to_owned(), model_sha256: "00".repeat(32) },
+            motion_score: None,
+            frame: FrameFate::Published,
+            detections: Vec::new(),
+        };
+        let (redacted, jpeg) = ("none".to_owned(), vec![0xff, 0xd8, 0xff, 0xd9]);
+        let stamp = stamp(seq);
+        let picture =
+            Some(Picture { id, crop: None, stamp, width: 64, height: 48, redacted, jpeg });
+        let (picture_lost, position) = (None, None);
+        let observed = Observed::Observation { observation, picture, picture_lost, position };
+        self.input.send(observed).unwrap();
+        self.spool.flush(LIMIT).unwrap();
+    }
+
+    pub fn books(&self) -> Books {
+        let books = self.spool.ledger().books(&north()).unwrap();
+        assert!(books.balanced(), "{books:?}");
+        books
+    }
+
+    pub fn wait(&self, what: &str, condition: impl Fn(&Self) -> bool) {
+        let until = Instant::now() + LIMIT;
+        while !condition(self) {
+            let (status, books) = (self.uplink.status(), self.books());
+            assert!(Instant::now() < until, "{what}: {status:?} {books:?}");
+            self.spool.flush(LIMIT).unwrap();
+        }
+    }
+
+    pub fn end(self) {
+        self.spool.flush(LIMIT).unwrap();
+        self.uplink.drain(LIMIT).unwrap();
+        self.spool.finish(LIMIT).unwrap();
+    }
+}
