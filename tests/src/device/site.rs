@@ -206,7 +206,7 @@ impl Site {
     }
 
     /// Asks the oracle, until every frame is stored, spooled or counted as lost with a reason.
-    pub async fn books_balance(&mut self) -> Result<Findings> {
+    pub async fn accounts_balance(&mut self) -> Result<Findings> {
         let images = self.fleet.images();
         let copy = self.machine.share().join("spool.sqlite");
         let database = self.fleet.database.clone();
@@ -222,6 +222,12 @@ impl Site {
             .await?;
         let stored: usize = findings.accounts.values().map(|account| account.stored.len()).sum();
         ensure!(stored > 0, "nothing is stored, so nothing balances");
+        Ok(findings)
+    }
+
+    /// The same, and that there are no dead letters, which only a broker that runs can tell.
+    pub async fn books_balance(&mut self) -> Result<Findings> {
+        let findings = self.accounts_balance().await?;
         ensure!(self.fleet.dead_letters()? == 0, "the centre could not read every message");
         Ok(findings)
     }
