@@ -42,6 +42,10 @@ const NUMBERS_PAUSE: Duration = Duration::from_secs(1);
 /// Pause before it is asked again whether there is room to keep more.
 const ROOM_PAUSE: Duration = Duration::from_millis(200);
 
+/// A session of so long in which frames came shows that the stream can be decoded: a decoder that
+/// fails after it fails anew, and another may take over at once.
+const DECODES: Duration = Duration::from_secs(30);
+
 /// How a session with the source went.
 enum Finish {
     Ended,
@@ -113,9 +117,14 @@ impl Camera {
             Err(error) => return self.give_up(&error),
         };
         loop {
-            let frames_before = place.frames;
+            let (frames_before, began) = (place.frames, Instant::now());
             let plugged_in = self.plugged_in();
             let outcome = self.session(&mut place, stamper);
+            let frames_flowed = place.frames > frames_before;
+            let decoded = frames_flowed && began.elapsed() >= DECODES;
+            if decoded {
+                self.decoders.lasted();
+            }
             if place.fingerprint.is_some() {
                 place.done_ns = place.seen_ns.or(place.done_ns);
             }
@@ -137,7 +146,8 @@ impl Camera {
                     false => self.give_up(&error),
                 };
             }
-            if place.frames > frames_before {
+            // Decoders give a few frames also of a stream that none can read.
+            if decoded || (frames_flowed && !matches!(error, CaptureError::NoDecoderLeft { .. })) {
                 backoff.reset();
             }
             let wait = backoff.wait(backoff::random());

@@ -3,11 +3,11 @@
 //! One that is installed and does not decode a sample has a place all the same: it is probed again
 //! now and then, and is used once it does.
 //!
-//! A decoder that failed is out for a while, and the next one takes over at once. When the last one
-//! fails too, the fault lies with the stream rather than with any of them: the last one stays, and
-//! the source is opened again with back-off like any source that breaks. The better ones are still
-//! tried only when their time has come, so that a corrupt stream does not send the camera round and
-//! round through its decoders.
+//! A decoder that failed is out for a while, and the next one takes over at once. When none is left
+//! that did not fail too, the fault lies with the stream rather than with any of them: the source is
+//! opened again with back-off like any source that breaks, until one of them decoded for a while. That
+//! a decoder's time to be tried again has come is no reason to skip the back-off: where that time is
+//! short, a stream that none can read would send the camera round and round through them.
 
 use std::time::{Duration, Instant};
 
@@ -36,7 +36,7 @@ impl Turn {
 pub enum Verdict {
     /// Another decoder takes over at once.
     NextTakesOver,
-    /// There is none left to take over.
+    /// There is none left to take over that did not fail as well.
     NoneLeft,
 }
 
@@ -47,6 +47,8 @@ struct Link {
     /// Whether it ever decoded a sample: what did not is never used.
     proven: bool,
     failures: usize,
+    /// Whether it failed since one of them decoded for a while.
+    failed_lately: bool,
     /// The last failure: why, and until when it is out.
     out: Option<Out>,
 }
@@ -74,7 +76,13 @@ impl Chain {
         let mut chain = Self { links: Vec::new(), retry };
         for (element, probe) in probes.into_iter().filter(|(_, probe)| *probe != Probe::Missing) {
             let proven = probe == Probe::Usable;
-            chain.links.push(Link { element: element.clone(), proven, failures: 0, out: None });
+            chain.links.push(Link {
+                element: element.clone(),
+                proven,
+                failures: 0,
+                failed_lately: false,
+                out: None,
+            });
             if !proven {
                 chain.put_out(&element, &probe.to_string(), now);
             }
@@ -122,11 +130,19 @@ impl Chain {
     /// A decoder failed while it decoded.
     pub fn failed(&mut self, element: &str, why: &str, now: Instant) -> Verdict {
         self.put_out(element, why, now);
+        if let Some(link) = self.links.iter_mut().find(|link| link.element == element) {
+            link.failed_lately = true;
+        }
         // The last one is its own successor when all are out.
-        match self.turn(now).element == element {
+        match self.links[self.place(now)].failed_lately {
             true => Verdict::NoneLeft,
             false => Verdict::NextTakesOver,
         }
+    }
+
+    /// One of them decoded for a while: the stream can be read, and the next failure is a new one.
+    pub fn lasted(&mut self) {
+        self.links.iter_mut().for_each(|link| link.failed_lately = false);
     }
 
     /// A decoder that stands before the one in use, and whose time to be tried again has come.
@@ -263,5 +279,23 @@ mod tests {
             assert_eq!(chain.turn(now).element, "soft");
             assert_eq!(chain.failed("soft", "corrupt", now), Verdict::NoneLeft);
         }
+    }
+
+    #[test]
+    fn decoders_whose_time_comes_at_once_do_not_take_turns_on_a_stream_that_none_can_read() {
+        let probes = ["hard", "soft"].map(|element| (element.to_owned(), Probe::Usable));
+        let began = Instant::now();
+        let mut chain = Chain::new(probes, vec![Duration::from_secs(1)], began).unwrap();
+        // Each is opened at once, and takes two seconds to fail: the other is in again by then.
+        for (round, element) in ["hard", "soft", "hard", "soft"].into_iter().enumerate() {
+            let (opened, failed) = (2 * round as u64, 2 * round as u64 + 2);
+            assert_eq!(chain.turn(began + Duration::from_secs(opened)).element, element);
+            let verdict = chain.failed(element, "corrupt", began + Duration::from_secs(failed));
+            let first = if round == 0 { Verdict::NextTakesOver } else { Verdict::NoneLeft };
+            assert_eq!(verdict, first, "{round}");
+        }
+        chain.lasted();
+        let later = began + Duration::from_secs(10);
+        assert_eq!(chain.failed("hard", "once more", later), Verdict::NextTakesOver);
     }
 }

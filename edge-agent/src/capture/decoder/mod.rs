@@ -113,6 +113,11 @@ impl Decoders {
             .unwrap_or(Verdict::NoneLeft)
     }
 
+    /// The source was decoded for a while: what failed before counts as past.
+    pub fn lasted(&self) {
+        self.lock().values_mut().for_each(Chain::lasted);
+    }
+
     /// A decoder better than the one in use, whose time to be tried again has come, with its codec.
     pub fn due(&self, in_use: &str) -> Option<(String, &'static Codec)> {
         let now = Instant::now();
