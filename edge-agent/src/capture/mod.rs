@@ -62,9 +62,11 @@ pub mod watch;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use picket_service::logging::chain;
 use picket_wire::{CameraKey, CameraName, DeviceName, EpochId};
 
+pub(crate) use backoff::{Backoff, random};
 pub use clock::{Clock, SystemClock};
 pub use decoder::{DecoderReport, decoders};
 pub use duty::{Duty, Pause};
@@ -109,6 +111,7 @@ pub struct CaptureContext {
 
 /// What goes on when a camera's thread ends and another begins: so that a camera whose settings
 /// change keeps its account, and numbers and times go on rising without a hole.
+#[derive(Debug)]
 pub struct Life {
     /// How it is.
     pub account: Arc<CameraAccount>,
@@ -133,9 +136,18 @@ impl Life {
 pub struct CameraHandle {
     /// How it is.
     pub account: Arc<CameraAccount>,
-    /// Its thread, which ends after its source, or within a second after the agent's stop; later
+    /// Its thread, which gives back what goes on with the next one, and which ends after its source, or within a second after the agent's stop; later
     /// only while the detector has not yet taken what came before.
-    pub join: JoinHandle<Life>,
+    pub join: JoinHandle<Option<Life>>,
+}
+
+/// A camera whose thread could not be started: nothing of it is lost, so that it can be tried again.
+#[derive(Debug)]
+pub struct NotStarted {
+    /// Why.
+    pub error: CaptureError,
+    /// What goes on with the next try.
+    pub life: Box<Life>,
 }
 
 /// Starts a camera. `out` should hold two or three frames: they keep the decoder's memory.
@@ -143,7 +155,7 @@ pub fn spawn(
     settings: CameraSettings,
     context: CaptureContext,
     out: Sender<Captured>,
-) -> Result<CameraHandle, CaptureError> {
+) -> Result<CameraHandle, NotStarted> {
     let life = Life::new(settings.name.clone(), Arc::new(Duty::always()));
     go_on(settings, context, out, life)
 }
@@ -154,11 +166,36 @@ pub fn go_on(
     context: CaptureContext,
     out: Sender<Captured>,
     life: Life,
-) -> Result<CameraHandle, CaptureError> {
+) -> Result<CameraHandle, NotStarted> {
+    go_on_in(std::thread::Builder::new(), settings, context, out, life)
+}
+
+fn go_on_in(
+    thread: std::thread::Builder,
+    settings: CameraSettings,
+    context: CaptureContext,
+    out: Sender<Captured>,
+    life: Life,
+) -> Result<CameraHandle, NotStarted> {
     let name = settings.name.clone();
-    let key = CameraKey { device: context.device, camera: name.clone() };
+    // The life follows once there is a thread: with a thread that does not start it would be lost.
+    let (hand_over, handed_over) = bounded(1);
+    // The kernel shows the first 15 bytes of a thread's name.
+    let started = thread.name(format!("cam-{name}")).spawn(move || {
+        let (camera, stamper): (Camera, Stamper) = handed_over.recv().ok()?;
+        Some(live(camera, stamper))
+    });
+    let join = match started {
+        Ok(join) => join,
+        Err(source) => {
+            let error = CaptureError::Thread { camera: name.to_string(), source };
+            life.account.not_started(chain(&error));
+            return Err(NotStarted { error, life: Box::new(life) });
+        }
+    };
     let Life { account, duty, seq, last_mono_us, left_behind } = life;
     account.opening();
+    let key = CameraKey { device: context.device, camera: name.clone() };
     let mut outlet = Outlet::new(
         key,
         context.epoch,
@@ -170,10 +207,10 @@ pub fn go_on(
     outlet.go_on_from(seq);
     // Asked for here and not on the thread: threads start in no order.
     let reads_fast = settings.waits_for_detector() && !settings.repeats();
-    let seat = reads_fast.then(|| context.seats.queue(name.clone()));
+    let seat = reads_fast.then(|| context.seats.queue(name));
     let decoders = Decoders::new(settings.decoder_wish());
-    let mut stamper = Stamper::after(Camera::timing(&settings), last_mono_us);
-    let mut camera = Camera {
+    let stamper = Stamper::after(Camera::timing(&settings), last_mono_us);
+    let camera = Camera {
         watch: Watch::new(&settings.watch, settings.is_camera()),
         comeback: Comeback::new(Arc::clone(&decoders)),
         left_behind,
@@ -188,15 +225,69 @@ pub fn go_on(
         outlet,
         without_numbers: false,
     };
-    // The kernel shows the first 15 bytes of a thread's name.
-    let join = std::thread::Builder::new()
-        .name(format!("cam-{name}"))
-        .spawn(move || {
-            camera.run(&mut stamper);
-            let Camera { account, duty, outlet, left_behind, .. } = camera;
-            let (seq, last_mono_us) = (outlet.into_numbers(), stamper.last_us());
-            Life { account, duty, seq, last_mono_us, left_behind }
-        })
-        .map_err(|source| CaptureError::Thread { camera: name.to_string(), source })?;
+    // There is room, and the thread waits for it.
+    let _ = hand_over.send((camera, stamper));
     Ok(CameraHandle { account, join })
+}
+
+fn live(mut camera: Camera, mut stamper: Stamper) -> Life {
+    camera.run(&mut stamper);
+    let Camera { account, duty, outlet, left_behind, .. } = camera;
+    let (seq, last_mono_us) = (outlet.into_numbers(), stamper.last_us());
+    Life { account, duty, seq, last_mono_us, left_behind }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::RangeInclusive;
+
+    use super::*;
+
+    struct Nothing;
+
+    impl ReserveSeq for Nothing {
+        fn reserve(&self, _: &CameraName, count: u64) -> Result<RangeInclusive<u64>, ReserveError> {
+            Ok(1..=count)
+        }
+    }
+
+    impl RecordingLog for Nothing {
+        fn position(&self, _: &CameraName, _: &str) -> Option<SourcePosition> {
+            None
+        }
+    }
+
+    #[test]
+    fn a_camera_whose_thread_cannot_be_started_keeps_its_numbers_and_its_time() {
+        let settings: CameraSettings = serde_json::from_value(serde_json::json!({
+            "name": "cam", "source": { "test-pattern": {} }
+        }))
+        .unwrap();
+        let (stop, stopped) = bounded::<()>(0);
+        let context = CaptureContext {
+            device: "box".parse().unwrap(),
+            epoch: EpochId { number: 1, instance: 7 },
+            clock: Arc::new(SystemClock::start()),
+            reserve: Arc::new(Nothing),
+            recordings: Arc::new(Nothing),
+            seats: Seats::new(1),
+            stop: stopped,
+        };
+        let mut life = Life::new(settings.name.clone(), Arc::new(Duty::always()));
+        life.seq.take(&settings.name, &Nothing).unwrap();
+        life.last_mono_us = Some(5);
+        // More than there is of memory.
+        let thread = std::thread::Builder::new().stack_size(1 << 60);
+        let (out, _frames) = bounded(1);
+        let refused = go_on_in(thread, settings.clone(), context.clone(), out.clone(), life);
+        let mut life = refused.err().unwrap().life;
+        let view = life.account.view();
+        assert_eq!(view.state, picket_wire::status::CameraState::Failed);
+        assert!(view.problem.unwrap().contains("thread"));
+        assert_eq!(life.last_mono_us, Some(5));
+        assert_eq!(life.seq.take(&settings.name, &Nothing).unwrap(), 2);
+        drop(stop);
+        let started = go_on(settings, context, out, *life).unwrap();
+        assert!(started.join.join().unwrap().is_some());
+    }
 }

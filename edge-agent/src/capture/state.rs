@@ -119,6 +119,11 @@ impl CameraAccount {
         self.lock().view.gave_up = true;
     }
 
+    /// Its thread could not be started; it will be tried again.
+    pub(super) fn not_started(&self, problem: String) {
+        self.set_state(CameraState::Failed, Some(problem));
+    }
+
     /// It is opened, perhaps with other settings than before.
     pub(super) fn opening(&self) {
         self.set_state(CameraState::Opening, None);

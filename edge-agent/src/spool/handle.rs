@@ -82,11 +82,11 @@ impl SpoolHandle {
         writer::ask(&self.commands, RESERVE_LIMIT, command)
     }
 
-    /// Takes a camera in that was not there at the start, or is there again; its epoch record is on
-    /// disk when this returns.
-    pub fn add_camera(&self, camera: &CameraName) -> Result<(), SpoolError> {
-        let camera = camera.clone();
-        writer::ask(&self.commands, RESERVE_LIMIT, |reply| Command::AddCamera { camera, reply })
+    /// Takes cameras in that were not there at the start, or are there again: all of them or none.
+    /// Their epoch records are on disk when this returns.
+    pub fn add_cameras(&self, cameras: &[CameraName]) -> Result<(), SpoolError> {
+        let cameras = cameras.to_vec();
+        writer::ask(&self.commands, RESERVE_LIMIT, |reply| Command::AddCameras { cameras, reply })
     }
 
     /// How far a recording was kept by this or an earlier run.

@@ -136,16 +136,20 @@ impl Store {
         Ok(store)
     }
 
-    /// Takes a camera in while the agent runs, with its epoch record before all that will follow.
-    /// One that was there in this epoch goes on as it was.
-    pub fn add_camera(&mut self, camera: &CameraName) -> Result<(), SpoolError> {
-        let key = CameraKey { device: self.shared.device.clone(), camera: camera.clone() };
-        if self.cameras.contains(&key) {
+    /// Takes cameras in while the agent runs, all of them or none, with their epoch records before all
+    /// that will follow. One that was there in this epoch goes on as it was.
+    pub fn add_cameras(&mut self, cameras: &[CameraName]) -> Result<(), SpoolError> {
+        let device = &self.shared.device;
+        let keys = cameras
+            .iter()
+            .map(|camera| CameraKey { device: device.clone(), camera: camera.clone() });
+        let new: Vec<_> = keys.filter(|key| !self.cameras.contains(key)).collect();
+        if new.is_empty() {
             return Ok(());
         }
-        self.begin_epoch(std::slice::from_ref(&key))?;
-        self.shared.ledger.add(camera);
-        self.cameras.push(key);
+        self.begin_epoch(&new)?;
+        new.iter().for_each(|key| self.shared.ledger.add(&key.camera));
+        self.cameras.extend(new);
         Ok(())
     }
 

@@ -36,10 +36,10 @@ pub enum Command {
         /// Where the answer goes.
         reply: Reply<RangeInclusive<u64>>,
     },
-    /// A camera that comes while the agent runs.
-    AddCamera {
+    /// Cameras that come while the agent runs, all or none.
+    AddCameras {
         /// Which.
-        camera: CameraName,
+        cameras: Vec<CameraName>,
         /// Where the answer goes.
         reply: Reply<()>,
     },
@@ -173,12 +173,12 @@ impl Writer {
                     self.unclaimed.insert(camera, block);
                 }
             }
-            Command::AddCamera { camera, reply } => {
+            Command::AddCameras { cameras, reply } => {
                 let added = match &self.failing {
                     Some(failing) => Err(SpoolError::Failing { problem: failing.problem.clone() }),
-                    None => self.store.add_camera(&camera),
+                    None => self.store.add_cameras(&cameras),
                 };
-                // One that nobody waits for any more is there the next time somebody asks.
+                // What nobody waits for any more is there the next time somebody asks.
                 let _ = reply.send(added);
             }
             Command::Settle(settled) => self.batch.settle(settled),

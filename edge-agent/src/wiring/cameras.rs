@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use anyhow::Result;
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -14,7 +15,8 @@ use picket_wire::status::CameraState;
 use super::pauses::Pauses;
 use super::seams::SpoolClock;
 use crate::capture::{
-    self, CameraAccount, CameraHandle, CameraSettings, CaptureContext, Captured, Duty, Life, Pause,
+    self, Backoff, CameraAccount, CameraHandle, CameraSettings, CaptureContext, Captured, Duty,
+    Life, NotStarted, Pause,
 };
 use crate::detect::CameraInput;
 use crate::heartbeat::Accounts;
@@ -32,12 +34,19 @@ struct Camera {
     /// Let go to stop its thread.
     stop: Option<Sender<()>>,
     /// Until it was joined.
-    thread: Option<JoinHandle<Life>>,
+    thread: Option<JoinHandle<Option<Life>>>,
     /// Between two threads; gone for good when one broke off.
     life: Option<Life>,
     /// It is to have a new thread as soon as there is none.
     starts: bool,
+    /// Not before then, since the system refused a thread.
+    not_before: Option<Instant>,
+    backoff: Backoff,
 }
+
+/// How a camera is started: a test cannot make the system lack threads.
+type GoOn =
+    fn(CameraSettings, CaptureContext, Sender<Captured>, Life) -> Result<CameraHandle, NotStarted>;
 
 /// All of them.
 pub(super) struct Cameras {
@@ -49,6 +58,7 @@ pub(super) struct Cameras {
     spool_clock: Arc<SpoolClock>,
     /// Let go to end the detector.
     to_detector: Option<Sender<CameraInput>>,
+    go_on: GoOn,
 }
 
 /// What a new config changes.
@@ -82,7 +92,8 @@ impl Cameras {
         to_detector: Sender<CameraInput>,
     ) -> Self {
         let to_detector = Some(to_detector);
-        Self { cameras: Vec::new(), context, zone, spool, spool_clock, to_detector }
+        let (cameras, go_on) = (Vec::new(), capture::go_on);
+        Self { cameras, context, zone, spool, spool_clock, to_detector, go_on }
     }
 
     /// The first ones, which the spool knows already.
@@ -90,7 +101,7 @@ impl Cameras {
         for settings in cameras {
             self.add(settings, pauses);
         }
-        self.start_due().map_err(anyhow::Error::msg)
+        self.start_due(Instant::now()).map_err(anyhow::Error::msg)
     }
 
     fn add(&mut self, settings: CameraSettings, pauses: &Pauses) {
@@ -105,13 +116,17 @@ impl Cameras {
             thread: None,
             life: Some(life),
             starts: true,
+            not_before: None,
+            backoff: Backoff::default(),
         });
     }
 
-    /// Starts those that are to start and whose former thread has ended.
-    fn start_due(&mut self) -> Result<(), String> {
+    /// Starts those that are to start and whose former thread has ended. One that gets no thread is
+    /// tried again, with back-off.
+    fn start_due(&mut self, now: Instant) -> Result<(), String> {
         for camera in &mut self.cameras {
-            if !camera.starts || camera.thread.is_some() {
+            let waits = camera.not_before.is_some_and(|not_before| now < not_before);
+            if !camera.starts || camera.thread.is_some() || waits {
                 continue;
             }
             let (Some(settings), Some(life)) = (camera.settings.clone(), camera.life.take()) else {
@@ -120,14 +135,20 @@ impl Cameras {
             let (captured, to_look_at) = bounded(CAPTURED);
             let (stop, stopped) = bounded(0);
             let input = input(&settings, to_look_at);
+            let context = CaptureContext { stop: stopped, ..self.context.clone() };
+            let CameraHandle { join, .. } = match (self.go_on)(settings, context, captured, life) {
+                Ok(started) => started,
+                Err(refused) => {
+                    camera.refused(refused, now);
+                    continue;
+                }
+            };
+            (camera.stop, camera.thread, camera.starts) = (Some(stop), Some(join), false);
+            (camera.not_before, camera.backoff) = (None, Backoff::default());
             let add = self.to_detector.as_ref().is_some_and(|add| add.send(input).is_ok());
             if !add {
                 return Err("the detector has ended".to_owned());
             }
-            let context = CaptureContext { stop: stopped, ..self.context.clone() };
-            let CameraHandle { join, .. } =
-                capture::go_on(settings, context, captured, life).map_err(|e| chain(&e))?;
-            (camera.stop, camera.thread, camera.starts) = (Some(stop), Some(join), false);
         }
         Ok(())
     }
@@ -156,13 +177,17 @@ impl Cameras {
         let is_new = |settings: &&CameraSettings| {
             !self.cameras.iter().any(|camera| *camera.account.camera() == settings.name)
         };
-        for settings in wanted.iter().filter(is_new) {
-            self.spool_clock.add(settings);
-            self.spool.add_camera(&settings.name).map_err(|error| {
-                format!("the spool cannot take in camera {}: {}", settings.name, chain(&error))
-            })?;
+        let new: Vec<_> = wanted.iter().filter(is_new).collect();
+        if new.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        new.iter().for_each(|settings| self.spool_clock.add(settings));
+        let names: Vec<_> = new.iter().map(|settings| settings.name.clone()).collect();
+        self.spool.add_cameras(&names).map_err(|error| {
+            names.iter().for_each(|name| self.spool_clock.forget(name));
+            let names: Vec<_> = names.iter().map(CameraName::as_str).collect();
+            format!("the spool cannot take in camera {}: {}", names.join(", "), chain(&error))
+        })
     }
 
     /// Puts these cameras in the place of the present ones. Those that are the same notice nothing;
@@ -173,6 +198,9 @@ impl Cameras {
             let name = camera.account.camera().clone();
             if camera.settings.is_some() && !wanted.iter().any(|settings| settings.name == name) {
                 (camera.settings, camera.stop, camera.starts) = (None, None, false);
+                if camera.thread.is_none() {
+                    camera.account.taken_out();
+                }
                 changes.removed.push(name);
             }
         }
@@ -207,8 +235,8 @@ impl Cameras {
             };
             let name = camera.account.camera();
             match ended.join() {
-                Ok(life) => camera.life = Some(life),
-                Err(_) => {
+                Ok(Some(life)) => camera.life = Some(life),
+                Ok(None) | Err(_) => {
                     camera.account.broke_off();
                     camera.starts = false;
                     problems
@@ -222,7 +250,7 @@ impl Cameras {
             let (decoded, captured, skipped) = (view.decoded, view.captured, view.skipped);
             tracing::info!(camera = %name, decoded, captured, skipped, "camera closed");
         }
-        problems.extend(self.start_due().err());
+        problems.extend(self.start_due(Instant::now()).err());
         problems
     }
 
@@ -253,10 +281,12 @@ impl Cameras {
         self.cameras.iter().all(|camera| camera.thread.is_none() && !camera.starts)
     }
 
-    /// Whether some camera waits for its former thread to end.
+    /// Whether some camera waits for its former thread to end. One that waits for a thread of its own
+    /// may do so for long.
     pub fn is_changing(&self) -> bool {
         let leaves = |camera: &Camera| camera.settings.is_none() && camera.thread.is_some();
-        self.cameras.iter().any(|camera| camera.starts || leaves(camera))
+        let starts = |camera: &Camera| camera.starts && camera.not_before.is_none();
+        self.cameras.iter().any(|camera| starts(camera) || leaves(camera))
     }
 
     /// Names of those that have a thread.
@@ -304,6 +334,18 @@ fn input(settings: &CameraSettings, frames: Receiver<Captured>) -> CameraInput {
 }
 
 impl Camera {
+    /// The system had no thread for it.
+    fn refused(&mut self, refused: NotStarted, now: Instant) {
+        let NotStarted { error, life } = refused;
+        let wait = self.backoff.wait(capture::random());
+        let camera = self.account.camera();
+        tracing::error!(
+            %camera, error = &error as &dyn std::error::Error, wait_ms = wait.as_millis() as u64,
+            "camera {camera} is not started yet, and will be tried again"
+        );
+        (self.life, self.not_before) = (Some(*life), Some(now + wait));
+    }
+
     /// Only what decides when it captures needs no new thread.
     fn change(&mut self, settings: CameraSettings) {
         self.duty.set_schedule(settings.schedule.clone());
@@ -314,5 +356,124 @@ impl Camera {
             (self.stop, self.starts) = (None, true);
         }
         self.settings = Some(settings);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use crossbeam_channel::unbounded;
+    use rusqlite::Connection;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::capture::{CaptureError, Seats, SystemClock};
+    use crate::spool::Spool;
+    use crate::wiring::seams::SpoolNumbers;
+
+    fn settings(name: &str) -> CameraSettings {
+        let source = serde_json::json!({ "test-pattern": {} });
+        serde_json::from_value(serde_json::json!({ "name": name, "source": source })).unwrap()
+    }
+
+    fn recording(name: &str) -> CameraSettings {
+        let source = serde_json::json!({ "file": { "path": "clip.mp4", "pace": "none" } });
+        serde_json::from_value(serde_json::json!({ "name": name, "source": source })).unwrap()
+    }
+
+    struct Site {
+        dir: TempDir,
+        pauses: Pauses,
+        cameras: Cameras,
+        inputs: Receiver<CameraInput>,
+    }
+
+    /// An agent's cameras, none yet, with a spool.
+    fn site() -> Site {
+        let dir = tempfile::tempdir().unwrap();
+        let device: picket_wire::DeviceName = "box".parse().unwrap();
+        let clock: Arc<dyn capture::Clock> = Arc::new(SystemClock::start());
+        let spool_clock = Arc::new(SpoolClock::new(Arc::clone(&clock), &[]));
+        let for_spool = Arc::clone(&spool_clock) as Arc<dyn crate::spool::Clock>;
+        let (spool, epoch) =
+            Spool::open(&Default::default(), dir.path(), &device, &[], for_spool).unwrap();
+        let (_, nothing) = unbounded();
+        let spool = spool.spawn_writer(nothing).unwrap();
+        let context = CaptureContext {
+            device,
+            epoch,
+            clock,
+            reserve: Arc::new(SpoolNumbers(spool.clone())),
+            recordings: Arc::new(SpoolNumbers(spool.clone())),
+            seats: Seats::new(1),
+            stop: crossbeam_channel::never(),
+        };
+        let (to_detector, inputs) = unbounded();
+        let cameras = Cameras::new(context, TimeZone::UTC, spool, spool_clock, to_detector);
+        Site { pauses: Pauses::load(dir.path()), dir, cameras, inputs }
+    }
+
+    fn no_thread(settings: &CameraSettings, life: Life) -> Result<CameraHandle, NotStarted> {
+        let source = io::ErrorKind::WouldBlock.into();
+        let error = CaptureError::Thread { camera: settings.name.to_string(), source };
+        Err(NotStarted { error, life: Box::new(life) })
+    }
+
+    #[test]
+    fn a_camera_that_gets_no_thread_is_kept_and_tried_again_with_back_off() {
+        static TRIES: AtomicUsize = AtomicUsize::new(0);
+        let Site { dir: _dir, pauses, mut cameras, inputs } = site();
+        cameras.go_on =
+            |settings, context, captured, life| match TRIES.fetch_add(1, Ordering::SeqCst) {
+                0..3 => no_thread(&settings, life),
+                _ => capture::go_on(settings, context, captured, life),
+            };
+        cameras.prepare(&[settings("north")]).unwrap();
+        cameras.replace(vec![settings("north")], &pauses);
+        let mut now = Instant::now();
+        for tries in 1..=3 {
+            cameras.start_due(now).unwrap();
+            cameras.start_due(now).unwrap();
+            assert_eq!(TRIES.load(Ordering::SeqCst), tries, "not again at once");
+            assert!(!cameras.is_changing(), "nobody looks every 20 ms");
+            assert!(!cameras.all_ended(), "it is still to come");
+            now += Duration::from_millis(500 << (tries - 1));
+        }
+        assert!(inputs.is_empty());
+        cameras.start_due(now).unwrap();
+        assert_eq!(cameras.running().len(), 1);
+        assert_eq!(inputs.len(), 1);
+        cameras.stop();
+        while !cameras.all_ended() {
+            assert_eq!(cameras.look(), Vec::<String>::new());
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn of_cameras_that_come_together_the_spool_takes_all_or_none() {
+        let Site { dir, pauses: _pauses, cameras, inputs: _inputs } = site();
+        let database = Connection::open(dir.path().join("spool.sqlite")).unwrap();
+        database
+            .execute_batch(
+                "CREATE TRIGGER refuses BEFORE INSERT ON records WHEN NEW.key LIKE '%south%'
+                 BEGIN SELECT RAISE(ABORT, 'refused'); END",
+            )
+            .unwrap();
+        let wanted = [recording("north"), settings("south")];
+        let refused = cameras.prepare(&wanted).unwrap_err();
+        assert!(refused.contains("north, south") && refused.contains("refused"), "{refused}");
+        let count = || -> u32 {
+            database.query_row("SELECT count(*) FROM records", [], |row| row.get(0)).unwrap()
+        };
+        assert_eq!(count(), 0, "nothing is kept of the one that could be taken in");
+        assert!(!cameras.spool_clock.is_recording(&wanted[0].name));
+        database.execute_batch("DROP TRIGGER refuses").unwrap();
+        cameras.prepare(&wanted).unwrap();
+        assert_eq!(count(), 2);
+        assert!(cameras.spool_clock.is_recording(&wanted[0].name));
     }
 }

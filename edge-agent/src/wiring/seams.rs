@@ -63,6 +63,11 @@ impl SpoolClock {
 }
 
 impl SpoolClock {
+    /// Of a camera that the spool did not take in.
+    pub fn forget(&self, camera: &CameraName) {
+        self.recordings.write().unwrap_or_else(PoisonError::into_inner).remove(camera);
+    }
+
     /// Whether this camera's frames carry their own time.
     pub fn is_recording(&self, camera: &CameraName) -> bool {
         // Nothing panics while it is held.
