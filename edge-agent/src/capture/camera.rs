@@ -201,7 +201,7 @@ impl Camera {
         loop {
             let why = off.text();
             tracing::info!(target: "capture", %camera, "camera {camera} captures nothing: {why}");
-            self.account.set_state(CameraState::Paused, Some(why));
+            self.account.closed(CameraState::Paused, Some(why));
             let next = loop {
                 told = told || self.outlet.miss(off.reason());
                 if self.stopped_within(if told { LOOK_AROUND } else { NUMBERS_PAUSE }) {
@@ -568,7 +568,7 @@ impl Camera {
                 target: "capture", %camera, decoder = element, error = &error as &dyn std::error::Error,
                 "camera {camera}: another decoder takes over"
             );
-            self.account.set_state(CameraState::Opening, Some(chain(&error)));
+            self.account.opening(Some(chain(&error)));
             return None;
         }
         Some(CaptureError::NoDecoderLeft {
@@ -597,7 +597,7 @@ impl Camera {
             target: "capture", %camera, decoder = better,
             "camera {camera}: {better} decodes again; the source is opened anew to use it"
         );
-        self.account.set_state(CameraState::Opening, None);
+        self.account.opening(None);
     }
 
     fn failed(&mut self, error: &CaptureError, wait: Duration) {
@@ -612,8 +612,7 @@ impl Camera {
             (0, _) => CameraState::Failed,
             _ => CameraState::Stuck,
         };
-        self.account.set_state(state, Some(chain(error)));
-        self.account.set_picture(None);
+        self.account.closed(state, Some(chain(error)));
         self.account.reopened();
         self.outlet.flush();
     }

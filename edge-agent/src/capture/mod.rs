@@ -194,7 +194,7 @@ fn go_on_in(
         }
     };
     let Life { account, duty, seq, last_mono_us, left_behind } = life;
-    account.opening();
+    account.opening(None);
     let key = CameraKey { device: context.device, camera: name.clone() };
     let mut outlet = Outlet::new(
         key,

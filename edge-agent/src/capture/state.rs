@@ -125,15 +125,23 @@ impl CameraAccount {
     }
 
     /// It is opened, perhaps with other settings than before.
-    pub(super) fn opening(&self) {
-        self.set_state(CameraState::Opening, None);
-        let mut inner = self.lock();
-        (inner.view.gave_up, inner.view.decoder) = (false, None);
+    pub(super) fn opening(&self, problem: Option<String>) {
+        self.closed(CameraState::Opening, problem);
+        self.lock().view.gave_up = false;
     }
 
     /// It was taken out of the config, and its thread has ended.
     pub fn taken_out(&self) {
-        self.set_state(CameraState::Ended, Some("taken out of the config".to_owned()));
+        self.closed(CameraState::Ended, Some("taken out of the config".to_owned()));
+    }
+
+    /// Its source is not open. What there was to say of the open one may not hold for the next: the
+    /// decoder, what is worse than it could be, the pictures.
+    pub(super) fn closed(&self, state: CameraState, problem: Option<String>) {
+        self.set_state(state, problem);
+        self.set_decoder(InUse::default());
+        self.set_picture(None);
+        self.set_untaken(&[]);
     }
 
     /// A number was given to a time in which nothing is captured.
@@ -301,6 +309,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::capture::decoder::chain::Turn;
 
     #[test]
     fn the_rate_is_that_of_the_last_seconds() {
@@ -312,5 +321,40 @@ mod tests {
         assert_eq!(rate.per_second(start + Duration::from_millis(9_999)), 20.0);
         assert_eq!(rate.per_second(start + Duration::from_millis(12_500)), 12.0);
         assert_eq!(rate.per_second(start + Duration::from_secs(30)), 0.0);
+    }
+
+    /// What the metrics say of one camera: those that are above zero.
+    fn above_zero(render: &str) -> Vec<&str> {
+        let lines = render.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+        lines.filter(|line| !line.ends_with(" 0")).collect()
+    }
+
+    #[test]
+    fn nothing_is_said_of_a_source_that_is_closed() {
+        let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+        let handle = recorder.handle();
+        metrics::with_local_recorder(&recorder, || {
+            let account = CameraAccount::new("cam".parse().unwrap());
+            let as_new = account.view();
+            let states = [CameraState::Opening, CameraState::Paused, CameraState::Failed];
+            for state in states {
+                let turn = Turn {
+                    element: "soft".to_owned(),
+                    reason: "hard failed".to_owned(),
+                    degraded: Some("soft stands in".to_owned()),
+                };
+                account.set_untaken(&["controls: no such control".to_owned()]);
+                account.set_decoder(InUse { element: Some("soft".to_owned()), turn: Some(turn) });
+                account.set_state(CameraState::Running, None);
+                account.set_picture(Some(PictureState::Black));
+                assert_eq!(above_zero(&handle.render()).len(), 4, "{}", handle.render());
+                match state {
+                    CameraState::Opening => account.opening(None),
+                    state => account.closed(state, None),
+                }
+                assert_eq!(account.view(), CameraView { state, ..as_new.clone() });
+                assert_eq!(above_zero(&handle.render()), Vec::<&str>::new());
+            }
+        });
     }
 }
