@@ -71,7 +71,7 @@ fn cameras(page: &mut Page, settings: &Settings) -> Result<()> {
             }
         }
     }
-    for device in capture::v4l2::survey::list() {
+    for device in capture::v4l2::survey::list(&[]) {
         match device {
             Ok(device) => page.line("V4L2", &format!("{} {}", device.path.display(), device.name)),
             Err(error) => page.line("V4L2", &chain(&error)),

@@ -14,7 +14,7 @@ const USUAL_ASKS: [((u32, u32), u32); 4] =
 /// The page: all cameras that are plugged in, and those of the config, if there is one.
 pub fn page(configured: &[CameraSettings]) -> String {
     let mut page = String::new();
-    let surveyed = survey::list();
+    let surveyed = survey::list(&USUAL_ASKS.map(|(size_px, _)| size_px));
     if surveyed.is_empty() {
         page += "no V4L2 device that captures video (is a camera plugged in, and is this user in the group `video`?)\n";
     }
@@ -38,7 +38,7 @@ fn of_config(source: &V4l2Source) -> String {
     let asked =
         sysfs.find(source, |path| Driver::open(path)?.abilities()).and_then(|(node, is)| {
             let driver = Driver::open(&node.path)?;
-            Ok((node, driver.formats(&is)?, driver.controls()))
+            Ok((node, driver.formats(&is, &[source.ask().size_px])?, driver.controls()))
         });
     let (node, formats, controls) = match asked {
         Ok(asked) => asked,
@@ -83,6 +83,9 @@ pub fn describe(camera: &Surveyed) -> String {
                 size.range.map(|range| format!("{}x{} to ", range.from_px.0, range.from_px.1));
             let from = from.unwrap_or_default();
             text += &format!("      {from}{width}x{height} at {}\n", size.rates);
+            for ((width, height), rates) in &size.rates_at {
+                text += &format!("        of these {width}x{height} at {rates}\n");
+            }
         }
     }
     text += "  asked for, it would give\n";

@@ -4,6 +4,7 @@
 //! that was cut off in the middle of a character and on controls of a type that it does not know, and
 //! asks a multi-planar device for single-planar formats.
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -90,8 +91,13 @@ impl Driver {
         })
     }
 
-    /// What it can give.
-    pub fn formats(&self, abilities: &Abilities) -> Result<Vec<Format>, V4l2Error> {
+    /// What it can give. Of a range of sizes it is asked how fast it is at the largest, and at those
+    /// that would be taken of the range for these sizes.
+    pub fn formats(
+        &self,
+        abilities: &Abilities,
+        wanted_px: &[(u32, u32)],
+    ) -> Result<Vec<Format>, V4l2Error> {
         let kind = match abilities.planar {
             true => v4l2_buf_type_V4L2_BUF_TYPE_VIDEO_CAPTURE_MPLANE,
             false => v4l2_buf_type_V4L2_BUF_TYPE_VIDEO_CAPTURE,
@@ -109,14 +115,14 @@ impl Driver {
             formats.push(Format {
                 fourcc: fourcc(entry.pixelformat),
                 description: text(&entry.description),
-                sizes: self.sizes(kind, entry.pixelformat),
+                sizes: self.sizes(kind, entry.pixelformat, wanted_px),
             });
         }
         Ok(formats)
     }
 
     /// What is set now, where the driver does not say.
-    fn sizes(&self, kind: u32, pixel_format: u32) -> Vec<Size> {
+    fn sizes(&self, kind: u32, pixel_format: u32, wanted_px: &[(u32, u32)]) -> Vec<Size> {
         let mut sizes = Vec::new();
         for index in 0..LONGEST_LIST {
             // SAFETY: a structure of plain numbers, for which zeros are valid.
@@ -136,7 +142,7 @@ impl Driver {
                 ),
                 Err(_) => continue,
             };
-            sizes.push(Size { size_px, range, rates: self.rates(pixel_format, size_px) });
+            sizes.push(size(size_px, range, wanted_px, |at| self.rates(pixel_format, at)));
         }
         if sizes.is_empty() {
             sizes.extend(self.size_now(kind));
@@ -153,7 +159,7 @@ impl Driver {
         // multi-planar structure alike.
         let pix = unsafe { format.fmt.pix };
         let rates = Rates::Listed(Vec::new());
-        Some(Size { size_px: (pix.width, pix.height), range: None, rates })
+        Some(Size { size_px: (pix.width, pix.height), range: None, rates, rates_at: Vec::new() })
     }
 
     fn rates(&self, pixel_format: u32, (width, height): (u32, u32)) -> Rates {
@@ -280,6 +286,21 @@ impl Driver {
     }
 }
 
+/// A size or a range of sizes, with how fast it is: a range at more than one of its sizes.
+fn size(
+    size_px: (u32, u32),
+    range: Option<SizeRange>,
+    wanted_px: &[(u32, u32)],
+    rates: impl Fn((u32, u32)) -> Rates,
+) -> Size {
+    let mut size = Size { size_px, range, rates: rates(size_px), rates_at: Vec::new() };
+    if range.is_some() {
+        let taken: BTreeSet<_> = wanted_px.iter().map(|wanted| size.nearest(*wanted)).collect();
+        size.rates_at = taken.into_iter().map(|at| (at, rates(at))).collect();
+    }
+    size
+}
+
 /// The four characters; the highest bit says that the bytes come in the other order.
 fn fourcc(pixel_format: u32) -> String {
     const OTHER_ORDER: u32 = 1 << 31;
@@ -296,7 +317,26 @@ fn text(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::fourcc;
+    use super::*;
+    use crate::capture::v4l2::mode::{self, Ask};
+
+    #[test]
+    fn of_a_range_of_sizes_the_rate_is_that_of_the_size_that_is_chosen() {
+        let range = SizeRange { from_px: (32, 32), step_px: (2, 2) };
+        // As fast as it reads its lines: 15 a second of the largest picture.
+        let rates = |(_, height): (u32, u32)| {
+            Rates::Listed(vec![Rate { frames: 15 * 1944 / height, seconds: 1 }])
+        };
+        let asks = [((640, 480), 60), ((1281, 721), 30), ((9000, 9000), 15)]
+            .map(|(size_px, fps)| Ask { size_px, fps, kind: None });
+        let wanted = asks.map(|ask| ask.size_px);
+        let sizes = vec![size((2592, 1944), Some(range), &wanted, rates)];
+        let format = Format { fourcc: "YU12".to_owned(), description: String::new(), sizes };
+        let chosen = asks.map(|ask| mode::choose(std::slice::from_ref(&format), &ask).unwrap());
+        let chosen = chosen.map(|choice| choice.mode.to_string());
+        let expected = ["640x480 at 60 fps", "1280x720 at 40 fps", "2592x1944 at 15 fps"];
+        assert_eq!(chosen, expected.map(|mode| format!("raw (YU12) {mode}")));
+    }
 
     #[test]
     fn a_format_is_called_as_v4l2_ctl_calls_it() {

@@ -115,8 +115,10 @@ pub struct Size {
     pub size_px: (u32, u32),
     /// Of a range: the smallest, and the steps from there.
     pub range: Option<SizeRange>,
-    /// How fast; nothing if the driver does not say.
+    /// How fast; nothing if the driver does not say. Of a range, at the largest.
     pub rates: Rates,
+    /// Of a range: how fast at the sizes in it that were asked about.
+    pub rates_at: Vec<((u32, u32), Rates)>,
 }
 
 /// Where a range of sizes begins.
@@ -129,6 +131,12 @@ pub struct SizeRange {
 }
 
 impl Size {
+    /// How fast at one of its sizes: smaller pictures often come faster.
+    pub fn rates_of(&self, size_px: (u32, u32)) -> &Rates {
+        let asked = self.rates_at.iter().find(|(asked_px, _)| *asked_px == size_px);
+        asked.map_or(&self.rates, |(_, rates)| rates)
+    }
+
     /// The size that is nearest to what is asked for: the only one, or of a range the next below.
     pub fn nearest(&self, asked_px: (u32, u32)) -> (u32, u32) {
         let Some(SizeRange { from_px, step_px }) = self.range else {
@@ -235,6 +243,7 @@ mod tests {
             size_px: (2592, 1944),
             range: Some(SizeRange { from_px: (32, 32), step_px: (2, 2) }),
             rates: Rates::Listed(vec![]),
+            rates_at: vec![],
         };
         assert_eq!(range.nearest((1280, 720)), (1280, 720));
         assert_eq!(range.nearest((1281, 721)), (1280, 720));

@@ -86,12 +86,9 @@ fn candidates<'a>(
     let usable = formats.iter().filter_map(|format| Some((format, format.kind()?)));
     usable.flat_map(move |(format, kind)| {
         format.sizes.iter().map(move |size| {
-            let mode = Mode {
-                fourcc: format.fourcc.clone(),
-                kind,
-                size_px: size.nearest(ask.size_px),
-                rate: size.rates.nearest(ask.fps),
-            };
+            let size_px = size.nearest(ask.size_px);
+            let rate = size.rates_of(size_px).nearest(ask.fps);
+            let mode = Mode { fourcc: format.fourcc.clone(), kind, size_px, rate };
             (mode, format.raw_rank())
         })
     })

@@ -48,8 +48,9 @@ pub fn open(source: &V4l2Source) -> Result<Opened, V4l2Error> {
     let (node, abilities) =
         Sysfs::default().find(source, |path| Driver::open(path)?.abilities())?;
     let driver = Driver::open(&node.path)?;
-    let formats = driver.formats(&abilities)?;
-    let choice = mode::choose(&formats, &source.ask())
+    let ask = source.ask();
+    let formats = driver.formats(&abilities, &[ask.size_px])?;
+    let choice = mode::choose(&formats, &ask)
         .map_err(|why| V4l2Error::NoMode { path: node.path.clone(), why })?;
     let caps = caps(&choice.mode, &formats);
     let problems = set_controls(&driver, source);

@@ -31,20 +31,21 @@ pub struct Surveyed {
     pub controls: Vec<Control>,
 }
 
-/// All cameras, in the order of their numbers; one that does not answer does not hide the others.
-pub fn list() -> Vec<Result<Surveyed, V4l2Error>> {
+/// All cameras, in the order of their numbers; one that does not answer does not hide the others. Of
+/// ranges of sizes they are asked how fast they are at those near to these.
+pub fn list(wanted_px: &[(u32, u32)]) -> Vec<Result<Surveyed, V4l2Error>> {
     let nodes = Sysfs::default().nodes();
-    nodes.into_iter().filter_map(|node| survey(node).transpose()).collect()
+    nodes.into_iter().filter_map(|node| survey(node, wanted_px).transpose()).collect()
 }
 
 /// `None` for a device file that is no camera: each camera has others, for metadata.
-fn survey(node: Node) -> Result<Option<Surveyed>, V4l2Error> {
+fn survey(node: Node, wanted_px: &[(u32, u32)]) -> Result<Option<Surveyed>, V4l2Error> {
     let driver = Driver::open(&node.path)?;
     let abilities = driver.abilities()?;
     if !abilities.captures {
         return Ok(None);
     }
-    let formats = driver.formats(&abilities)?;
+    let formats = driver.formats(&abilities, wanted_px)?;
     let Abilities { name, bus, driver: driver_name, .. } = abilities;
     Ok(Some(Surveyed {
         links: links(&node),

@@ -6,7 +6,7 @@ use crate::capture::v4l2::format::{Rates, Size, SizeRange};
 fn format(fourcc: &str, sizes: &[((u32, u32), &[u32])]) -> Format {
     let sizes = sizes.iter().map(|&(size_px, rates)| {
         let rates = rates.iter().map(|&frames| Rate { frames, seconds: 1 }).collect();
-        Size { size_px, range: None, rates: Rates::Listed(rates) }
+        Size { size_px, range: None, rates: Rates::Listed(rates), rates_at: vec![] }
     });
     Format { fourcc: fourcc.to_owned(), description: String::new(), sizes: sizes.collect() }
 }
@@ -47,7 +47,7 @@ fn pi_camera() -> Vec<Format> {
         slowest: Rate { frames: 1, seconds: 1 },
         fastest: Rate { frames: 90, seconds: 1 },
     };
-    let size = Size { size_px: (2592, 1944), range: Some(range), rates };
+    let size = Size { size_px: (2592, 1944), range: Some(range), rates, rates_at: vec![] };
     ["YU12", "YUYV", "RGB3", "JPEG", "H264", "MJPG", "BGR3"]
         .map(|fourcc| Format {
             fourcc: fourcc.to_owned(),
