@@ -1,6 +1,7 @@
 //! What can go wrong between a camera's name in the config and its device.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// The step that failed.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +33,14 @@ pub enum V4l2Error {
         what: &'static str,
         /// Why.
         source: std::io::Error,
+    },
+    /// It is there, and its driver does not answer.
+    #[error("{} does not say what it is within {} s: its driver hangs", path.display(), limit.as_secs())]
+    Silent {
+        /// Its device file.
+        path: PathBuf,
+        /// How long it was waited for.
+        limit: Duration,
     },
     /// It captures no pictures.
     #[error("{} is no camera: it captures no pictures", path.display())]

@@ -11,6 +11,7 @@ pub mod error;
 pub mod format;
 pub mod mode;
 pub mod opening;
+mod patience;
 pub mod plug;
 pub mod settings;
 pub mod survey;

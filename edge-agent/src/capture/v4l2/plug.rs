@@ -7,10 +7,18 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::driver::Abilities;
 use super::error::V4l2Error;
+use super::patience;
 use super::settings::V4l2Source;
+
+/// Asks a device file what it is.
+pub type Ask = fn(&Path) -> Result<Abilities, V4l2Error>;
+
+/// How long a device may take to say what it is: one that sleeps is woken up first.
+const LIMIT: Duration = Duration::from_secs(2);
 
 /// Where the kernel shows its video devices; another place in tests.
 #[derive(Debug, Clone)]
@@ -32,6 +40,9 @@ pub struct Node {
     pub path: PathBuf,
     /// Serial number of the USB device.
     pub serial: Option<String>,
+    /// What its driver would answer, as far as sysfs tells without it.
+    bus: Option<String>,
+    name: Option<String>,
     number: u32,
     plug: Plug,
 }
@@ -86,41 +97,35 @@ impl Sysfs {
         let number = name.strip_prefix("video")?.parse().ok()?;
         let entry = self.class.join(name);
         let plug = Plug { inode: Some(fs::metadata(&entry).ok()?.ino()), path: entry.clone() };
-        Some(Node { path: self.dev.join(name), serial: serial(&entry), number, plug })
+        let usb = UsbDevice::of(&entry);
+        Some(Node {
+            path: self.dev.join(name),
+            serial: usb.as_ref().and_then(UsbDevice::serial),
+            bus: usb.as_ref().and_then(UsbDevice::bus),
+            name: name_of(&entry),
+            number,
+            plug,
+        })
     }
 
     /// The one device that the config means. `ask` asks a device file what it is; what cannot be asked
     /// is passed over, unless it is the only one that could be meant.
-    pub fn find(
-        &self,
-        source: &V4l2Source,
-        ask: impl Fn(&Path) -> Result<Abilities, V4l2Error>,
-    ) -> Result<(Node, Abilities), V4l2Error> {
+    ///
+    /// Opening a device whose driver hangs may never return. So those come first that sysfs does not
+    /// rule out, and the others only when none of these fits; each has a limit.
+    pub fn find(&self, source: &V4l2Source, ask: Ask) -> Result<(Node, Abilities), V4l2Error> {
         if let Some(device) = &source.device {
             return self.find_by_path(device, ask);
         }
-        let mut fitting: Vec<(Node, Abilities)> = Vec::new();
-        let (mut there, mut unanswered) = (Vec::new(), None);
-        for node in self.nodes() {
-            let serial_fits = source.serial.is_none() || source.serial == node.serial;
-            match ask(&node.path) {
-                Ok(abilities) if abilities.captures => {
-                    there.push(in_words(&node, &abilities));
-                    let fits = |wanted: &Option<String>, is: &str| {
-                        wanted.as_deref().is_none_or(|wanted| wanted == is)
-                    };
-                    if serial_fits
-                        && fits(&source.bus, &abilities.bus)
-                        && fits(&source.name, &abilities.name)
-                    {
-                        fitting.push((node, abilities));
-                    }
-                }
-                Ok(_) => {}
-                Err(error) if serial_fits => unanswered = Some(error),
-                Err(_) => {}
-            }
+        let nodes = self.nodes().into_iter();
+        let (likely, others): (Vec<_>, Vec<_>) = nodes.partition(|node| node.may_be(source));
+        let mut found = Found::default();
+        likely.into_iter().for_each(|node| found.ask(node, source, ask));
+        // What is there instead is to be said; and what sysfs tells may be wrong.
+        if found.fitting.is_empty() {
+            others.into_iter().for_each(|node| found.ask(node, source, ask));
         }
+        let Found { fitting, there, unanswered } = found;
         let several = fitting.iter().any(|(_, other)| other.bus != fitting[0].1.bus);
         if several {
             let fitting: Vec<_> = fitting.iter().map(|(node, a)| in_words(node, a)).collect();
@@ -137,15 +142,11 @@ impl Sysfs {
         }
     }
 
-    fn find_by_path(
-        &self,
-        device: &Path,
-        ask: impl Fn(&Path) -> Result<Abilities, V4l2Error>,
-    ) -> Result<(Node, Abilities), V4l2Error> {
+    fn find_by_path(&self, device: &Path, ask: Ask) -> Result<(Node, Abilities), V4l2Error> {
         // Behind the links of /dev/v4l, which name a camera by its nature.
         let Ok(path) = fs::canonicalize(device) else {
             let there = self.nodes().into_iter().filter_map(|node| {
-                let abilities = ask(&node.path).ok().filter(|abilities| abilities.captures)?;
+                let abilities = node.asked(ask).ok().filter(|abilities| abilities.captures)?;
                 Some(in_words(&node, &abilities))
             });
             let (wanted, there) =
@@ -161,7 +162,7 @@ impl Sysfs {
             Some(node) => Node { path, ..node },
             None => {
                 let plug = Plug { path: path.clone(), inode: None };
-                Node { path, serial: None, number: u32::MAX, plug }
+                Node { path, serial: None, bus: None, name: None, number: u32::MAX, plug }
             }
         };
         Ok((node, abilities))
@@ -175,12 +176,100 @@ impl Node {
     }
 }
 
-/// The serial number of the USB device that an entry belongs to, some folders above it.
-fn serial(entry: &Path) -> Option<String> {
-    let interface = fs::canonicalize(entry.join("device")).ok()?;
-    let device = interface.ancestors().find(|folder| folder.join("idVendor").exists())?;
-    let serial = fs::read_to_string(device.join("serial")).ok()?;
-    Some(serial.trim().to_owned()).filter(|serial| !serial.is_empty())
+/// What was found while devices were asked.
+#[derive(Default)]
+struct Found {
+    fitting: Vec<(Node, Abilities)>,
+    /// All cameras, for people.
+    there: Vec<String>,
+    /// Why one that could be meant did not answer.
+    unanswered: Option<V4l2Error>,
+}
+
+impl Found {
+    fn ask(&mut self, node: Node, source: &V4l2Source, ask: Ask) {
+        let fits =
+            |wanted: &Option<String>, is: &str| wanted.as_deref().is_none_or(|wanted| wanted == is);
+        let serial_fits = source.serial.is_none() || source.serial == node.serial;
+        match node.asked(ask) {
+            Ok(abilities) if abilities.captures => {
+                self.there.push(in_words(&node, &abilities));
+                let named = fits(&source.name, &abilities.name);
+                if serial_fits && fits(&source.bus, &abilities.bus) && named {
+                    self.fitting.push((node, abilities));
+                }
+            }
+            Ok(_) => {}
+            Err(error) if node.may_be(source) => self.unanswered = Some(error),
+            Err(_) => {}
+        }
+    }
+}
+
+impl Node {
+    /// Whether the config may mean it, as far as sysfs tells.
+    fn may_be(&self, source: &V4l2Source) -> bool {
+        let fits = |wanted: &Option<String>, is: &Option<String>| {
+            wanted.is_none() || is.is_none() || wanted == is
+        };
+        let serial_fits = source.serial.is_none() || source.serial == self.serial;
+        serial_fits && fits(&source.bus, &self.bus) && fits(&source.name, &self.name)
+    }
+
+    fn asked(&self, ask: Ask) -> Result<Abilities, V4l2Error> {
+        let path = self.path.clone();
+        let silent = V4l2Error::Silent { path: path.clone(), limit: LIMIT };
+        patience::ask(&self.plug, LIMIT, move || ask(&path)).unwrap_or(Err(silent))
+    }
+}
+
+/// The USB device that an entry belongs to, some folders above it.
+struct UsbDevice(PathBuf);
+
+impl UsbDevice {
+    fn of(entry: &Path) -> Option<Self> {
+        let interface = fs::canonicalize(entry.join("device")).ok()?;
+        let device = interface.ancestors().find(|folder| folder.join("idVendor").exists())?;
+        Some(Self(device.to_owned()))
+    }
+
+    fn says(&self, file: &str) -> Option<String> {
+        said(&self.0.join(file))
+    }
+
+    fn serial(&self) -> Option<String> {
+        self.says("serial")
+    }
+
+    /// As the kernel's `usb_make_path` puts it together: the controller, and the ports from there.
+    fn bus(&self) -> Option<String> {
+        let is_root = |folder: &&Path| {
+            let name = folder.file_name().and_then(|name| name.to_str());
+            let number = name.and_then(|name| name.strip_prefix("usb"));
+            number.is_some_and(|number| number.parse::<u32>().is_ok())
+        };
+        let controller = self.0.ancestors().find(is_root)?.parent()?.file_name()?.to_str()?;
+        let bus = format!("usb-{controller}-{}", self.says("devpath")?);
+        Some(cut(&bus))
+    }
+}
+
+/// The camera's name, of the driver that shows the same name in both places: others call the device
+/// file by what it is for.
+fn name_of(entry: &Path) -> Option<String> {
+    let driver = fs::canonicalize(entry.join("device/driver")).ok()?;
+    (driver.file_name()? == "uvcvideo").then(|| said(&entry.join("name")))?.map(|name| cut(&name))
+}
+
+/// What V4L2's answer has room for: 32 bytes with the zero at its end.
+fn cut(text: &str) -> String {
+    let bytes = &text.as_bytes()[..text.len().min(31)];
+    String::from_utf8_lossy(bytes).trim().to_owned()
+}
+
+fn said(file: &Path) -> Option<String> {
+    let said = fs::read_to_string(file).ok()?;
+    Some(said.trim().to_owned()).filter(|said| !said.is_empty())
 }
 
 fn wanted(source: &V4l2Source) -> String {

@@ -1,6 +1,7 @@
 //! All cameras that are plugged in, with all that they can, for people who configure one.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -8,7 +9,11 @@ use super::control::Control;
 use super::driver::{Abilities, Driver};
 use super::error::V4l2Error;
 use super::format::Format;
+use super::patience;
 use super::plug::{Node, Sysfs};
+
+/// How long a camera may take to say all of itself: a UVC camera answers each question over USB.
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// A camera.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -34,8 +39,13 @@ pub struct Surveyed {
 /// All cameras, in the order of their numbers; one that does not answer does not hide the others. Of
 /// ranges of sizes they are asked how fast they are at those near to these.
 pub fn list(wanted_px: &[(u32, u32)]) -> Vec<Result<Surveyed, V4l2Error>> {
-    let nodes = Sysfs::default().nodes();
-    nodes.into_iter().filter_map(|node| survey(node, wanted_px).transpose()).collect()
+    let nodes = Sysfs::default().nodes().into_iter();
+    let surveys = nodes.filter_map(|node| {
+        let (plug, path, wanted_px) = (node.plug(), node.path.clone(), wanted_px.to_vec());
+        let survey = patience::ask(&plug, LIMIT, move || survey(node, &wanted_px));
+        survey.unwrap_or(Err(V4l2Error::Silent { path, limit: LIMIT })).transpose()
+    });
+    surveys.collect()
 }
 
 /// `None` for a device file that is no camera: each camera has others, for metadata.

@@ -29,9 +29,11 @@ impl Machine {
         let devices = self.folder.path().join("devices");
         let interface = match usb {
             Some((port, serial)) => {
-                let device = devices.join("usb1").join(port);
+                let device = devices.join("0000:00:14.0/usb1").join(port);
                 fs::create_dir_all(device.join("interface")).unwrap();
                 fs::write(device.join("idVendor"), "046d\n").unwrap();
+                let ports = port.split_once('-').unwrap().1;
+                fs::write(device.join("devpath"), format!("{ports}\n")).unwrap();
                 fs::write(device.join("serial"), format!("{serial}\n")).unwrap();
                 device.join("interface")
             }
@@ -40,6 +42,12 @@ impl Machine {
         let node = interface.join("video4linux").join(&name);
         fs::create_dir_all(&node).unwrap();
         symlink(&interface, node.join("device")).unwrap();
+        if usb.is_some() {
+            let driver = devices.join("uvcvideo");
+            fs::create_dir_all(&driver).unwrap();
+            let _ = symlink(driver, interface.join("driver"));
+            fs::write(node.join("name"), "HD Pro Webcam C920\n").unwrap();
+        }
         symlink(&node, self.folder.path().join("class").join(&name)).unwrap();
         fs::write(self.folder.path().join("dev").join(&name), "").unwrap();
     }
@@ -156,4 +164,40 @@ fn what_is_plugged_in_shows_and_what_is_pulled_does_not() {
     assert!(!before.anything_new(&machine.sysfs()));
     machine.plug(7, Some(("1-1", "A1B2")));
     assert!(before.anything_new(&machine.sysfs()));
+}
+
+/// Those of the ports 2 and 9 hang.
+fn some_hang(path: &Path) -> Result<Abilities, V4l2Error> {
+    if path.ends_with("video2") || path.ends_with("video9") {
+        let _ = crossbeam_channel::never::<()>().recv();
+    }
+    answers(path)
+}
+
+#[test]
+fn a_device_whose_driver_hangs_is_not_opened_to_find_one_that_is_told_by_sysfs() {
+    let machine = three_cameras();
+    let began = std::time::Instant::now();
+    for (key, value) in [("serial", "A1B2"), ("bus", "usb-0000:00:14.0-1")] {
+        let (node, _) = machine.sysfs().find(&by(key, value), some_hang).unwrap();
+        assert!(node.path.ends_with("video0"), "{key}: {node:?}");
+    }
+    // Of this one sysfs does not tell what its driver says; but that it is none of the others.
+    let (node, _) = machine.sysfs().find(&by("name", "vivid"), some_hang).unwrap();
+    assert!(node.path.ends_with("video10"), "{node:?}");
+    assert!(began.elapsed() < LIMIT, "nothing was waited for");
+}
+
+#[test]
+fn a_device_whose_driver_hangs_is_given_up_after_a_while_and_not_asked_again() {
+    let machine = three_cameras();
+    machine.plug(9, None);
+    let (node, _) = machine.sysfs().find(&by("name", "vivid"), some_hang).unwrap();
+    assert!(node.path.ends_with("video10"), "{node:?}");
+    let began = std::time::Instant::now();
+    let (node, _) = machine.sysfs().find(&by("name", "vivid"), some_hang).unwrap();
+    assert!(node.path.ends_with("video10"), "{node:?}");
+    assert!(began.elapsed() < LIMIT, "it hangs still");
+    let refused = machine.sysfs().find(&by("serial", "C3D4"), some_hang).unwrap_err().to_string();
+    assert!(refused.contains("video2 does not say") && refused.contains("hangs"), "{refused}");
 }
