@@ -390,12 +390,22 @@ fn settings_that_cannot_work_are_refused_by_name() {
         (json!({ "start_time": "2026-01-01T00:00:00Z" }), "start_time"),
         (json!({ "source": { "rtsp": { "url": "http://u:secret@h/" } } }), "source.rtsp.url"),
         (json!({ "source": { "test-pattern": { "fps": 0 } } }), "source.test-pattern.fps"),
+        (
+            json!({ "source": { "rtsp": { "url": "rtsp://h/s", "password_file": "/dev/null" } } }),
+            "source.rtsp.password_file",
+        ),
     ];
     for (change, field) in refused {
         let mut description = pattern(json!({}));
         description.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
         let error = settings(description).check().unwrap_err().to_string();
         assert!(error.contains(field) && !error.contains("secret"), "{error}");
+    }
+    for with_user in [
+        json!({ "url": "rtsp://h/s", "user": "adam", "password_file": "/dev/null" }),
+        json!({ "url": "rtsp://adam@h/s", "password_file": "/dev/null" }),
+    ] {
+        settings(json!({ "name": "cam", "source": { "rtsp": with_user } })).check().unwrap();
     }
     for unknown in [
         json!({ "name": "cam", "source": { "file": { "path": "a", "loop": true } } }),

@@ -427,6 +427,12 @@ impl CameraSettings {
             ));
         }
         if let Some(path) = &rtsp.password_file {
+            if rtsp.user.is_none() && rtsp.url.credentials().is_none() {
+                return Err(self.contradiction(
+                    "source.rtsp.password_file: the user that it is for is missing; give \
+                     source.rtsp.user",
+                ));
+            }
             self.check_readable("source.rtsp.password_file", path)?;
         }
         if let Some(path) = &rtsp.ca_file {
