@@ -19,6 +19,8 @@ use picket_service::machine::Machine;
 use picket_wire::DeviceName;
 use serde::{Deserialize, Serialize};
 
+use crate::spool::{self, Former, SpoolError, StateLock};
+
 const FILE: &str = "identity.json";
 
 /// What a state directory is bound to.
@@ -159,8 +161,42 @@ pub fn claim(state_dir: &Path, here: &Identity) -> Result<Verdict, IdentityError
     Ok(verdict)
 }
 
+/// Why a directory was not bound anew.
+#[derive(Debug, thiserror::Error)]
+pub enum ResetError {
+    /// An agent runs, or the former device's spool cannot be set aside.
+    #[error("the former device's spool stays where it is: stop the service first")]
+    Former(#[source] SpoolError),
+    /// The file cannot be written.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+}
+
+/// Makes it this board's whatever it was, and gives what the former device left. Until it is done no
+/// agent can start in it: one would begin in the former device's name, or keep its spool. That of the
+/// same device may run and go on.
+pub fn reset(
+    state_dir: &Path,
+    here: &Identity,
+    same_device: bool,
+) -> Result<Option<Former>, ResetError> {
+    let lock = match StateLock::take(state_dir) {
+        Ok(lock) => Some(lock),
+        Err(SpoolError::InUse { .. }) if same_device => None,
+        Err(error) => return Err(ResetError::Former(error)),
+    };
+    let former = match &lock {
+        Some(lock) if !same_device => {
+            spool::set_aside_former(state_dir, lock).map_err(ResetError::Former)?
+        }
+        _ => None,
+    };
+    bind(state_dir, here)?;
+    Ok(former)
+}
+
 /// Makes it this board's, durably.
-pub fn bind(state_dir: &Path, here: &Identity) -> Result<(), IdentityError> {
+fn bind(state_dir: &Path, here: &Identity) -> Result<(), IdentityError> {
     let path = state_dir.join(FILE);
     let content = serde_json::to_vec_pretty(here).map_err(io::Error::from);
     content.and_then(|content| durable::replace(&path, &content)).map_err(|source| IdentityError {
@@ -227,8 +263,27 @@ mod tests {
         let Verdict::Foreign { problem } = claim(dir.path(), &copy).unwrap() else { panic!() };
         assert!(problem.contains("device gate") && problem.contains("reset-identity"), "{problem}");
         assert_eq!(claim(dir.path(), &original).unwrap(), Verdict::Own, "a copy binds nothing");
-        bind(dir.path(), &copy).unwrap();
+        reset(dir.path(), &copy, false).unwrap();
         assert_eq!(claim(dir.path(), &copy).unwrap(), Verdict::Own);
+    }
+
+    #[test]
+    fn a_directory_that_an_agent_is_in_is_bound_anew_only_for_the_same_device() {
+        let dir = tempfile::tempdir().unwrap();
+        let (original, other) = (board(None, &["aa"]), board(None, &["bb"]));
+        claim(dir.path(), &original).unwrap();
+        // Before it has made its spool.
+        let agent = StateLock::take(dir.path()).unwrap();
+        assert!(matches!(
+            reset(dir.path(), &other, false),
+            Err(ResetError::Former(SpoolError::InUse { .. }))
+        ));
+        assert_eq!(claim(dir.path(), &original).unwrap(), Verdict::Own);
+        assert_eq!(reset(dir.path(), &other, true).unwrap(), None);
+        assert_eq!(claim(dir.path(), &other).unwrap(), Verdict::Own);
+        drop(agent);
+        reset(dir.path(), &original, false).unwrap();
+        assert_eq!(claim(dir.path(), &original).unwrap(), Verdict::Own);
     }
 
     #[test]

@@ -212,12 +212,7 @@ fn reset_identity(path: &Path, same_device: bool) -> Result<ExitCode> {
             path.display()
         );
     }
-    let former = match same_device {
-        true => None,
-        false => spool::set_aside_former(state_dir)
-            .context("the former device's spool stays where it is: stop the service first")?,
-    };
-    identity::bind(state_dir, &here)?;
+    let former = identity::reset(state_dir, &here, same_device)?;
     if let Some(Former { path, records, pictures }) = former {
         let count = |count: Option<u64>| count.map_or("?".to_owned(), |count| count.to_string());
         println!(

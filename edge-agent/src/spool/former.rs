@@ -19,12 +19,11 @@ pub struct Former {
     pub pictures: Option<u64>,
 }
 
-/// Sets the spool aside, as long as no agent runs; `None` if there is none.
-pub fn set_aside_former(state_dir: &Path) -> Result<Option<Former>, SpoolError> {
+/// Sets the spool aside, while no agent can run; `None` if there is none.
+pub fn set_aside_former(state_dir: &Path, _lock: &StateLock) -> Result<Option<Former>, SpoolError> {
     if !state_dir.join(FILE).exists() {
         return Ok(None);
     }
-    let _lock = StateLock::take(state_dir)?;
     let totals = stat(state_dir).ok().map(|stat| stat.totals);
     let path = schema::set_aside_as(state_dir, "former")?;
     let records = totals.map(|totals| totals.records);

@@ -71,6 +71,7 @@ pub use clock::Clock;
 pub use error::{Advice, SpoolError};
 pub use former::{Former, set_aside_former};
 pub use handle::{Spool, SpoolHandle};
+pub use lock::StateLock;
 pub use reader::{AccountStat, Limits, SpoolReader, Spooled, Stat, stat};
 pub use record::RowId;
 pub use settings::{Settings, SettingsError};
