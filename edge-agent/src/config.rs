@@ -94,6 +94,9 @@ impl Settings {
             camera.check().map_err(|e| in_section(&format!("camera[{}]", camera.name), &e))?;
         }
         let cameras = self.cameras()?;
+        for video in &cameras[self.camera.len()..] {
+            video.check_all_but_source().map_err(|e| in_section("folder", &e))?;
+        }
         if cameras.is_empty() && self.folder.is_empty() {
             return Err(Problem::new("camera", "there is none: add a [[camera]] or a [[folder]]"));
         }
@@ -123,6 +126,37 @@ impl Settings {
                 Err(Problem::new("camera.name", problem))
             }
             None => Ok(cameras),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_camera_may_not_have_a_folder_may_not_have_either() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("clip.mp4"), "").unwrap();
+        let refused = |lines: &str| {
+            let text = format!(
+                "device = \"gate\"\n[detect]\nmodel = \"m\"\nruntime_library = \"r\"\n\
+                 [uplink]\nbrokers = [\"h:1\"]\nallow_plaintext = true\n\
+                 [[folder]]\npath = {:?}\n{lines}",
+                dir.path()
+            );
+            let path = dir.path().join("agent.toml");
+            std::fs::write(&path, text).unwrap();
+            load(&path).map(|_| ()).map_err(|error| error.to_string())
+        };
+        assert_eq!(refused(""), Ok(()));
+        for (lines, named) in [
+            ("privacy.blur = {}\npublish.best_crop = {}\n", "publish.best_crop and privacy.blur"),
+            ("privacy.blur = {}\npublish.before_ms = 500\n", "publish.before_ms and privacy.blur"),
+            ("sampling.every = 0\n", "sampling.every"),
+        ] {
+            let why = refused(lines).unwrap_err();
+            assert!(why.contains("folder") && why.contains(named), "{why}");
         }
     }
 }

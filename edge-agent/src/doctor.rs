@@ -100,14 +100,19 @@ fn model(page: &mut Page, settings: &Settings) {
             let library = settings.detect.runtime_library.display();
             page.line("runtime", &format!("ONNX Runtime {} ({library})", identity.runtime_version));
             provider(page, identity);
-            for camera in &settings.camera {
-                if let Err(error) = identity.check_blur(&camera.name, &camera.privacy) {
-                    page.problem("model", &error.to_string());
-                }
+            for problem in blur_problems(settings, identity) {
+                page.problem("model", &problem);
             }
         }
     }
     providers(page, settings);
+}
+
+/// Also of the videos of folders; a folder that cannot be listed is a problem of the cameras' lines.
+fn blur_problems(settings: &Settings, identity: &detect::DetectorIdentity) -> Vec<String> {
+    let cameras = settings.cameras().unwrap_or_else(|_| settings.camera.clone());
+    let checks = cameras.iter().map(|camera| identity.check_blur(&camera.name, &camera.privacy));
+    checks.filter_map(Result::err).map(|error| error.to_string()).collect()
 }
 
 fn provider(page: &mut Page, identity: &detect::DetectorIdentity) {
@@ -187,4 +192,33 @@ fn clock(page: &mut Page) {
     let (wall, state) = SystemClock::start().wall();
     let wall = wall.map_or("never set".to_owned(), |wall| wall.to_string());
     page.line("clock", &format!("{wall}, {}", state.as_str()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blur_that_the_model_cannot_do_is_a_problem_of_a_folder_as_of_a_camera() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("clip.mp4"), "").unwrap();
+        let config = format!(
+            "device = \"gate\"\n[uplink]\nbrokers = [\"h:1\"]\nallow_plaintext = true\n\
+             [[camera]]\nname = \"north\"\nsource.test-pattern = {{}}\nprivacy.blur = {{}}\n\
+             [[folder]]\npath = {:?}\nprivacy.blur = {{}}\n",
+            dir.path()
+        );
+        let settings: Settings = toml::from_str(&config).unwrap();
+        let cars = detect::DetectorIdentity {
+            model_name: "cars".to_owned(),
+            model_sha256: String::new(),
+            runtime_version: String::new(),
+            labels: vec!["car".to_owned()],
+            provider: detect::Provider::Cpu,
+            fallback: None,
+        };
+        let problems = blur_problems(&settings, &cars);
+        assert_eq!(problems.len(), 2, "{problems:?}");
+        assert!(problems[0].contains("camera north") && problems[1].contains("camera clip"));
+    }
 }

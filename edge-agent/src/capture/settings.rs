@@ -348,6 +348,22 @@ impl CameraSettings {
 
     /// Refuses what cannot work. Whether a file is a video shows only when it is opened.
     pub fn check(&self) -> Result<(), SettingsError> {
+        self.check_all_but_source()?;
+        match &self.source {
+            Source::File(file) => {
+                self.check_readable("source.file.path", &file.path)?;
+                self.check_start_time(file.repeat)
+            }
+            Source::Uri(uri) => self.check_start_time(uri.repeat),
+            Source::Rtsp(rtsp) => self.check_rtsp(rtsp),
+            Source::Csi(csi) => self.check_csi(csi),
+            Source::V4l2(v4l2) => self.check_v4l2(v4l2),
+            Source::TestPattern(pattern) => self.check_pattern(pattern),
+        }
+    }
+
+    /// The same for a video of a folder: one that cannot be read holds nothing else up.
+    pub fn check_all_but_source(&self) -> Result<(), SettingsError> {
         match self.sampling {
             Sampling::Fps(fps) if !(fps.is_finite() && fps > 0.0 && fps <= 1000.0) => {
                 return Err(self.range("sampling.fps", fps, "above 0 and at most 1000"));
@@ -364,17 +380,7 @@ impl CameraSettings {
                 self.contradiction("schedule: a recording is not captured by the clock; remove it")
             );
         }
-        match &self.source {
-            Source::File(file) => {
-                self.check_readable("source.file.path", &file.path)?;
-                self.check_start_time(file.repeat)
-            }
-            Source::Uri(uri) => self.check_start_time(uri.repeat),
-            Source::Rtsp(rtsp) => self.check_rtsp(rtsp),
-            Source::Csi(csi) => self.check_csi(csi),
-            Source::V4l2(v4l2) => self.check_v4l2(v4l2),
-            Source::TestPattern(pattern) => self.check_pattern(pattern),
-        }
+        Ok(())
     }
 
     fn range(
