@@ -214,9 +214,10 @@ impl Gate {
             Range::Full => (0, 255),
         };
         let pairs = self.cells.levels.iter().zip(&self.reference).zip(&self.counts);
-        let pairs = pairs.filter(|(_, counts)| **counts).map(|((now, then), _)| {
-            (u32::from(*now).saturating_sub(black), u32::from(*then).saturating_sub(black))
-        });
+        // Cameras also give what lies beyond either end of the range.
+        let level = |luma: &u8| u32::from(*luma).saturating_sub(black).min(white - black);
+        let pairs = pairs.filter(|(_, counts)| **counts);
+        let pairs = pairs.map(|((now, then), _)| (level(now), level(then)));
         let factor = factor(pairs.clone(), white - black);
         let (mut all, mut changed) = (0u32, 0u32);
         for (now, then) in pairs {
@@ -354,6 +355,15 @@ mod tests {
         let mut gate = Gate::new(settings, 0);
         assert!(Scene::new().judge(&mut gate, 0).looks, "the first frame");
         gate
+    }
+
+    #[test]
+    fn what_is_brighter_than_white_or_darker_than_black_stands_still_as_well() {
+        let scene = || Scene::new().paint(40, 40, 60, 255).paint(200, 40, 60, 0);
+        let mut gate = gate();
+        assert!(scene().judge(&mut gate, FRAME_US).looks, "it came");
+        let after = scene().judge(&mut gate, 2 * FRAME_US);
+        assert_eq!(after, Motion { looks: false, score: 0.0 });
     }
 
     #[test]
