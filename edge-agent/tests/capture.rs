@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::net::{SocketAddr, TcpStream};
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::camera::{Numbers, pattern, recording, settings, start, start_at, start_with};
+use gio::prelude::*;
 use picket_edge_agent::capture::{CameraSettings, Captured, Frame, ReserveError, ReserveSeq};
 use picket_wire::CameraName;
 use picket_wire::observation::ClockState;
@@ -357,6 +359,39 @@ fn a_camera_that_fails_is_opened_again_and_disturbs_no_other() {
     }
     other.frame();
     assert_eq!(other.handle.account.view().state, CameraState::Running);
+}
+
+/// An address whose host drops what would open a connection, as one does that is off or behind a
+/// firewall: a socket that accepts nothing, with its queue full. And what keeps it so.
+fn silent_address() -> (SocketAddr, impl Sized) {
+    let (v4, stream) = (gio::SocketFamily::Ipv4, gio::SocketType::Stream);
+    let socket = gio::Socket::new(v4, stream, gio::SocketProtocol::Tcp).unwrap();
+    let any_port = gio::InetSocketAddress::from_string("127.0.0.1", 0).unwrap();
+    socket.set_listen_backlog(0);
+    socket.bind(&any_port, false).unwrap();
+    socket.listen().unwrap();
+    let local = socket.local_address().unwrap().downcast::<gio::InetSocketAddress>().unwrap();
+    let address = SocketAddr::from(([127, 0, 0, 1], local.port()));
+    let mut queued = Vec::new();
+    while let Ok(connection) = TcpStream::connect_timeout(&address, Duration::from_millis(300)) {
+        queued.push(connection);
+        assert!(queued.len() < 10, "its queue never fills");
+    }
+    (address, (socket, queued))
+}
+
+#[test]
+fn a_network_camera_that_does_not_answer_is_said_to_be_unreachable_and_not_silent() {
+    let (address, _kept) = silent_address();
+    let url = format!("rtsp://{address}/live");
+    let camera = start(json!({
+        "name": "cam",
+        "source": { "rtsp": { "url": url } },
+        "watch": { "stall_after_s": 6, "stuck_after_s": 10 },
+    }));
+    camera.wait_until("failed", |view| view.state == CameraState::Failed);
+    let problem = camera.handle.account.view().problem.unwrap();
+    assert!(problem.contains(&format!("no connection to {address}")), "{problem}");
 }
 
 #[test]

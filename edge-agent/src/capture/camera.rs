@@ -268,14 +268,15 @@ impl Camera {
             return Err(CaptureError::AllStuck { source_name, threads });
         }
         let decoding = Arc::new(Decoding::default());
+        let patience = seconds(self.settings.watch.stuck_after_s);
         let opening = Opening {
             source: self.settings.source.clone(),
             picture: self.settings.picture,
             decoders: Arc::clone(&self.decoders),
             decoding: Arc::clone(&decoding),
             after_ns: place.done_ns,
+            silence: seconds(self.settings.watch.stall_after_s).min(patience),
         };
-        let patience = seconds(self.settings.watch.stuck_after_s);
         let mut reader = Reader::start(self.settings.name.as_str(), opening, patience)?;
         let outcome = self.read(&mut reader, place, stamper);
         let Some(thread) = reader.close(&self.stop) else {

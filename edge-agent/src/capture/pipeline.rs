@@ -20,7 +20,7 @@ use super::decoder::{DecoderOrder, DecoderWish, Decoders};
 use super::error::CaptureError;
 use super::orientation::{self, PictureSettings};
 use super::planes::Planes;
-use super::rtsp::{self, Distrust};
+use super::rtsp::{self, Distrust, Limits};
 use super::settings::{Pace, Source};
 use super::source;
 use super::v4l2::Opened;
@@ -33,6 +33,9 @@ const DRAIN: Duration = Duration::from_secs(2);
 
 /// How often it is looked whether a V4L2 camera is still plugged in.
 const PLUG_LOOK: Duration = Duration::from_millis(500);
+
+/// For so long a source may be silent that is no camera of the agent: as the settings' default.
+const OPENED_BY_HAND: Duration = Duration::from_secs(15);
 
 /// A decoded frame.
 #[derive(Debug)]
@@ -79,6 +82,8 @@ pub(super) struct Opening {
     pub decoding: Arc<Decoding>,
     /// Of a recording that is gone on with: what is done of it.
     pub after_ns: Option<u64>,
+    /// For so long it may be silent.
+    pub silence: Duration,
 }
 
 /// A running pipeline. It is stopped when it is let go.
@@ -88,6 +93,7 @@ pub struct Pipeline {
     bus: gst::Bus,
     source: Source,
     source_name: String,
+    silence: Duration,
     decoding: Arc<Decoding>,
     distrust: Option<Distrust>,
     opened: Option<Opened>,
@@ -149,6 +155,7 @@ impl Pipeline {
             decoders: Decoders::new(wish),
             decoding: Arc::default(),
             after_ns,
+            silence: OPENED_BY_HAND,
         })
     }
 
@@ -169,10 +176,10 @@ impl Pipeline {
 
     fn build(opening: &Opening) -> Result<Self, CaptureError> {
         gst::init().map_err(CaptureError::Initialise)?;
-        let Opening { source, picture, decoders, decoding, .. } = opening;
+        let Opening { source, picture, decoders, decoding, silence, .. } = opening;
         decoders.check()?;
         let source_name = source::name(source);
-        let head = source::head(source)?;
+        let head = source::head(source, *silence)?;
         let convert = source::finish(source::element("videoconvert")?)?;
         let sink = sink(in_real_time(source));
         orientation::watch_size(&convert, picture);
@@ -207,6 +214,7 @@ impl Pipeline {
             bus,
             source: source.clone(),
             source_name,
+            silence: *silence,
             decoding: Arc::clone(decoding),
             distrust: head.distrust,
             opened: head.opened,
@@ -372,7 +380,10 @@ impl Pipeline {
             return self.decoder_failed(element, why);
         }
         let explained = match &self.source {
-            Source::Rtsp(rtsp) => rtsp::explain(rtsp, &error, self.distrust.as_ref()),
+            Source::Rtsp(rtsp) => {
+                let limits = Limits::within(self.silence);
+                rtsp::explain(rtsp, &error, self.distrust.as_ref(), limits)
+            }
             _ => None,
         };
         if let Some(explained) = explained {

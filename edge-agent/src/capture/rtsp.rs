@@ -4,11 +4,13 @@
 //! certificate that is not accepted alike. A person at the camera needs to know which, so it is looked
 //! into after the fact.
 
-use std::net::{TcpStream, ToSocketAddrs};
+use std::io;
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use crossbeam_channel::bounded;
 use gio::prelude::*;
 use gstreamer as gst;
 use schemars::JsonSchema;
@@ -18,8 +20,25 @@ use super::address::{Address, Credentials};
 use super::error::CaptureError;
 use super::source::{element, finish};
 
-/// How long a connection may take that is made only to find out what is wrong.
-const TRY: Duration = Duration::from_secs(3);
+/// How long the steps to a camera may take. Together less than it may be silent: what keeps it from
+/// being reached is to be said before it counts as silent, or its thread as stuck.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Limits {
+    /// Until its name is resolved.
+    resolve: Duration,
+    /// Until it is connected, and for each answer of its.
+    connect: Duration,
+    /// Of a connection that is made only to find out what is wrong.
+    look: Duration,
+}
+
+impl Limits {
+    /// For a camera that may be silent for so long. GStreamer counts whole seconds.
+    pub fn within(silence: Duration) -> Self {
+        let connect = Duration::from_secs((silence / 2).as_secs().max(1));
+        Self { resolve: silence / 2, connect, look: silence / 4 }
+    }
+}
 
 /// A network camera.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -72,7 +91,16 @@ pub enum Transport {
 pub(super) type Distrust = Arc<Mutex<Option<String>>>;
 
 /// The element that receives, and where it says why it does not trust the camera.
-pub(super) fn receiver(rtsp: &RtspSource) -> Result<(gst::Element, Distrust), CaptureError> {
+pub(super) fn receiver(
+    rtsp: &RtspSource,
+    limits: Limits,
+) -> Result<(gst::Element, Distrust), CaptureError> {
+    // GStreamer would wait for a name server for as long as it takes, and keep the thread that closes
+    // it waiting too. What the resolver gives now it gives again.
+    if let Some((host, port)) = host_and_port(rtsp) {
+        resolve(&host, port, limits.resolve, addresses)
+            .map_err(|why| CaptureError::Unreachable { source_name: rtsp.url.to_string(), why })?;
+    }
     let protocols = match rtsp.transport {
         Transport::Tcp => "tcp",
         Transport::Udp => "udp",
@@ -80,6 +108,7 @@ pub(super) fn receiver(rtsp: &RtspSource) -> Result<(gst::Element, Distrust), Ca
     let mut builder = element("rtspsrc")?
         .property("location", rtsp.url.without_credentials().into_owned())
         .property("latency", rtsp.latency_ms)
+        .property("tcp-timeout", u64::try_from(limits.connect.as_micros()).unwrap_or(u64::MAX))
         .property_from_str("protocols", protocols);
     if let Some(Credentials { user, password }) = credentials(rtsp)? {
         builder = builder.property("user-id", user).property("user-pw", password);
@@ -161,6 +190,7 @@ pub(super) fn explain(
     rtsp: &RtspSource,
     error: &gst::glib::Error,
     distrust: Option<&Distrust>,
+    limits: Limits,
 ) -> Option<CaptureError> {
     let source_name = rtsp.url.to_string();
     if error.matches(gst::ResourceError::NotAuthorized) {
@@ -179,12 +209,12 @@ pub(super) fn explain(
     if !opening.iter().any(|kind| error.matches(*kind)) {
         return None;
     }
-    let why = unreachable_why(rtsp.url.host_and_port(if is_tls(rtsp) { 322 } else { 554 })?)?;
+    let why = unreachable_why(host_and_port(rtsp)?, limits.look)?;
     Some(CaptureError::Unreachable { source_name, why })
 }
 
-fn is_tls(rtsp: &RtspSource) -> bool {
-    rtsp.url.has_scheme(&["rtsps"])
+fn host_and_port(rtsp: &RtspSource) -> Option<(String, u16)> {
+    rtsp.url.host_and_port(if rtsp.url.has_scheme(&["rtsps"]) { 322 } else { 554 })
 }
 
 /// Which login was tried, without its secret.
@@ -199,14 +229,17 @@ fn login(rtsp: &RtspSource) -> String {
 }
 
 /// What keeps a connection from being made; `None` if it can be made.
-fn unreachable_why((host, port): (String, u16)) -> Option<String> {
-    let addresses = match (host.as_str(), port).to_socket_addrs() {
-        Ok(addresses) => addresses,
-        Err(error) => return Some(format!("the name {host} cannot be resolved: {error}")),
+fn unreachable_why((host, port): (String, u16), limit: Duration) -> Option<String> {
+    let deadline = Instant::now() + limit;
+    let found = match resolve(&host, port, limit, addresses) {
+        Ok(found) => found,
+        Err(why) => return Some(why),
     };
     let mut why = None;
-    for address in addresses {
-        match TcpStream::connect_timeout(&address, TRY) {
+    for address in found {
+        // One that is refused at once costs nothing; one that gets no answer costs all that is left.
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        match TcpStream::connect_timeout(&address, left) {
             Ok(_) => return None,
             Err(error) => why = Some(format!("no connection to {address}: {error}")),
         }
@@ -214,23 +247,84 @@ fn unreachable_why((host, port): (String, u16)) -> Option<String> {
     why
 }
 
+/// What resolves a name: tests have one that does not answer.
+type Resolver = fn(&str, u16) -> io::Result<Vec<SocketAddr>>;
+
+fn addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    (host, port).to_socket_addrs().map(Iterator::collect)
+}
+
+/// Resolves a name on a thread of its own, since nothing ends a resolver early: the C library gives
+/// up on a name server that does not answer after half a minute or so, and the thread with it.
+fn resolve(
+    host: &str,
+    port: u16,
+    limit: Duration,
+    resolver: Resolver,
+) -> Result<Vec<SocketAddr>, String> {
+    let (tell, answer) = bounded(1);
+    let name = host.to_owned();
+    let started = std::thread::Builder::new().name("resolve".to_owned()).spawn(move || {
+        // Nobody listens any more after the limit.
+        let _ = tell.send(resolver(&name, port));
+    });
+    let failed = |error| format!("the name {host} cannot be resolved: {error}");
+    started.map_err(failed)?;
+    match answer.recv_timeout(limit) {
+        Ok(found) => found.map_err(failed),
+        Err(_) => Err(format!(
+            "the name {host} cannot be resolved within {} s: no name server answers",
+            limit.as_secs_f32()
+        )),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const LIMITS: Limits = Limits {
+        resolve: Duration::from_secs(1),
+        connect: Duration::from_secs(1),
+        look: Duration::from_secs(1),
+    };
+
+    #[test]
+    fn what_keeps_a_camera_from_being_reached_is_said_before_it_counts_as_silent() {
+        for seconds in 2..=3600 {
+            let silence = Duration::from_secs(seconds);
+            let Limits { resolve, connect, look } = Limits::within(silence);
+            assert!(resolve < silence && connect + look < silence, "{seconds}");
+        }
+    }
+
+    #[test]
+    fn a_name_server_that_does_not_answer_is_not_waited_for() {
+        let limit = Duration::from_millis(1500);
+        let hangs: Resolver = |_, _| {
+            let _ = crossbeam_channel::never::<()>().recv();
+            Ok(Vec::new())
+        };
+        let why = resolve("door.lan", 554, limit, hangs).unwrap_err();
+        assert!(why.contains("door.lan cannot be resolved within 1.5 s"), "{why}");
+        let found = resolve("127.0.0.1", 554, limit, addresses).unwrap();
+        assert_eq!(found, [SocketAddr::from(([127, 0, 0, 1], 554))]);
+    }
 
     #[test]
     fn a_refused_login_is_told_by_its_user_and_never_by_its_password() {
         let rtsp: RtspSource = serde_json::from_str(r#"{"url":"rtsp://adam:pw9@h/s"}"#).unwrap();
         let error = gst::glib::Error::new(gst::ResourceError::NotAuthorized, "Unauthorized");
-        let said = explain(&rtsp, &error, None).unwrap().to_string();
+        let said = explain(&rtsp, &error, None, LIMITS).unwrap().to_string();
         assert!(said.contains("adam") && said.contains("wrong") && !said.contains("pw9"), "{said}");
     }
 
     #[test]
     fn a_name_that_is_not_known_and_a_port_that_is_closed_are_told_apart() {
-        let name = unreachable_why(("no-such-host.invalid".to_owned(), 554)).unwrap();
+        let limit = Duration::from_secs(30);
+        let name = unreachable_why(("no-such-host.invalid".to_owned(), 554), limit).unwrap();
         assert!(name.contains("cannot be resolved"), "{name}");
-        let port = unreachable_why(("127.0.0.1".to_owned(), 1)).unwrap();
+        let port = unreachable_why(("127.0.0.1".to_owned(), 1), limit).unwrap();
         assert!(port.contains("127.0.0.1:1") && port.contains("refused"), "{port}");
     }
 

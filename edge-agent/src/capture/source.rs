@@ -11,11 +11,13 @@
 //! test-pattern  videotestsrc is-live=true ! video/x-raw,format=I420,width=640,height=360
 //! ```
 
+use std::time::Duration;
+
 use gstreamer as gst;
 use gstreamer::element_factory::ElementBuilder;
 
 use super::error::CaptureError;
-use super::rtsp::{self, Distrust};
+use super::rtsp::{self, Distrust, Limits};
 use super::settings::{CsiSource, FileSource, RtspSource, Source, TestPatternSource, UriSource};
 use super::v4l2::{self, V4l2Source};
 
@@ -33,11 +35,11 @@ pub(super) struct Head {
     pub opened: Option<v4l2::Opened>,
 }
 
-/// Builds the head of a pipeline.
-pub(super) fn head(source: &Source) -> Result<Head, CaptureError> {
+/// Builds the head of a pipeline, of a source that may be silent for so long.
+pub(super) fn head(source: &Source, silence: Duration) -> Result<Head, CaptureError> {
     match source {
         Source::V4l2(v4l2) => head_v4l2(v4l2),
-        Source::Rtsp(rtsp) => head_rtsp(rtsp),
+        Source::Rtsp(rtsp) => head_rtsp(rtsp, silence),
         Source::Csi(csi) => head_csi(csi),
         Source::File(file) => head_file(file),
         Source::Uri(uri) => head_uri(uri),
@@ -103,8 +105,8 @@ fn head_v4l2(source: &V4l2Source) -> Result<Head, CaptureError> {
     Ok(Head { elements, linked_later: false, decodes: true, distrust: None, opened })
 }
 
-fn head_rtsp(rtsp: &RtspSource) -> Result<Head, CaptureError> {
-    let (receiver, distrust) = rtsp::receiver(rtsp)?;
+fn head_rtsp(rtsp: &RtspSource, silence: Duration) -> Result<Head, CaptureError> {
+    let (receiver, distrust) = rtsp::receiver(rtsp, Limits::within(silence))?;
     let elements = vec![receiver, decodebin()?];
     Ok(Head { elements, linked_later: true, decodes: true, distrust: Some(distrust), opened: None })
 }
