@@ -31,8 +31,8 @@ pub struct Account {
     pub pictures_withheld: BTreeSet<u64>,
     /// Stored pictures of whole frames.
     pub pictures_stored: BTreeSet<u64>,
-    /// How many crops are stored. None is due: a window without a good face has none.
-    pub crops_stored: u64,
+    /// Of which observations crops are stored. None is due: a window without a good face has none.
+    pub crops_stored: BTreeSet<u64>,
     /// Pictures in the spool.
     pub pictures_spooled: BTreeSet<u64>,
     /// Gap records of frames: first and last `seq`, and how many pictures in between are lost.
@@ -72,6 +72,17 @@ impl Account {
     /// Each picture that its observation says was not kept, and that came all the same.
     pub fn unwanted_pictures(&self) -> Vec<u64> {
         self.pictures_withheld.intersection(&self.pictures_stored).copied().collect()
+    }
+
+    /// Each crop of a frame in which nothing can have been found: nobody looked at it, or nobody
+    /// knows of it.
+    pub fn crops_of_nothing(&self) -> Vec<u64> {
+        let looked_at = |seq: &&u64| {
+            self.stored.contains(seq)
+                || self.dropped.contains_key(seq)
+                || self.spooled.contains(seq)
+        };
+        self.crops_stored.iter().filter(|seq| !looked_at(seq)).copied().collect()
     }
 
     /// Each `seq` that two kinds of record settle.
@@ -214,7 +225,7 @@ async fn read_pictures(database: &Database, images: &Path, findings: &mut Findin
         let seq: u64 = seq.parse()?;
         let account = findings.account(epoch);
         match document.get_str("kind")? {
-            "crop" => account.crops_stored += 1,
+            "crop" => _ = account.crops_stored.insert(seq),
             _ => _ = account.pictures_stored.insert(seq),
         }
     }
@@ -235,6 +246,10 @@ fn judge(findings: &mut Findings) {
         let unwanted = account.unwanted_pictures();
         if !unwanted.is_empty() {
             violations.push(format!("{epoch}: the withheld pictures of seq {unwanted:?} came"));
+        }
+        let crops = account.crops_of_nothing();
+        if !crops.is_empty() {
+            violations.push(format!("{epoch}: there are crops of seq {crops:?}, not looked at"));
         }
         let twice = account.settled_twice();
         if !twice.is_empty() {
@@ -338,6 +353,13 @@ mod tests {
     #[test]
     fn a_picture_that_was_to_be_withheld_is_seen() {
         assert_eq!(violations(|a| a.pictures_withheld.extend([1])), 1);
+    }
+
+    #[test]
+    fn a_crop_of_a_frame_that_nobody_looked_at_is_seen() {
+        assert_eq!(violations(|a| a.crops_stored.extend([1, 4, 5])), 0);
+        assert_eq!(violations(|a| a.crops_stored.extend([3])), 1, "it was skipped");
+        assert_eq!(violations(|a| a.crops_stored.extend([6])), 1, "nobody knows of it");
     }
 
     #[test]
