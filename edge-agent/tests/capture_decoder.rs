@@ -25,6 +25,26 @@ fn live(camera: &str, decoder: Value) -> Value {
     })
 }
 
+/// A live camera with this decoder, for which a real one stands in.
+fn with_stand_in(camera: &str, decoder: &str) -> Value {
+    live(camera, json!([decoder, "avdec_h264"]))
+}
+
+/// A camera from its first frames on, and what was taken of it.
+fn decoding(description: Value) -> (Camera, Sequence) {
+    register();
+    let camera = start(description);
+    let mut taken = Sequence::new();
+    taken.take_until("decoding", &camera, |view| view.captured >= 5);
+    (camera, taken)
+}
+
+/// Takes so many frames more.
+fn go_on(taken: &mut Sequence, camera: &Camera, frames: u64) {
+    let before = camera.handle.account.view().captured;
+    taken.take_until("going on", camera, |view| view.captured > before + frames);
+}
+
 fn decodes_with(camera: &Camera, decoder: &str) -> bool {
     let view = camera.handle.account.view();
     view.state == CameraState::Running && view.decoder.as_deref() == Some(decoder)
@@ -33,7 +53,7 @@ fn decodes_with(camera: &Camera, decoder: &str) -> bool {
 #[test]
 fn a_decoder_that_fails_is_replaced_and_no_other_camera_notices() {
     register();
-    let camera = start(live("a", json!(["rehearsed-fails", "avdec_h264"])));
+    let camera = start(with_stand_in("a", "rehearsed-fails"));
     let other = start(live("b", json!("avdec_h264")));
     let (mut taken, mut taken_of_other) = (Sequence::new(), Sequence::new());
     taken.take_until("decoding", &camera, |view| view.captured >= 10);
@@ -48,8 +68,7 @@ fn a_decoder_that_fails_is_replaced_and_no_other_camera_notices() {
     let degraded = view.degraded.unwrap();
     assert!(degraded.contains("rehearsed-fails") && degraded.contains("on cue"), "{degraded}");
     assert_eq!(view.reopened, 0, "nothing was wrong with the source");
-    let before = camera.handle.account.view().captured;
-    taken.take_until("going on", &camera, |view| view.captured > before + 20);
+    go_on(&mut taken, &camera, 20);
     taken_of_other.take_until("going on", &other, |view| view.captured > 20);
     let other_view = other.handle.account.view();
     assert_eq!((other_view.state, other_view.degraded), (CameraState::Running, None));
@@ -59,34 +78,26 @@ fn a_decoder_that_fails_is_replaced_and_no_other_camera_notices() {
 
 #[test]
 fn a_better_decoder_takes_over_again_once_it_decodes_a_sample() {
-    register();
-    let camera = start(live("c", json!(["rehearsed-returns", "avdec_h264"])));
-    let mut taken = Sequence::new();
-    taken.take_until("decoding", &camera, |view| view.captured >= 5);
+    let (camera, mut taken) = decoding(with_stand_in("c", "rehearsed-returns"));
     cue("rehearsed-returns", Cue::Fail);
     taken.take_until("degraded", &camera, |view| view.degraded.is_some());
     // Its time comes after a second, and again, and each probe fails meanwhile.
-    let before = camera.handle.account.view().captured;
-    taken.take_until("degraded for 3 s", &camera, |view| view.captured > before + 60);
+    go_on(&mut taken, &camera, 60);
     assert!(decodes_with(&camera, "avdec_h264"), "{:?}", camera.handle.account.view());
     cue("rehearsed-returns", Cue::Work);
     taken.take_until("back", &camera, |view| {
         view.decoder.as_deref() == Some("rehearsed-returns") && view.degraded.is_none()
     });
-    let before = camera.handle.account.view().captured;
-    taken.take_until("going on", &camera, |view| view.captured > before + 10);
+    go_on(&mut taken, &camera, 10);
     taken.finish(camera);
 }
 
 #[test]
 fn a_decoder_that_takes_frames_and_gives_none_is_replaced() {
-    register();
-    let mut description = live("d", json!(["rehearsed-silent", "avdec_h264"]));
+    let mut description = with_stand_in("d", "rehearsed-silent");
     // It is to be noticed as the decoder's silence, before it counts as the source's.
     description["watch"]["stall_after_s"] = json!(15);
-    let camera = start(description);
-    let mut taken = Sequence::new();
-    taken.take_until("decoding", &camera, |view| view.captured >= 5);
+    let (camera, mut taken) = decoding(description);
     cue("rehearsed-silent", Cue::Silence);
     taken.take_until("degraded", &camera, |view| view.degraded.is_some());
     let view = camera.handle.account.view();
@@ -97,10 +108,7 @@ fn a_decoder_that_takes_frames_and_gives_none_is_replaced() {
 
 #[test]
 fn a_decoder_that_hangs_is_left_behind_and_another_takes_over() {
-    register();
-    let camera = start(live("e", json!(["rehearsed-hangs", "avdec_h264"])));
-    let mut taken = Sequence::new();
-    taken.take_until("decoding", &camera, |view| view.captured >= 5);
+    let (camera, mut taken) = decoding(with_stand_in("e", "rehearsed-hangs"));
     cue("rehearsed-hangs", Cue::HangInFrame);
     taken.take_until("stuck", &camera, |view| view.state == CameraState::Stuck);
     let problem = camera.handle.account.view().problem.unwrap();
@@ -108,8 +116,7 @@ fn a_decoder_that_hangs_is_left_behind_and_another_takes_over() {
     taken.take_until("degraded", &camera, |view| {
         view.state == CameraState::Running && view.degraded.is_some()
     });
-    let before = camera.handle.account.view().captured;
-    taken.take_until("going on", &camera, |view| view.captured > before + 10);
+    go_on(&mut taken, &camera, 10);
     assert!(decodes_with(&camera, "avdec_h264"));
     // What was left behind comes back: it ends, and its frame goes nowhere.
     cue("rehearsed-hangs", Cue::Work);
@@ -119,11 +126,8 @@ fn a_decoder_that_hangs_is_left_behind_and_another_takes_over() {
 
 #[test]
 fn a_decoder_that_does_not_decode_a_sample_is_never_used() {
-    register();
     cue("rehearsed-broken", Cue::Silence);
-    let camera = start(live("f", json!(["rehearsed-broken", "avdec_h264"])));
-    let mut taken = Sequence::new();
-    taken.take_until("decoding", &camera, |view| view.captured >= 5);
+    let (camera, taken) = decoding(with_stand_in("f", "rehearsed-broken"));
     let view = camera.handle.account.view();
     assert_eq!((view.decoder.as_deref(), &view.degraded), (Some("avdec_h264"), &None));
     let reason = view.decoder_reason.unwrap();
@@ -133,11 +137,8 @@ fn a_decoder_that_does_not_decode_a_sample_is_never_used() {
 
 #[test]
 fn a_corrupt_stream_does_not_send_the_camera_round_its_decoders() {
-    register();
     // The decoder works: it is the stream that is broken, for a while.
-    let camera = start(live("corrupt", json!(["rehearsed-corrupt", "avdec_h264"])));
-    let mut taken = Sequence::new();
-    taken.take_until("decoding", &camera, |view| view.captured >= 5);
+    let (camera, mut taken) = decoding(with_stand_in("corrupt", "rehearsed-corrupt"));
     cue("corrupt", Cue::Garbage);
     taken.take_until("failed twice", &camera, |view| view.reopened >= 2);
     cue("corrupt", Cue::Work);
@@ -197,11 +198,8 @@ fn a_recording_whose_last_decoder_fails_keeps_its_place_and_is_not_done() {
 
 #[test]
 fn a_decoder_that_failed_its_probe_at_the_start_is_used_once_it_decodes_a_sample() {
-    register();
     cue("rehearsed-later", Cue::Silence);
-    let camera = start(live("h", json!(["rehearsed-later", "avdec_h264"])));
-    let mut taken = Sequence::new();
-    taken.take_until("decoding", &camera, |view| view.captured >= 5);
+    let (camera, mut taken) = decoding(with_stand_in("h", "rehearsed-later"));
     assert!(decodes_with(&camera, "avdec_h264"));
     cue("rehearsed-later", Cue::Work);
     taken.take_until("with the better one", &camera, |view| {
@@ -214,7 +212,7 @@ fn a_decoder_that_failed_its_probe_at_the_start_is_used_once_it_decodes_a_sample
 fn a_decoder_whose_probe_hangs_is_not_probed_again_meanwhile() {
     register();
     cue("rehearsed-asleep", Cue::HangInStart);
-    let mut description = live("i", json!(["rehearsed-asleep", "avdec_h264"]));
+    let mut description = with_stand_in("i", "rehearsed-asleep");
     description["watch"]["stuck_after_s"] = json!(15);
     let camera = start(description);
     let mut taken = Sequence::new();

@@ -102,6 +102,22 @@ fn show(bin: &gst::Bin, pad: &gst::Pad) {
     bin.add_pad(&ghost).unwrap();
 }
 
+/// What an element says of itself.
+fn metadata(class: &str, what: &str) -> gst::subclass::ElementMetadata {
+    gst::subclass::ElementMetadata::new("Rehearsed", class, what, "Picket")
+}
+
+macro_rules! decoders {
+    ($($module:ident: $name:literal,)*) => {
+        $(decoder!($module, $name);)*
+
+        /// By name.
+        fn decoders() -> Vec<(&'static str, glib::Type)> {
+            vec![$(($name, $module::Decoder::static_type())),*]
+        }
+    };
+}
+
 macro_rules! decoder {
     ($module:ident, $name:literal) => {
         /// A decoder of H.264.
@@ -144,12 +160,7 @@ macro_rules! decoder {
                 fn metadata() -> Option<&'static gst::subclass::ElementMetadata> {
                     static METADATA: LazyLock<gst::subclass::ElementMetadata> =
                         LazyLock::new(|| {
-                            gst::subclass::ElementMetadata::new(
-                                "Rehearsed",
-                                "Codec/Decoder/Video/Hardware",
-                                "Does what a test tells it",
-                                "Picket",
-                            )
+                            metadata("Codec/Decoder/Video/Hardware", "Does what a test tells it")
                         });
                     Some(&*METADATA)
                 }
@@ -186,16 +197,18 @@ macro_rules! decoder {
     };
 }
 
-decoder!(fails, "rehearsed-fails");
-decoder!(returns, "rehearsed-returns");
-decoder!(silent, "rehearsed-silent");
-decoder!(hangs, "rehearsed-hangs");
-decoder!(broken, "rehearsed-broken");
-decoder!(corrupt, "rehearsed-corrupt");
-decoder!(midway, "rehearsed-midway");
-decoder!(alone, "rehearsed-alone");
-decoder!(asleep, "rehearsed-asleep");
-decoder!(later, "rehearsed-later");
+decoders! {
+    fails: "rehearsed-fails",
+    returns: "rehearsed-returns",
+    silent: "rehearsed-silent",
+    hangs: "rehearsed-hangs",
+    broken: "rehearsed-broken",
+    corrupt: "rehearsed-corrupt",
+    midway: "rehearsed-midway",
+    alone: "rehearsed-alone",
+    asleep: "rehearsed-asleep",
+    later: "rehearsed-later",
+}
 
 mod camera {
     use super::*;
@@ -241,14 +254,8 @@ mod camera {
 
     impl ElementImpl for Imp {
         fn metadata() -> Option<&'static gst::subclass::ElementMetadata> {
-            static METADATA: LazyLock<gst::subclass::ElementMetadata> = LazyLock::new(|| {
-                gst::subclass::ElementMetadata::new(
-                    "Rehearsed",
-                    "Source/Video",
-                    "A camera",
-                    "Picket",
-                )
-            });
+            static METADATA: LazyLock<gst::subclass::ElementMetadata> =
+                LazyLock::new(|| metadata("Source/Video", "A camera"));
             Some(&*METADATA)
         }
 
@@ -303,18 +310,7 @@ pub fn register() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
         gst::init().unwrap();
-        for (name, kind) in [
-            ("rehearsed-fails", fails::Decoder::static_type()),
-            ("rehearsed-returns", returns::Decoder::static_type()),
-            ("rehearsed-silent", silent::Decoder::static_type()),
-            ("rehearsed-hangs", hangs::Decoder::static_type()),
-            ("rehearsed-broken", broken::Decoder::static_type()),
-            ("rehearsed-corrupt", corrupt::Decoder::static_type()),
-            ("rehearsed-midway", midway::Decoder::static_type()),
-            ("rehearsed-alone", alone::Decoder::static_type()),
-            ("rehearsed-asleep", asleep::Decoder::static_type()),
-            ("rehearsed-later", later::Decoder::static_type()),
-        ] {
+        for (name, kind) in decoders() {
             gst::Element::register(None, name, gst::Rank::NONE, kind).unwrap();
         }
         let camera = camera::Camera::static_type();

@@ -162,16 +162,14 @@ fn suggestion(message: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    #[derive(Debug, serde::Deserialize, JsonSchema)]
+    #[derive(Debug, serde::Serialize, serde::Deserialize, JsonSchema)]
     #[serde(deny_unknown_fields)]
-    #[allow(dead_code, reason = "read by serde only")]
     struct Settings {
         uplink: Uplink,
     }
 
-    #[derive(Debug, serde::Deserialize, JsonSchema)]
+    #[derive(Debug, serde::Serialize, serde::Deserialize, JsonSchema)]
     #[serde(deny_unknown_fields)]
-    #[allow(dead_code, reason = "read by serde only")]
     struct Uplink {
         brokers: Vec<String>,
         linger_ms: u32,
@@ -333,16 +331,15 @@ mod tests {
         assert!(error("[uplink\n").starts_with("agent.toml:1: "), "{}", error("[uplink\n"));
     }
 
-    #[derive(Debug, serde::Deserialize, JsonSchema)]
+    #[derive(Debug, serde::Serialize, serde::Deserialize, JsonSchema)]
     #[serde(deny_unknown_fields)]
-    #[allow(dead_code, reason = "read by serde only")]
     struct Wrong {
         source: Option<Vec<String>>,
         uplink: Option<Uplink>,
         store: Option<Store>,
     }
 
-    #[derive(Debug, serde::Deserialize, JsonSchema)]
+    #[derive(Debug, serde::Serialize, serde::Deserialize, JsonSchema)]
     #[serde(rename_all = "kebab-case")]
     enum Store {
         Memory,
