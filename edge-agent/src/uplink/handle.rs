@@ -89,6 +89,7 @@ impl Uplink {
             window: Window::new(settings.max_in_flight_records, settings.max_in_flight_bytes),
             link: Link::new(Duration::from_millis(settings.stall_ms), Instant::now()),
             troubles: Troubles::default(),
+            silent: None,
             suspects: VecDeque::new(),
             alone: None,
             status: None,

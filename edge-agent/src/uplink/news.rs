@@ -10,6 +10,9 @@ use super::sender::Sender;
 const LOOK_AT_CERTIFICATE: Duration = Duration::from_secs(3600);
 /// While its dates are wrong: a clock that is set soon after the start makes them right.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// One key may wait so many times as long as all of them together before that is said: on a slow link
+/// what goes of another can take long.
+const SILENT_STALLS: u32 = 3;
 /// From here on a certificate that nobody renews is said with every look at it.
 const RENEW_DAYS: i64 = 14;
 
@@ -43,6 +46,7 @@ impl Sender {
     /// Brings the status up to date.
     pub(super) fn show(&self) {
         let problem = self.link.problem().or_else(|| self.troubles.problem());
+        let problem = problem.or(self.silent.as_deref());
         let up = self.link.is_up() && problem.is_none();
         // Said first while nothing goes: it is then the likeliest cause. While the broker takes
         // records all the same it is only a log line.
@@ -67,7 +71,32 @@ impl Sender {
             self.certificate_looked_at = Some(now);
             self.look_at_certificate();
         }
+        self.look_for_silence(now);
         self.show();
+    }
+
+    /// Acknowledgements come, but none for one of the keys: its partition is not well.
+    fn look_for_silence(&mut self, now: Instant) {
+        let limit = Duration::from_millis(self.settings.stall_ms) * SILENT_STALLS;
+        let silent = match self.link.is_up() {
+            true => self.window.silent_for(limit, now),
+            false => None,
+        };
+        let problem = silent.map(|(topic, key)| {
+            format!(
+                "the broker acknowledges other messages, but none of {key} on the topic {}: its \
+                 partition may have no leader, or fewer replicas than min.insync.replicas",
+                self.names.name(topic)
+            )
+        });
+        if problem == self.silent {
+            return;
+        }
+        match &problem {
+            Some(problem) => tracing::warn!(target: "uplink", problem, "a partition is silent"),
+            None => tracing::warn!(target: "uplink", "no partition is silent any more"),
+        }
+        self.silent = problem;
     }
 
     fn look_at_certificate(&mut self) {

@@ -14,6 +14,9 @@ use crate::spool::{Advice, Limits, Outcome, RowId, Settled, SpoolError, SpoolRea
 /// memory does not grow with the backlog.
 const AHEAD: Limits = Limits { rows: 128, bytes: 512 * 1024 };
 
+/// So much is held where all that was read waits for room, in search of something that has some.
+const SEARCHED: Limits = Limits { rows: 4 * AHEAD.rows, bytes: 4 * AHEAD.bytes };
+
 /// Before a queue is read again that could not be.
 const RETRY_READ: Duration = Duration::from_secs(1);
 /// The same where a person is needed.
@@ -31,6 +34,11 @@ struct Shelf {
 }
 
 impl Shelf {
+    fn is_below(&self, limits: Limits) -> bool {
+        let bytes: u64 = self.read.iter().map(Spooled::bytes).sum();
+        self.read.len() < limits.rows && bytes < limits.bytes
+    }
+
     fn unreadable(
         &mut self,
         queue: Queue,
@@ -144,19 +152,23 @@ impl Queues {
         shelf.exhausted = false;
     }
 
-    /// Takes the next row to send, of the topics that have room.
+    /// Takes the next row to send, of the topics and keys that have room: a key that has none holds
+    /// up no other.
     pub fn next(
         &mut self,
         reader: &SpoolReader,
-        has_room: impl Fn(Topic) -> bool,
+        has_room: impl Fn(Topic, Option<&str>) -> bool,
         now: Instant,
     ) -> Option<(Lane, Spooled)> {
-        self.restock(reader, now);
+        self.restock(reader, &has_room, now);
         let shelves = &self.shelves;
-        let waits = |queue: Queue| !shelves[queue.index()].read.is_empty();
-        let chosen = self.lanes.choose(|queue| has_room(queue.topic) && waits(queue));
-        let queue = chosen?;
-        let spooled = self.shelves[queue.index()].read.pop_front()?;
+        let first = |queue: Queue| {
+            let mut read = shelves[queue.index()].read.iter();
+            read.position(|spooled| has_room(queue.topic, Some(&spooled.key)))
+        };
+        let queue = self.lanes.choose(|queue| first(queue).is_some())?;
+        let place = first(queue)?;
+        let spooled = self.shelves[queue.index()].read.remove(place)?;
         let shelves = &self.shelves;
         let other =
             |other: &Queue| other.lane != queue.lane && !shelves[other.index()].read.is_empty();
@@ -166,12 +178,21 @@ impl Queues {
     }
 
     /// Each by itself: what cannot be read in one holds up no other.
-    fn restock(&mut self, reader: &SpoolReader, now: Instant) {
+    fn restock(
+        &mut self,
+        reader: &SpoolReader,
+        has_room: impl Fn(Topic, Option<&str>) -> bool,
+        now: Instant,
+    ) {
         for queue in Queue::ALL {
             let end = self.end_of(queue);
             let shelf = &mut self.shelves[queue.index()];
             let held = shelf.held_until.is_some_and(|until| now < until);
-            if held || shelf.exhausted || !shelf.read.is_empty() {
+            let waits = |spooled: &Spooled| !has_room(queue.topic, Some(&spooled.key));
+            let searches = has_room(queue.topic, None)
+                && shelf.is_below(SEARCHED)
+                && shelf.read.iter().all(waits);
+            if held || shelf.exhausted || !(shelf.read.is_empty() || searches) {
                 continue;
             }
             match reader.next_batch(queue.topic, shelf.next..end, AHEAD) {
@@ -180,7 +201,7 @@ impl Queues {
                         Some(last) => shelf.next = last.id + 1,
                         None => shelf.exhausted = true,
                     }
-                    shelf.read = read.into();
+                    shelf.read.extend(read);
                 }
                 Err(error) => shelf.unreadable(queue, &error, &mut self.given_up, now),
             }

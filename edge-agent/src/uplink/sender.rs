@@ -55,6 +55,8 @@ pub struct Sender {
     pub(super) window: Window,
     pub(super) link: Link,
     pub(super) troubles: Troubles,
+    /// What one partition keeps waiting while others go on.
+    pub(super) silent: Option<String>,
     /// Rows that the broker refused in company: each is tried alone before it is given up, since
     /// the broker refuses a whole batch for one of it.
     pub(super) suspects: VecDeque<(Topic, RowId)>,
@@ -118,7 +120,7 @@ impl Sender {
         let now = Instant::now();
         match report {
             Report::Delivered { ticket, result } => {
-                if let Some(sent) = self.window.settle(ticket) {
+                if let Some(sent) = self.window.settle(ticket, now) {
                     match result {
                         Ok(()) => self.delivered(sent, now),
                         Err(code) => self.not_delivered(ticket, sent, code, now),
@@ -273,7 +275,13 @@ impl Sender {
     /// False when nothing can be sent.
     fn send_next(&mut self, now: Instant) -> bool {
         let (window, troubles) = (&self.window, &self.troubles);
-        let open = |topic| window.has_room(topic) && !troubles.holds(topic, now);
+        let open = |topic, key: Option<&str>| {
+            let has_room = match key {
+                Some(key) => window.has_room_for(topic, key),
+                None => window.has_room(topic),
+            };
+            has_room && !troubles.holds(topic, now)
+        };
         let next = self.queues.next(&self.reader, open, now);
         self.settled.extend(self.queues.given_up());
         next.is_some_and(|(lane, spooled)| self.send(&spooled, lane, now).is_some())
@@ -282,7 +290,8 @@ impl Sender {
     fn send(&mut self, spooled: &Spooled, lane: Lane, now: Instant) -> Option<Ticket> {
         let producers = self.producers.as_ref()?;
         let (topic, id) = (spooled.topic, spooled.id);
-        let ticket = self.window.issue(Parcel::Row { topic, id, lane }, spooled.bytes(), now);
+        let parcel = Parcel::Row { topic, id, lane };
+        let ticket = self.window.issue(parcel, &spooled.key, spooled.bytes(), now);
         let sent = producers.send(
             topic,
             &spooled.key,
@@ -296,7 +305,7 @@ impl Sender {
             Err(code) => {
                 tracing::warn!(target: "uplink", id = spooled.id_text(), ?code,
                     "the producer does not take a record");
-                let sent = self.window.settle(ticket)?;
+                let sent = self.window.settle(ticket, now)?;
                 self.not_delivered(ticket, sent, code, now);
                 None
             }
@@ -346,10 +355,10 @@ impl Sender {
             return;
         };
         let bytes = status.value.len() as u64;
-        let ticket = self.window.issue(Parcel::Status, bytes, now);
+        let ticket = self.window.issue(Parcel::Status, &status.key, bytes, now);
         let Outgoing { topic, key, headers, value } = &status;
         if let Err(code) = producers.send(*topic, key, headers, None, value, ticket)
-            && let Some(sent) = self.window.settle(ticket)
+            && let Some(sent) = self.window.settle(ticket, now)
         {
             self.not_delivered(ticket, sent, code, now);
         }

@@ -1,8 +1,9 @@
 //! What was handed to the producers and not yet acknowledged: bounded by count and bytes.
 //!
 //! While a partition has five messages on their way and more that wait, librdkafka sends none of
-//! them, and turns without a pause until one is acknowledged: on a slow link most of a core. So a
-//! producer that has five is given nothing, and then all at once what fits one request.
+//! them, and turns without a pause until one is acknowledged: on a slow link most of a core. What has
+//! one key is in one partition, so a key of a topic that has five is given nothing, and then all at
+//! once what fits one request.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -46,36 +47,35 @@ impl Parcel {
 }
 
 /// Something on its way.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Sent {
     /// What.
     pub parcel: Parcel,
+    /// Its key, as messages have it.
+    pub key: String,
     /// Its bytes.
     pub bytes: u64,
     /// Since when.
     pub at: Instant,
 }
 
-/// What one producer has on its way.
-#[derive(Debug, Default)]
+/// What a topic has on its way of one key: that shares a partition.
+#[derive(Debug)]
 struct Load {
     records: usize,
-    /// Whether more may be handed over in this turn.
-    is_open: bool,
+    /// How many were on their way when this turn began.
+    at_turn: usize,
     /// Handed over in this turn.
     turn_bytes: u64,
+    /// Nothing of it was reported since then.
+    silent_since: Instant,
 }
 
 impl Load {
     fn has_room(&self) -> bool {
         let fits_a_request = self.turn_bytes < BATCH_BYTES;
-        self.is_open && (self.records < MOST_UNACKNOWLEDGED || fits_a_request)
+        self.at_turn < MOST_UNACKNOWLEDGED && (self.records < MOST_UNACKNOWLEDGED || fits_a_request)
     }
-}
-
-/// Pictures have a producer of their own.
-fn load_of(topic: Topic) -> usize {
-    usize::from(topic == Topic::Frames)
 }
 
 /// All that is on its way.
@@ -86,20 +86,23 @@ pub struct Window {
     bytes: u64,
     sent: BTreeMap<Ticket, Sent>,
     next: Ticket,
-    loads: [Load; 2],
+    loads: BTreeMap<Topic, BTreeMap<String, Load>>,
 }
 
 impl Window {
     /// An empty window.
     pub fn new(max_records: u32, max_bytes: u64) -> Self {
-        let (bytes, sent, next, loads) = (0, BTreeMap::new(), 1, Default::default());
+        let (bytes, sent, next, loads) = (0, BTreeMap::new(), 1, BTreeMap::new());
         Self { max_records: max_records as usize, max_bytes, bytes, sent, next, loads }
     }
 
-    /// To be called before what waits is handed over: looks which producers may be given more.
+    /// To be called before what waits is handed over: looks which keys may be given more.
     pub fn begin_turn(&mut self) {
-        for load in &mut self.loads {
-            (load.is_open, load.turn_bytes) = (load.records < MOST_UNACKNOWLEDGED, 0);
+        for loads in self.loads.values_mut() {
+            loads.retain(|_, load| load.records > 0);
+            for load in loads.values_mut() {
+                (load.at_turn, load.turn_bytes) = (load.records, 0);
+            }
         }
     }
 
@@ -110,19 +113,26 @@ impl Window {
             Topic::Frames => (self.max_records * 3 / 4, self.max_bytes * 3 / 4),
             _ => (self.max_records, self.max_bytes),
         };
-        let within_bounds = self.sent.len() < records && self.bytes < bytes;
-        self.sent.is_empty() || (within_bounds && self.loads[load_of(topic)].has_room())
+        self.sent.is_empty() || (self.sent.len() < records && self.bytes < bytes)
+    }
+
+    /// Whether that may be something of this key.
+    pub fn has_room_for(&self, topic: Topic, key: &str) -> bool {
+        let load = self.loads.get(&topic).and_then(|loads| loads.get(key));
+        self.has_room(topic) && load.is_none_or(Load::has_room)
     }
 
     /// A ticket for something that is about to be sent.
-    pub fn issue(&mut self, parcel: Parcel, bytes: u64, at: Instant) -> Ticket {
+    pub fn issue(&mut self, parcel: Parcel, key: &str, bytes: u64, at: Instant) -> Ticket {
         let ticket = self.next;
         self.next += 1;
         self.bytes += bytes;
-        let load = &mut self.loads[load_of(parcel.topic())];
+        let new = || Load { records: 0, at_turn: 0, turn_bytes: 0, silent_since: at };
+        let loads = self.loads.entry(parcel.topic()).or_default();
+        let load = loads.entry(key.to_owned()).or_insert_with(new);
         load.records += 1;
         load.turn_bytes += bytes;
-        self.sent.insert(ticket, Sent { parcel, bytes, at });
+        self.sent.insert(ticket, Sent { parcel, key: key.to_owned(), bytes, at });
         ticket
     }
 
@@ -132,12 +142,25 @@ impl Window {
     }
 
     /// Takes a ticket back; `None` if it was taken back before.
-    pub fn settle(&mut self, ticket: Ticket) -> Option<Sent> {
+    pub fn settle(&mut self, ticket: Ticket, now: Instant) -> Option<Sent> {
         let sent = self.sent.remove(&ticket)?;
         self.bytes = self.bytes.saturating_sub(sent.bytes);
-        let load = &mut self.loads[load_of(sent.parcel.topic())];
-        load.records = load.records.saturating_sub(1);
+        let loads = self.loads.get_mut(&sent.parcel.topic());
+        if let Some(load) = loads.and_then(|loads| loads.get_mut(&sent.key)) {
+            load.records = load.records.saturating_sub(1);
+            load.silent_since = now;
+        }
         Some(sent)
+    }
+
+    /// A topic and a key of which nothing was reported for so long, with something on its way.
+    pub fn silent_for(&self, limit: Duration, now: Instant) -> Option<(Topic, &str)> {
+        let is_silent = |load: &Load| {
+            load.records > 0 && now.saturating_duration_since(load.silent_since) >= limit
+        };
+        let all = self.loads.iter().flat_map(|(topic, loads)| loads.iter().map(|of| (*topic, of)));
+        let mut silent = all.filter(|(_, (_, load))| is_silent(load));
+        silent.next().map(|(topic, (key, _))| (topic, key.as_str()))
     }
 
     /// How long the oldest has been on its way.
@@ -165,45 +188,63 @@ impl Window {
 mod tests {
     use super::*;
 
-    #[test]
-    fn pictures_leave_room_for_observations() {
-        let mut window = Window::new(100, 1000);
-        assert_eq!(hand_over(&mut window, Topic::Frames, 100), 8);
-        assert_eq!(window.depth(), (8, 800));
-        assert!(window.has_room(Topic::Observations));
-        for ticket in 1..window.next_ticket() {
-            assert!(window.settle(ticket).is_some());
-            assert!(window.settle(ticket).is_none());
-        }
-        assert_eq!(window.depth(), (0, 0));
-        assert!(window.oldest_age(Instant::now()).is_none());
-    }
+    const A: &str = "gate/a";
+    const B: &str = "gate/b";
 
     /// Hands over rows of so many bytes until there is no room; how many that were.
-    fn hand_over(window: &mut Window, topic: Topic, bytes: u64) -> usize {
+    fn hand_over(window: &mut Window, topic: Topic, key: &str, bytes: u64) -> usize {
         window.begin_turn();
         let before = window.depth().0;
-        while window.has_room(topic) {
+        while window.has_room_for(topic, key) {
             let row = Parcel::Row { topic, id: 0, lane: Lane::Live };
-            window.issue(row, bytes, Instant::now());
+            window.issue(row, key, bytes, Instant::now());
         }
         window.depth().0 - before
     }
 
     #[test]
-    fn a_producer_with_five_on_their_way_is_given_nothing_and_then_what_fits_a_request() {
+    fn pictures_leave_room_for_observations() {
+        let mut window = Window::new(100, 1000);
+        assert_eq!(hand_over(&mut window, Topic::Frames, A, 100), 8);
+        assert_eq!(window.depth(), (8, 800));
+        assert!(window.has_room(Topic::Observations));
+        for ticket in 1..window.next_ticket() {
+            assert!(window.settle(ticket, Instant::now()).is_some());
+            assert!(window.settle(ticket, Instant::now()).is_none());
+        }
+        assert_eq!(window.depth(), (0, 0));
+        assert!(window.oldest_age(Instant::now()).is_none());
+    }
+
+    #[test]
+    fn a_key_with_five_on_their_way_is_given_nothing_and_then_what_fits_a_request() {
         let mut window = Window::new(10_000, 64 << 20);
-        assert_eq!(hand_over(&mut window, Topic::Frames, BATCH_BYTES / 2), 5);
-        assert_eq!(hand_over(&mut window, Topic::Frames, BATCH_BYTES / 2), 0);
-        assert!(window.settle(1).is_some());
-        assert_eq!(hand_over(&mut window, Topic::Frames, BATCH_BYTES / 8), 8);
-        assert_eq!(hand_over(&mut window, Topic::Frames, 1), 0);
-        assert_eq!(hand_over(&mut window, Topic::Observations, BATCH_BYTES / 512), 512);
+        assert_eq!(hand_over(&mut window, Topic::Frames, A, BATCH_BYTES / 2), 5);
+        assert_eq!(hand_over(&mut window, Topic::Frames, A, BATCH_BYTES / 2), 0);
+        assert!(window.settle(1, Instant::now()).is_some());
+        assert_eq!(hand_over(&mut window, Topic::Frames, A, BATCH_BYTES / 8), 8);
+        assert_eq!(hand_over(&mut window, Topic::Frames, A, 1), 0);
+        assert_eq!(hand_over(&mut window, Topic::Frames, B, BATCH_BYTES / 2), 5);
+        assert_eq!(hand_over(&mut window, Topic::Observations, A, BATCH_BYTES / 512), 512);
+    }
+
+    #[test]
+    fn a_key_that_is_silent_among_others_is_named() {
+        let mut window = Window::new(100, 1000);
+        let (began, limit) = (Instant::now(), Duration::from_secs(10));
+        let row = |id| Parcel::Row { topic: Topic::Frames, id, lane: Lane::Live };
+        window.issue(row(1), A, 1, began);
+        let answered = window.issue(row(2), B, 1, began);
+        window.issue(row(3), B, 1, began);
+        let later = began + limit;
+        assert!(window.settle(answered, later).is_some());
+        assert_eq!(window.silent_for(limit, later - Duration::from_secs(1)), None);
+        assert_eq!(window.silent_for(limit, later), Some((Topic::Frames, A)));
     }
 
     #[test]
     fn one_record_larger_than_the_window_still_goes() {
         let window = Window::new(1, 10);
-        assert!(window.has_room(Topic::Frames));
+        assert!(window.has_room_for(Topic::Frames, A));
     }
 }

@@ -306,11 +306,33 @@ async fn upgraded_in_an_outage(site: &mut Site, package: &Path, before: &Service
     Ok(())
 }
 
+/// With the broker away, so that there is something on the disk to lose.
 async fn a_power_cut_loses_nothing_that_was_committed(site: &mut Site, _: &Path) -> Result<()> {
     let newest = site.frames_flow().await?;
+    site.fleet.stack.kill_kafka()?;
+    let kept = kept_through_a_power_cut(site).await;
+    site.fleet.stack.start_kafka().await?;
+    kept?;
+    site.frames_after((newest.0 + 1, 5), site.limit(FIRST_OBSERVATION)).await.map(drop)
+}
+
+async fn kept_through_a_power_cut(site: &mut Site) -> Result<()> {
+    site.backlog(30, site.limit(PLUGGED)).await?;
+    let before = site.accounts_balance().await?;
     site.machine.power_cut()?;
     site.machine.boot(&Boot::default()).await?;
-    site.frames_after((newest.0 + 1, 5), site.limit(FIRST_OBSERVATION)).await.map(drop)
+    let active = |s: &Service| s.state == "active";
+    site.service_until("the service", site.limit(FIRST_OBSERVATION), active).await?;
+    let after = site.accounts_balance().await?;
+    let spooled: usize = before.accounts.values().map(|account| account.spooled.len()).sum();
+    ensure!(spooled >= 15, "only {spooled} observations were on the disk when the power went");
+    for (epoch, account) in &before.accounts {
+        let now = after.accounts.get(epoch).context("an epoch that was there is not")?;
+        let lost: Vec<_> = account.spooled.difference(&now.spooled).collect();
+        ensure!(lost.is_empty(), "of {epoch} these were committed, and are gone: {lost:?}");
+    }
+    println!("  {spooled} observations were on the disk, and are");
+    Ok(())
 }
 
 /// No cable, no name, and a battery clock that is empty; then all of it comes.
