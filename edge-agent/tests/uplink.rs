@@ -7,21 +7,24 @@
 mod common;
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use common::uplink::{BROKER, LIMIT, Mock, cluster, gate, settings, stamp, start};
+use common::uplink::{
+    Agent, BROKER, LIMIT, Mock, cluster, cluster_of, gate, settings, stamp, start,
+};
 use picket_edge_agent::uplink::{ProbeError, Settings, probe};
 use picket_wire::observation::{GapOf, Reason};
 use picket_wire::status::{SpoolStatus, Status};
-use picket_wire::{CameraRecord, Lane, Message, Topic, TopicNames, decode};
+use picket_wire::{CameraName, CameraRecord, Lane, Message, Topic, TopicNames, decode};
 use rdkafka::Message as _;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Headers;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
-/// Reads a topic of the cluster from its beginning, until `count` messages were seen.
-fn consume(mock: &Mock, topic: Topic, count: usize) -> Vec<(Message, String)> {
+/// Reads a topic of the cluster from its beginning.
+fn reader(mock: &Mock, topic: Topic) -> BaseConsumer {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", mock.bootstrap_servers())
         .set("group.id", "test")
@@ -34,6 +37,12 @@ fn consume(mock: &Mock, topic: Topic, count: usize) -> Vec<(Message, String)> {
         partitions.add_partition_offset(&name, partition, rdkafka::Offset::Beginning).unwrap();
     }
     consumer.assign(&partitions).unwrap();
+    consumer
+}
+
+/// Reads until `count` messages were seen.
+fn consume(mock: &Mock, topic: Topic, count: usize) -> Vec<(Message, String)> {
+    let consumer = reader(mock, topic);
     let (mut messages, until) = (Vec::new(), Instant::now() + LIMIT);
     while messages.len() < count {
         assert!(
@@ -54,6 +63,21 @@ fn consume(mock: &Mock, topic: Topic, count: usize) -> Vec<(Message, String)> {
         messages.push((decode(topic, key, &headers, message.payload().unwrap()).unwrap(), id));
     }
     messages
+}
+
+/// The partition in which the observations of a key lie.
+fn partition_of(mock: &Mock, key: &str) -> i32 {
+    let consumer = reader(mock, Topic::Observations);
+    let until = Instant::now() + LIMIT;
+    loop {
+        assert!(Instant::now() < until, "nothing has the key {key}");
+        match consumer.poll(Duration::from_millis(200)) {
+            Some(Ok(message)) if message.key() == Some(key.as_bytes()) => {
+                return message.partition();
+            }
+            _ => {}
+        }
+    }
 }
 
 /// Lane and `seq` of the skips among them, in their order.
@@ -80,6 +104,51 @@ fn records_arrive_in_order_and_leave_the_spool_once_acknowledged() {
     let connection = rusqlite::Connection::open(dir.path().join("spool.sqlite")).unwrap();
     let left: i64 = connection.query_row("SELECT count(*) FROM records", [], |r| r.get(0)).unwrap();
     assert_eq!(left, 0);
+}
+
+#[test]
+fn a_partition_whose_leader_is_away_holds_up_no_other_camera_and_is_said() {
+    let (mock, dir) = (cluster_of(2), tempfile::tempdir().unwrap());
+    let agent = start(dir.path(), &settings(mock.bootstrap_servers()));
+    const FARTHER: i32 = 2;
+    let yard: CameraName = "yard".parse().unwrap();
+    agent.spool.add_cameras(std::slice::from_ref(&yard)).unwrap();
+    let acknowledged = |agent: &Agent| agent.spool.ledger().books(&yard).unwrap().acknowledged;
+    let observations = TopicNames::default().name(Topic::Observations);
+    for partition in 0..3 {
+        mock.partition_leader(&observations, partition, Some(BROKER)).unwrap();
+    }
+    agent.capture(1..=1);
+    agent.wait("it is taken", |agent| agent.books().acknowledged == 1);
+    agent.capture_of(&yard, 1..=1);
+    agent.wait("it is taken", |agent| acknowledged(agent) == 1);
+    let [its, other] = ["gate/north", "gate/yard"].map(|key| partition_of(&mock, key));
+    assert_ne!(its, other);
+    mock.partition_leader(&observations, its, Some(FARTHER)).unwrap();
+    agent.capture(2..=2);
+    agent.wait("the leader has changed", |agent| agent.books().acknowledged == 2);
+
+    mock.broker_down(FARTHER).unwrap();
+    // More than is read ahead at a time.
+    agent.capture(3..=300);
+    let captured = AtomicU64::new(1);
+    let capture_one = || {
+        let seq = captured.fetch_add(1, Ordering::SeqCst) + 1;
+        agent.capture_of(&yard, seq..=seq);
+    };
+    let names_it = |problem: &str| problem.contains("gate/north") && problem.contains("partition");
+    agent.wait("the silent partition is said", |agent| {
+        capture_one();
+        agent.uplink.status().problem.is_some_and(|problem| names_it(&problem))
+    });
+    let sent = captured.load(Ordering::SeqCst);
+    agent.wait("the other camera's are taken", |agent| acknowledged(agent) == sent);
+    assert_eq!(agent.books().acknowledged, 2);
+
+    mock.broker_up(FARTHER).unwrap();
+    agent.wait("the rest is taken", |agent| agent.books().acknowledged == 300);
+    agent.wait("nothing is wrong", |agent| agent.uplink.status().problem.is_none());
+    agent.end();
 }
 
 #[test]

@@ -84,8 +84,9 @@ impl Sender {
         };
         let problem = silent.map(|(topic, key)| {
             format!(
-                "the broker acknowledges other messages, but none of {key} on the topic {}: its \
-                 partition may have no leader, or fewer replicas than min.insync.replicas",
+                "others are acknowledged, but nothing of {key} on the topic {}: the broker that leads \
+                 its partition may be away, or the partition has fewer replicas than \
+                 min.insync.replicas",
                 self.names.name(topic)
             )
         });

@@ -1,5 +1,6 @@
 //! An agent from its detector's output on: a real spool, a real uplink, and librdkafka's mock brokers.
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -44,7 +45,11 @@ pub fn gate() -> DeviceName {
 }
 
 pub fn cluster() -> Mock {
-    let mock = MockCluster::new(1).unwrap();
+    cluster_of(1)
+}
+
+pub fn cluster_of(brokers: i32) -> Mock {
+    let mock = MockCluster::new(brokers).unwrap();
     for topic in Topic::OF_DEVICES {
         mock.create_topic(&TopicNames::default().name(topic), 3, 1).unwrap();
     }
@@ -78,11 +83,15 @@ pub fn start(dir: &Path, settings: &Settings) -> Agent {
 }
 
 impl Agent {
+    pub fn capture(&self, seqs: RangeInclusive<u64>) {
+        self.capture_of(&north(), seqs);
+    }
+
     /// Skips are the smallest records that settle a `seq`.
-    pub fn capture(&self, seqs: std::ops::RangeInclusive<u64>) {
+    pub fn capture_of(&self, camera: &CameraName, seqs: RangeInclusive<u64>) {
         for seq in seqs {
-            self.spool.ledger().captured(&north(), 1);
-            let id: ObservationId = format!("gate/north/{}/{seq}", self.epoch).parse().unwrap();
+            self.spool.ledger().captured(camera, 1);
+            let id: ObservationId = format!("gate/{camera}/{}/{seq}", self.epoch).parse().unwrap();
             let reason = Reason::try_from("still".to_owned()).unwrap();
             let skip = Skip { id, stamp: stamp(seq), first: seq, last: seq, reason };
             self.input.send(Observed::Skipped(skip)).unwrap();
