@@ -57,7 +57,8 @@ fn default_state_dir() -> PathBuf {
     "/var/lib/picket-edge-agent".into()
 }
 
-/// Well within the 90 s that systemd waits for a service to be ready.
+/// Well within the 180 s that the unit (`TimeoutStartSec=`) gives the service to be ready, loading the
+/// model included.
 fn default_ready_timeout_s() -> u64 {
     30
 }

@@ -10,8 +10,9 @@
 //! there, so that the others, and the agent's own heartbeat, go on.
 //!
 //! **Promises**
-//! - Who may write to the socket may command: its owner and its group (mode 0660), and root. The
-//!   user id of whoever asks is in the log.
+//! - The user that the agent runs as may command, and root: nobody else may open the socket (mode
+//!   0600), nor enter the state directory of the service (0700). The user id of whoever asks is in the
+//!   log.
 //! - An agent that cannot open its socket captures all the same, and says so.
 //!
 //! **Limits**: a line of 64 KiB, 8 conversations at a time, 5 s to ask.

@@ -34,7 +34,7 @@ impl Control {
             _ => {}
         }
         let listener = UnixListener::bind(&path)?;
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o660))?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
         let (calls, inbox) = mpsc::channel(CONVERSATIONS);
         let task = tokio::spawn(listen(listener, calls));
         Ok((Self { path, task }, inbox))

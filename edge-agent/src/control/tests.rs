@@ -17,7 +17,7 @@ async fn a_command_reaches_the_agent_and_its_answer_comes_back() {
     drop(std::os::unix::net::UnixListener::bind(socket(dir.path())).unwrap());
     let (control, mut inbox) = Control::open(dir.path()).unwrap();
     let mode = std::fs::metadata(socket(dir.path())).unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o660);
+    assert_eq!(mode & 0o777, 0o600);
     let camera: CameraName = "north".parse().unwrap();
     let request = Request::Pause { camera, for_s: Some(60) };
     let asked = ask_in_a_thread(dir.path(), request.clone());
