@@ -1,6 +1,7 @@
 //! The agent's config: one strict TOML file; each stage owns its section.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use jiff::tz::TimeZone;
@@ -34,7 +35,7 @@ pub struct Settings {
     /// Cameras, each captured on its own.
     #[serde(default)]
     pub camera: Vec<CameraSettings>,
-    /// Folders of videos; each video is a camera.
+    /// Folders of videos; each video is a camera. One that is empty or not there is left out.
     #[serde(default)]
     pub folder: Vec<FolderSettings>,
     /// What finds faces.
@@ -94,12 +95,12 @@ impl Settings {
         for camera in &self.camera {
             camera.check().map_err(|e| in_section(&format!("camera[{}]", camera.name), &e))?;
         }
-        let cameras = self.cameras()?;
-        for video in &cameras[self.camera.len()..] {
-            video.check_all_but_source().map_err(|e| in_section("folder", &e))?;
+        for folder in &self.folder {
+            folder.check().map_err(|error| Problem::new("folder", chain(&error)))?;
         }
-        if cameras.is_empty() && self.folder.is_empty() {
-            return Err(Problem::new("camera", "there is none: add a [[camera]] or a [[folder]]"));
+        let sources = self.sources()?;
+        for video in sources.settings().skip(self.camera.len()) {
+            video.check_all_but_source().map_err(|e| in_section("folder", &e))?;
         }
         self.detect.check().map_err(|e| in_section("detect", &e))?;
         self.spool.check().map_err(|e| in_section("spool", &e))?;
@@ -114,20 +115,71 @@ impl Settings {
         named.unwrap_or_else(TimeZone::system)
     }
 
-    /// All cameras: those of the config, and one for each video of each folder.
-    pub fn cameras(&self) -> Result<Vec<CameraSettings>, Problem> {
-        let mut cameras = self.camera.clone();
-        for folder in &self.folder {
-            cameras.extend(folder.expand().map_err(|e| Problem::new("folder", chain(&e)))?);
-        }
+    /// What there is to capture from: the cameras of the config, and one for each video of each
+    /// folder. A folder is data and may be empty, or a disk that is not there: it is left out, and
+    /// takes nothing down with it. Only an agent that has nothing else is refused.
+    pub fn sources(&self) -> Result<Sources, Problem> {
         let mut names = BTreeSet::new();
-        match cameras.iter().find(|camera| !names.insert(&camera.name)) {
-            Some(twice) => {
-                let problem = format!("there are two of the name {}; rename one", twice.name);
-                Err(Problem::new("camera.name", problem))
-            }
-            None => Ok(cameras),
+        if let Some(twice) = self.camera.iter().find(|camera| !names.insert(&camera.name)) {
+            let problem = format!("there are two of the name {}; rename one", twice.name);
+            return Err(Problem::new("camera.name", problem));
         }
+        let mut sources = Sources { cameras: self.camera.clone(), left_out: Vec::new() };
+        for folder in &self.folder {
+            match folder.expand(&sources.cameras) {
+                Ok(videos) => sources.cameras.extend(videos),
+                Err(error) => {
+                    let (path, stand_in) = (folder.path.clone(), folder.stand_in());
+                    sources.left_out.push(LeftOut { path, why: chain(&error), stand_in });
+                }
+            }
+        }
+        match (sources.cameras.is_empty(), sources.left_out.is_empty()) {
+            (false, _) => Ok(sources),
+            (true, true) => {
+                Err(Problem::new("camera", "there is none: add a [[camera]] or a [[folder]]"))
+            }
+            (true, false) => {
+                let why: Vec<_> = sources.left_out.iter().map(|folder| &*folder.why).collect();
+                let problem = format!("there is nothing else to capture from: {}", why.join("; "));
+                Err(Problem::new("folder", problem))
+            }
+        }
+    }
+}
+
+/// What there is to capture from at this moment.
+#[derive(Debug, Clone)]
+pub struct Sources {
+    /// The cameras, those of folders among them.
+    pub cameras: Vec<CameraSettings>,
+    /// Folders that give none.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// A folder that gives no cameras.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LeftOut {
+    /// The folder.
+    pub path: PathBuf,
+    /// Why, with its path.
+    pub why: String,
+    /// What a video of it would be: its settings are checked now, and not on the day when there is
+    /// one.
+    stand_in: Option<CameraSettings>,
+}
+
+impl Sources {
+    /// The settings of all cameras, and of those that would come from folders that are left out.
+    pub fn settings(&self) -> impl Iterator<Item = &CameraSettings> {
+        let stand_ins = self.left_out.iter().filter_map(|folder| folder.stand_in.as_ref());
+        self.cameras.iter().chain(stand_ins)
+    }
+}
+
+impl fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a folder is left out: {}", self.why)
     }
 }
 
@@ -135,29 +187,85 @@ impl Settings {
 mod tests {
     use super::*;
 
+    fn settings(sources: &str) -> Settings {
+        let rest = "device = \"gate\"\n[uplink]\nbrokers = [\"h:1\"]\nallow_plaintext = true\n";
+        toml::from_str(&format!("{rest}{sources}")).unwrap()
+    }
+
+    const CAMERA: &str = "[[camera]]\nname = \"north\"\nsource.test-pattern = {}\n";
+
+    fn folder(path: &Path) -> String {
+        format!("[[folder]]\npath = {path:?}\n")
+    }
+
+    #[test]
+    fn a_folder_without_videos_or_without_a_disk_takes_no_camera_with_it() {
+        let empty = tempfile::tempdir().unwrap();
+        for path in [empty.path(), Path::new("/nowhere")] {
+            let settings = settings(&(CAMERA.to_owned() + &folder(path)));
+            settings.check().unwrap();
+            let sources = settings.sources().unwrap();
+            assert_eq!(sources.cameras, settings.camera);
+            let [left_out] = &*sources.left_out else { panic!("{:?}", sources.left_out) };
+            assert_eq!(left_out.path, path);
+            assert!(left_out.to_string().contains(path.to_str().unwrap()), "{left_out}");
+        }
+    }
+
+    #[test]
+    fn a_video_with_a_cameras_name_leaves_the_camera_to_run() {
+        let videos = tempfile::tempdir().unwrap();
+        std::fs::write(videos.path().join("North.mp4"), "").unwrap();
+        let settings = settings(&(CAMERA.to_owned() + &folder(videos.path())));
+        settings.check().unwrap();
+        let sources = settings.sources().unwrap();
+        assert_eq!(sources.cameras, settings.camera);
+        assert!(sources.left_out[0].why.contains("North.mp4"), "{:?}", sources.left_out);
+    }
+
+    #[test]
+    fn an_agent_with_nothing_but_folders_that_give_nothing_is_refused_and_they_are_named() {
+        let empty = tempfile::tempdir().unwrap();
+        let folders = folder(empty.path()) + &folder(Path::new("/nowhere"));
+        let problem = settings(&folders).check().unwrap_err();
+        assert_eq!(problem.field, "folder");
+        for path in [empty.path().to_str().unwrap(), "/nowhere"] {
+            assert!(problem.problem.contains(path), "{problem:?}");
+        }
+        assert_eq!(settings("").check().unwrap_err().field, "camera");
+    }
+
+    #[test]
+    fn a_folder_with_two_ways_to_tell_the_time_is_refused_also_when_it_is_empty() {
+        let times = "start_time = \"2026-01-31T08:00:00Z\"\nfile_name_time = \"%Y\"\n";
+        let settings = settings(&(CAMERA.to_owned() + &folder(Path::new("/nowhere")) + times));
+        assert!(settings.check().unwrap_err().problem.contains("give one of them"));
+    }
+
     #[test]
     fn what_a_camera_may_not_have_a_folder_may_not_have_either() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("clip.mp4"), "").unwrap();
-        let refused = |lines: &str| {
+        let refused = |folder: &Path, lines: &str| {
             let text = format!(
                 "device = \"gate\"\n[detect]\nmodel = \"m\"\nruntime_library = \"r\"\n\
                  [uplink]\nbrokers = [\"h:1\"]\nallow_plaintext = true\n\
-                 [[folder]]\npath = {:?}\n{lines}",
-                dir.path()
+                 {CAMERA}[[folder]]\npath = {folder:?}\n{lines}"
             );
             let path = dir.path().join("agent.toml");
             std::fs::write(&path, text).unwrap();
             load(&path).map(|_| ()).map_err(|error| error.to_string())
         };
-        assert_eq!(refused(""), Ok(()));
+        assert_eq!(refused(dir.path(), ""), Ok(()));
         for (lines, named) in [
             ("privacy.blur = {}\npublish.best_crop = {}\n", "publish.best_crop and privacy.blur"),
             ("privacy.blur = {}\npublish.before_ms = 500\n", "publish.before_ms and privacy.blur"),
             ("sampling.every = 0\n", "sampling.every"),
         ] {
-            let why = refused(lines).unwrap_err();
-            assert!(why.contains("folder") && why.contains(named), "{why}");
+            for folder in [dir.path(), Path::new("/nowhere")] {
+                let why = refused(folder, lines).unwrap_err();
+                assert!(why.contains("folder") && why.contains(named), "{why}");
+            }
         }
     }
 }

@@ -7,7 +7,7 @@ use picket_service::logging::chain;
 use picket_service::machine::Machine;
 
 use crate::capture::{self, Clock, SystemClock};
-use crate::config::Settings;
+use crate::config::{Settings, Sources};
 use crate::identity::{self, Identity, Verdict};
 use crate::{detect, spool, uplink};
 
@@ -60,9 +60,11 @@ fn identity(page: &mut Page, settings: &Settings) {
 }
 
 fn cameras(page: &mut Page, settings: &Settings) -> Result<()> {
-    match settings.cameras() {
+    match settings.sources() {
         Err(problem) => page.problem(&problem.field, &problem.problem),
-        Ok(cameras) => {
+        Ok(Sources { cameras, left_out }) => {
+            // No reason not to start: the cameras capture without it.
+            left_out.iter().for_each(|folder| page.line("folder", &format!("WARNING: {folder}")));
             for camera in cameras {
                 page.line(
                     "camera",
@@ -108,10 +110,12 @@ fn model(page: &mut Page, settings: &Settings) {
     providers(page, settings);
 }
 
-/// Also of the videos of folders; a folder that cannot be listed is a problem of the cameras' lines.
+/// Also of the videos of folders.
 fn blur_problems(settings: &Settings, identity: &detect::DetectorIdentity) -> Vec<String> {
-    let cameras = settings.cameras().unwrap_or_else(|_| settings.camera.clone());
-    let checks = cameras.iter().map(|camera| identity.check_blur(&camera.name, &camera.privacy));
+    // Without any source it is a problem of the cameras' lines.
+    let sources = settings.sources().ok();
+    let cameras = sources.iter().flat_map(Sources::settings);
+    let checks = cameras.map(|camera| identity.check_blur(&camera.name, &camera.privacy));
     checks.filter_map(Result::err).map(|error| error.to_string()).collect()
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use picket_edge_agent::capture::CameraSettings;
+use picket_edge_agent::config::Sources;
 use picket_edge_agent::control::{self, Done, Request};
 use picket_edge_agent::detect::command::Arguments;
 use picket_edge_agent::estimate::{self, Estimate};
@@ -162,11 +163,13 @@ fn check_config(path: &Path, show: bool, faces: f64) -> Result<ExitCode> {
     }
     // The model and the runtime are files that the config names: they are tried, not only looked at.
     let detector = detect::Detector::load(&settings.detect).context("detect")?;
-    let cameras = settings.cameras().map_err(|p| anyhow::anyhow!("{}: {}", p.field, p.problem))?;
-    for camera in &cameras {
+    let sources = settings.sources().map_err(|p| anyhow::anyhow!("{}: {}", p.field, p.problem))?;
+    for camera in sources.settings() {
         detector.identity().check_blur(&camera.name, &camera.privacy)?;
     }
+    let Sources { cameras, left_out } = sources;
     println!("{} is valid: device {}, {} cameras", path.display(), settings.device, cameras.len());
+    left_out.iter().for_each(|folder| println!("WARNING: {folder}"));
     print_estimate(&cameras, faces);
     Ok(ExitCode::SUCCESS)
 }

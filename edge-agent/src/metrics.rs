@@ -53,6 +53,12 @@ pub const TABLE: &[Metric] = &[
         "1 while the config on disk is another than the one in use, since it was refused.",
     ),
     metric(
+        "picket_agent_folders_left_out",
+        MetricKind::Gauge,
+        &[],
+        "Folders of the config that give no cameras: empty, not there, or with a file that cannot be one.",
+    ),
+    metric(
         "picket_agent_identity_foreign",
         MetricKind::Gauge,
         &[],

@@ -125,6 +125,24 @@ fn a_missing_video_is_refused_with_its_path() {
 }
 
 #[test]
+fn a_folder_with_nothing_in_it_is_a_warning_that_names_it_beside_a_camera_and_alone_refused() {
+    let bench = Bench::new();
+    let (good, gone) = (bench.good_config(), bench.path("recordings"));
+    let with_folder = format!("{good}\n[[folder]]\npath = {gone:?}\n");
+    let output = bench.agent("check-config", &with_folder);
+    let text = text_of(&output);
+    assert!(output.status.success(), "{text}");
+    let gone = gone.to_str().unwrap();
+    let told = |text: &str| text.lines().any(|l| l.contains("WARNING") && l.contains(gone));
+    assert!(told(&text), "{text}");
+    let text = text_of(&bench.agent("doctor", &with_folder));
+    assert!(told(&text), "{text}");
+    let camera = good.lines().skip_while(|line| !line.starts_with("[[")).take(3);
+    let alone = with_folder.replace(&camera.collect::<Vec<_>>().join("\n"), "");
+    bench.refused("check-config", &alone, &["folder", gone, "nothing else"]);
+}
+
+#[test]
 fn a_missing_model_is_refused_with_its_path() {
     let bench = Bench::new();
     let config = bench.good_config().replace("yunet.onnx", "nowhere.onnx");

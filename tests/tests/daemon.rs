@@ -186,6 +186,25 @@ fn camera(name: &str, more: &str) -> String {
 const NOBODY: &str = "127.0.0.1:1";
 
 #[tokio::test]
+async fn a_camera_captures_while_a_folder_is_not_there_and_a_reload_takes_it_in() {
+    let a_box = Box::new(&camera("stays", ""), NOBODY);
+    let videos = a_box.path("recordings");
+    a_box.drop_in(&format!("[[folder]]\npath = {videos:?}\n"));
+    let mut agent = a_box.start();
+    a_box.until(&mut agent, "stays", "frames", |rows| frames(rows) > 2).await;
+    assert!(agent.log().contains(&format!("cannot list {}", videos.display())), "{}", agent.log());
+    std::fs::create_dir(&videos).unwrap();
+    std::fs::copy(checkout::clip().unwrap(), videos.join("yesterday.mp4")).unwrap();
+    assert!(a_box.ordered(&["reload"]).contains("added yesterday"));
+    a_box.until(&mut agent, "yesterday", "frames", |rows| frames(rows) > 2).await;
+    // The disk is pulled: what goes on goes on.
+    std::fs::remove_dir_all(&videos).unwrap();
+    let done = a_box.ordered(&["reload"]);
+    assert!(done.contains("no camera changed") && done.contains("left out"), "{done}");
+    assert_eq!(epochs(&a_box.rows("stays")).len(), 1);
+}
+
+#[tokio::test]
 async fn cameras_come_go_and_change_while_the_others_run_on() {
     let a_box =
         Box::new(&(camera("stays", "") + &camera("changes", "") + &camera("goes", "")), NOBODY);

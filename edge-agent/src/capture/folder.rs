@@ -66,7 +66,8 @@ fn as_fast_as_possible() -> Pace {
     Pace::None
 }
 
-/// Why a folder gives no cameras.
+/// Why a folder gives no cameras. All but [`FolderError::TwoTimes`] comes from what lies in it, and
+/// may be another thing tomorrow.
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
     /// It cannot be listed.
@@ -96,6 +97,17 @@ pub enum FolderError {
         /// Another.
         second: PathBuf,
     },
+    /// A video would be a camera that the config has already.
+    #[error(
+        "folder.path: {} would be camera {camera}, and there is one of that name: rename one",
+        path.display()
+    )]
+    Taken {
+        /// The name.
+        camera: CameraName,
+        /// The file.
+        path: PathBuf,
+    },
     /// No camera name can be made of a file's name.
     #[error("folder.path: no camera name can be made of {}: rename it", path.display())]
     Name {
@@ -118,14 +130,23 @@ pub enum FolderError {
 }
 
 impl FolderSettings {
-    /// One camera per video, in the order of their names.
-    pub fn expand(&self) -> Result<Vec<CameraSettings>, FolderError> {
-        if self.start_time.is_some() && self.file_name_time.is_some() {
-            return Err(FolderError::TwoTimes);
+    /// Refuses what cannot work whatever lies in the folder.
+    pub fn check(&self) -> Result<(), FolderError> {
+        match self.start_time.is_some() && self.file_name_time.is_some() {
+            true => Err(FolderError::TwoTimes),
+            false => Ok(()),
         }
+    }
+
+    /// One camera per video, in the order of their names, beside those that have a name already.
+    pub fn expand(&self, beside: &[CameraSettings]) -> Result<Vec<CameraSettings>, FolderError> {
+        self.check()?;
         let mut by_name: BTreeMap<CameraName, PathBuf> = BTreeMap::new();
         for path in videos(&self.path)? {
             let camera = camera_name(&path)?;
+            if beside.iter().any(|known| known.name == camera) {
+                return Err(FolderError::Taken { camera, path });
+            }
             if let Some(first) = by_name.insert(camera.clone(), path.clone()) {
                 return Err(FolderError::SameName { camera, first, second: path });
             }
@@ -136,6 +157,12 @@ impl FolderSettings {
         by_name.into_iter().map(|(name, path)| self.camera(name, path)).collect()
     }
 
+    /// What a video of it would be, as long as there is none.
+    pub fn stand_in(&self) -> Option<CameraSettings> {
+        let path = self.path.join("any-video.mp4");
+        Some(self.camera_from(camera_name(&path).ok()?, path, self.start_time))
+    }
+
     fn camera(&self, name: CameraName, path: PathBuf) -> Result<CameraSettings, FolderError> {
         let start_time = match &self.file_name_time {
             Some(pattern) => Some(time_in_name(&path, pattern).ok_or_else(|| {
@@ -143,7 +170,16 @@ impl FolderSettings {
             })?),
             None => self.start_time,
         };
-        Ok(CameraSettings {
+        Ok(self.camera_from(name, path, start_time))
+    }
+
+    fn camera_from(
+        &self,
+        name: CameraName,
+        path: PathBuf,
+        start_time: Option<Timestamp>,
+    ) -> CameraSettings {
+        CameraSettings {
             name,
             source: Source::File(FileSource { path, repeat: false, pace: self.pace }),
             sampling: self.sampling,
@@ -157,7 +193,7 @@ impl FolderSettings {
             report: self.report.clone(),
             publish: self.publish.clone(),
             privacy: self.privacy.clone(),
-        })
+        }
     }
 }
 
@@ -218,7 +254,7 @@ mod tests {
     #[test]
     fn each_video_becomes_a_camera_named_after_its_file() {
         let (_folder, settings) = folder(&["Gate North.MP4", "yard_2.mkv", "notes.txt"]);
-        let cameras = settings.expand().unwrap();
+        let cameras = settings.expand(&[]).unwrap();
         let names: Vec<_> = cameras.iter().map(|camera| camera.name.as_str()).collect();
         assert_eq!(names, ["gate-north", "yard_2"]);
         assert!(cameras.iter().all(|camera| camera.is_recording() && camera.waits_for_detector()));
@@ -227,27 +263,27 @@ mod tests {
     #[test]
     fn two_files_of_one_name_are_an_error_that_names_both() {
         let (_folder, settings) = folder(&["a b.mp4", "A_B.mp4", "a-b.mkv"]);
-        let error = settings.expand().unwrap_err().to_string();
+        let error = settings.expand(&[]).unwrap_err().to_string();
         assert!(error.contains("a b.mp4") && error.contains("a-b.mkv"), "{error}");
     }
 
     #[test]
     fn an_empty_folder_and_a_missing_one_are_errors_that_name_it() {
         let (folder, mut settings) = folder(&["notes.txt"]);
-        let error = settings.expand().unwrap_err().to_string();
+        let error = settings.expand(&[]).unwrap_err().to_string();
         assert!(error.contains(folder.path().to_str().unwrap()), "{error}");
         settings.path = "/nowhere".into();
-        assert!(settings.expand().unwrap_err().to_string().contains("/nowhere"));
+        assert!(settings.expand(&[]).unwrap_err().to_string().contains("/nowhere"));
     }
 
     #[test]
     fn the_start_time_is_read_from_the_file_name() {
         let (_folder, mut settings) = folder(&["gate-20260102-030405-x.mp4"]);
         settings.file_name_time = Some("%Y%m%d-%H%M%S".into());
-        let start = settings.expand().unwrap()[0].start_time.unwrap();
+        let start = settings.expand(&[]).unwrap()[0].start_time.unwrap();
         assert_eq!(start.to_string(), "2026-01-02T03:04:05Z");
         settings.file_name_time = Some("%Y_%m_%d".into());
-        let error = settings.expand().unwrap_err().to_string();
+        let error = settings.expand(&[]).unwrap_err().to_string();
         assert!(error.contains("gate-20260102-030405-x.mp4"), "{error}");
     }
 }

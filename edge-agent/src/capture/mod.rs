@@ -78,7 +78,7 @@ pub use planes::Planes;
 pub use recording::RecordingLog;
 pub use seats::Seats;
 pub use seq::{ReserveError, ReserveSeq};
-pub use settings::{CameraSettings, SettingsError};
+pub use settings::{CameraSettings, SettingsError, Source};
 pub use state::{CameraAccount, CameraView};
 
 use camera::Camera;

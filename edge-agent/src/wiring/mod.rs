@@ -129,7 +129,9 @@ impl Agent {
     /// From the right to the left, so that nothing is captured that has nowhere to go.
     fn start(path: &Path, loaded: Loaded<Settings>) -> Result<Self> {
         let Loaded { settings, sha256, fields } = loaded;
-        let configured = settings.cameras().map_err(|p| anyhow!("{}: {}", p.field, p.problem))?;
+        let sources = settings.sources().map_err(|p| anyhow!("{}: {}", p.field, p.problem))?;
+        sources.tell();
+        let configured = sources.cameras.clone();
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
         let names: Vec<_> = configured.iter().map(|camera| camera.name.clone()).collect();
         let spool_clock = Arc::new(SpoolClock::new(Arc::clone(&clock), &configured));
@@ -139,7 +141,7 @@ impl Agent {
         // Before the spool begins an epoch: a model that cannot be loaded would otherwise leave an
         // epoch's records behind at each of the service manager's tries.
         let detector = detect::spawn_for(&settings.detect, additions, observed)?;
-        for camera in &configured {
+        for camera in sources.settings() {
             detector.identity.check_blur(&camera.name, &camera.privacy)?;
         }
         let (spool, epoch) = Spool::open(
@@ -181,7 +183,7 @@ impl Agent {
         };
         let status = spool.reader()?;
         Ok(Self {
-            in_use: InUse { path: path.to_owned(), settings, fields },
+            in_use: InUse { path: path.to_owned(), settings, fields, sources },
             cameras,
             pauses,
             detector: Some(detector),
@@ -239,7 +241,10 @@ impl Agent {
         };
         let limit = Duration::from_secs(self.in_use.settings.ready_timeout_s);
         let is_late = self.heartbeat.started.elapsed() >= limit;
-        let text = format!("{running} of {} cameras run", states.len());
+        let mut text = format!("{running} of {} cameras run", states.len());
+        for folder in &self.in_use.sources.left_out {
+            text += &format!("; {folder}");
+        }
         match &self.told {
             None if running > 0 || !states.iter().any(waits) || is_late => {
                 if running == 0 && is_late {
@@ -302,6 +307,9 @@ impl Agent {
             self.problem(problem);
         }
         if why == Why::AllRead {
+            // Not all that was to be read.
+            let left_out = std::mem::take(&mut self.in_use.sources.left_out);
+            left_out.iter().for_each(|folder| self.problem(folder.to_string()));
             self.acknowledged(shutdown).await;
             // Only now: from here on the service manager waits no longer than its stop limit.
             notify::stopping();

@@ -9,8 +9,8 @@ use picket_service::notify;
 use picket_wire::CameraName;
 
 use super::{Agent, LOOK};
-use crate::capture::Pause;
-use crate::config::{self, Settings};
+use crate::capture::{Pause, Source};
+use crate::config::{self, Settings, Sources};
 use crate::control::{Call, Done, Request};
 
 /// How long an answer waits for cameras whose settings change: a device takes its time to close.
@@ -22,6 +22,7 @@ pub(super) struct InUse {
     pub path: PathBuf,
     pub settings: Settings,
     pub fields: Vec<Field>,
+    pub sources: Sources,
 }
 
 impl InUse {
@@ -33,6 +34,30 @@ impl InUse {
             !matches!(first, Some("camera" | "folder"))
         });
         fields
+    }
+
+    /// What was read of a folder that gives nothing now stays as it is: taken out, its recordings
+    /// could only come back with a restart, and until then no reload would be taken over.
+    fn keep_videos(&self, new: &mut Sources) {
+        let of_camera = |name: &CameraName| self.settings.camera.iter().any(|c| c.name == *name);
+        for known in &self.sources.cameras {
+            let Source::File(file) = &known.source else { continue };
+            let left_out = new.left_out.iter().any(|out| file.path.parent() == Some(&out.path));
+            let taken = new.cameras.iter().any(|camera| camera.name == known.name);
+            if left_out && !taken && !of_camera(&known.name) {
+                new.cameras.push(known.clone());
+            }
+        }
+    }
+}
+
+impl Sources {
+    /// To the log and the metrics.
+    pub(super) fn tell(&self) {
+        metrics::gauge!("picket_agent_folders_left_out").set(self.left_out.len() as f64);
+        for folder in &self.left_out {
+            tracing::warn!(folder = %folder.path.display(), "{folder}; a reload looks again");
+        }
     }
 }
 
@@ -81,22 +106,26 @@ impl Agent {
         if !needing.is_empty() {
             return Err(format!("needs a restart: {}", needing.join(", ")));
         }
-        let cameras = settings.cameras().map_err(|p| format!("{}: {}", p.field, p.problem))?;
-        for camera in &cameras {
+        let mut sources = settings.sources().map_err(|p| format!("{}: {}", p.field, p.problem))?;
+        self.in_use.keep_videos(&mut sources);
+        let cameras = sources.cameras.clone();
+        for camera in sources.settings() {
             let checked = self.heartbeat.detector.check_blur(&camera.name, &camera.privacy);
             checked.map_err(|error| error.to_string())?;
         }
         self.cameras.prepare(&cameras)?;
         let changes = self.cameras.replace(cameras, &self.pauses);
-        self.in_use = InUse { path: self.in_use.path.clone(), settings, fields };
+        self.in_use = InUse { path: self.in_use.path.clone(), settings, fields, sources };
         self.heartbeat.cameras_are(self.cameras.accounts());
         self.heartbeat.config_is(sha256);
+        self.in_use.sources.tell();
         let began = Instant::now();
         while self.cameras.is_changing() && began.elapsed() < CHANGING {
             self.look_at_cameras();
             tokio::time::sleep(LOOK).await;
         }
-        Ok(changes.text())
+        let left_out = self.in_use.sources.left_out.iter();
+        Ok(left_out.fold(changes.text(), |text, folder| format!("{text}; {folder}")))
     }
 
     fn pause(&mut self, camera: &CameraName, for_s: Option<u64>) -> Result<String, String> {
@@ -158,14 +187,32 @@ mod tests {
         [uplink]\nbrokers = [\"h:1\"]\nallow_plaintext = true\n\
         [[camera]]\nname = \"north\"\nsource.test-pattern = {}\n";
 
+    fn in_use(text: &str) -> InUse {
+        let settings: Settings = toml::from_str(text).unwrap();
+        let sources = settings.sources().unwrap();
+        InUse { path: PathBuf::new(), settings, fields: loaded(text), sources }
+    }
+
+    #[test]
+    fn a_folder_that_is_away_at_a_reload_keeps_its_videos_and_one_that_left_the_config_does_not() {
+        let videos = tempfile::tempdir().unwrap();
+        std::fs::write(videos.path().join("a.mp4"), "").unwrap();
+        let with_folder = format!("{CONFIG}[[folder]]\npath = {:?}\n", videos.path());
+        let before = in_use(&with_folder);
+        assert_eq!(before.sources.cameras.len(), 2);
+        std::fs::remove_file(videos.path().join("a.mp4")).unwrap();
+        let mut after = in_use(&with_folder).sources;
+        before.keep_videos(&mut after);
+        assert_eq!((after.cameras, after.left_out.len()), (before.sources.cameras.clone(), 1));
+        let mut without = in_use(CONFIG).sources;
+        before.keep_videos(&mut without);
+        assert_eq!(without.cameras, in_use(CONFIG).sources.cameras);
+    }
+
     #[test]
     fn all_but_cameras_needs_a_restart_and_is_named() {
         let changed = CONFIG.replace("\"h:1\"", "\"h:2\"").replace("= {}", "= { fps = 3 }")
             + "[spool]\nmax_bytes = 99999999\n";
-        let in_use = |text| {
-            let (path, settings) = (PathBuf::new(), toml::from_str(text).unwrap());
-            InUse { path, settings, fields: loaded(text) }
-        };
         let needing = in_use(CONFIG).needing_a_restart(&loaded(&changed));
         assert_eq!(needing, ["spool.max_bytes", "uplink.brokers"]);
     }
