@@ -13,7 +13,8 @@ use picket_edge_agent::detect::command::Arguments;
 use picket_edge_agent::estimate::{self, Estimate};
 use picket_edge_agent::identity::{self, Identity};
 use picket_edge_agent::spool::Former;
-use picket_edge_agent::{capture, config, detect, doctor, spool, wiring};
+use picket_edge_agent::wiring::{self, Ended};
+use picket_edge_agent::{capture, config, detect, doctor, spool};
 use picket_service::config::{Loaded, shown};
 use picket_service::logging;
 use picket_service::machine::Machine;
@@ -28,8 +29,15 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Captures and publishes until it is told to end.
-    Run(ConfigFile),
+    /// Captures and publishes until it is told to end, or every recording was read and acknowledged.
+    Run {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Exit status after every recording was read and acknowledged, so that a service manager can
+        /// tell this end, after which there is nothing to do, from one by a signal, which is 0.
+        #[arg(long, default_value_t = 0)]
+        all_read_status: u8,
+    },
     /// Says whether the config can work, and what is wrong with it.
     CheckConfig {
         #[command(flatten)]
@@ -118,10 +126,13 @@ fn main() -> ExitCode {
 
 fn command(command: Command) -> Result<ExitCode> {
     match command {
-        Command::Run(ConfigFile { path }) => {
+        Command::Run { config: ConfigFile { path }, all_read_status } => {
             let loaded = config::load(&path)?;
             logging::init(&loaded.settings.log);
-            wiring::run(&path, loaded).map(|()| ExitCode::SUCCESS)
+            Ok(match wiring::run(&path, loaded)? {
+                Ended::Asked => ExitCode::SUCCESS,
+                Ended::AllDone => all_read_status.into(),
+            })
         }
         Command::CheckConfig { config, show, faces } => check_config(&config.path, show, faces),
         Command::Cameras { config } => cameras(config.as_deref()),

@@ -121,6 +121,9 @@ fn start_aggregator(dir: &Path) -> Result<Process> {
     Process::start("picket-aggregator", &args, &dir.join("aggregator.log"))
 }
 
+/// An exit status that nothing else has.
+const ALL_READ: &str = "10";
+
 /// A device: its config, its state.
 pub struct Agent {
     /// Its name.
@@ -133,7 +136,11 @@ pub struct Agent {
 impl Agent {
     /// Starts the agent.
     pub fn start(&self) -> Result<Process> {
-        let args = ["run", "--config", path(&self.config)?];
+        self.start_with(&[])
+    }
+
+    fn start_with(&self, more: &[&str]) -> Result<Process> {
+        let args = [&["run", "--config", path(&self.config)?], more].concat();
         Process::start("picket-edge-agent", &args, &self.dir.join("agent.log"))
     }
 
@@ -142,11 +149,13 @@ impl Agent {
         self.dir.join("state/spool.sqlite")
     }
 
-    /// Runs the agent to its own end, as with a folder of videos.
+    /// Runs the agent to its own end, as with a folder of videos: it says by its exit status that all
+    /// was read and acknowledged, as it does to the service manager.
     pub async fn run_to_end(&self, limit: Duration) -> Result<()> {
-        let mut process = self.start()?;
+        let mut process = self.start_with(&["--all-read-status", ALL_READ])?;
         let status = process.ended(limit).await?;
-        ensure!(status.success(), "agent {}: {status}:\n{}", self.device, process.log_tail());
+        let all_read = status.code().is_some_and(|code| code.to_string() == ALL_READ);
+        ensure!(all_read, "agent {}: {status}:\n{}", self.device, process.log_tail());
         Ok(())
     }
 }

@@ -41,8 +41,17 @@ const END: Duration = Duration::from_secs(12);
 /// How often it is looked whether they have ended.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// How a run without a problem came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to end: at the next start there is more to do.
+    Asked,
+    /// Every recording was read and acknowledged: a next start would find nothing to do.
+    AllDone,
+}
+
 /// Runs the agent until it is told to end, or every recording was read and acknowledged.
-pub fn run(path: &Path, loaded: Loaded<Settings>) -> Result<()> {
+pub fn run(path: &Path, loaded: Loaded<Settings>) -> Result<Ended> {
     let render = recorder::install(crate::metrics::TABLE)?;
     // One worker beside this thread: it serves the endpoint while this one waits for the stages.
     let runtime =
@@ -295,7 +304,7 @@ impl Agent {
 
     /// From the left to the right, so that what was captured reaches the spool, and what is in the
     /// spool the broker, as far as there is time. A step that fails leaves the others to be done.
-    async fn end(mut self, why: Why, shutdown: &Shutdown) -> Result<()> {
+    async fn end(mut self, why: Why, shutdown: &Shutdown) -> Result<Ended> {
         if why != Why::AllRead {
             notify::stopping();
         }
@@ -329,7 +338,9 @@ impl Agent {
             None => {}
         }
         match self.problems.as_slice() {
-            [] => Ok(()),
+            // Told to end while it waited for the last acknowledgements: there is more to do.
+            [] if why == Why::AllRead && !shutdown.is_asked() => Ok(Ended::AllDone),
+            [] => Ok(Ended::Asked),
             problems => bail!("{}", problems.join("\n")),
         }
     }

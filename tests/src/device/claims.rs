@@ -79,6 +79,7 @@ pub async fn show(site: &mut Site, package: &Path) -> Vec<&'static str> {
             a_camera_that_is_unplugged_and_plugged_back_is_used_again,
             a_reload_brings_a_camera_and_takes_it_away_and_the_other_goes_on,
             a_killed_agent_is_started_again,
+            an_agent_that_somebody_told_to_end_is_started_again,
             a_stopped_detector_thread_makes_the_watchdog_start_the_agent_again,
             a_broker_outage_never_starves_the_watchdog_and_an_upgrade_keeps_the_backlog,
             a_power_cut_loses_nothing_that_was_committed,
@@ -232,6 +233,16 @@ async fn a_reload_brings_a_camera_and_takes_it_away_and_the_other_goes_on(
 async fn a_killed_agent_is_started_again(site: &mut Site, _: &Path) -> Result<()> {
     let before = site.service().await?;
     site.machine.run(&format!("kill -KILL {}", before.pid)).await?;
+    started_again(site, before.pid, site.limit(RESTARTED)).await
+}
+
+/// Not by systemd: for the agent an orderly end, after which there is more to do.
+async fn an_agent_that_somebody_told_to_end_is_started_again(
+    site: &mut Site,
+    _: &Path,
+) -> Result<()> {
+    let before = site.service().await?;
+    site.machine.run(&format!("kill -TERM {}", before.pid)).await?;
     started_again(site, before.pid, site.limit(RESTARTED)).await
 }
 
