@@ -1,13 +1,21 @@
-//! What tells this machine from others, as a program without privileges can see it.
+//! What tells this machine from others, as the service and root alike can see it.
 //!
-//! Not asked: the machine id and the SSH host keys, which are copied with the disk, and the serial
-//! numbers in `/sys/class/dmi`, which only root may read: `check-config` by a person and the service
-//! would then see two different machines.
+//! Not asked: the machine id and the SSH host keys, which are copied with the disk.
+//!
+//! A PC's serial number is readable by root alone until the package opens it to the agent's group
+//! (`packaging/debian/picket-edge-agent.tmpfiles`). A credential of the service manager was refused
+//! for that: it is there only while the service runs, so that the package's own check and every
+//! command given while the service is down saw another machine, and it needs a line from each site.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// What a config may name.
 const VARIABLES: &str = "${hostname}, ${serial} and ${mac}";
+
+/// Where a serial number may stand: in the device tree of ARM boards, in the firmware's tables of PCs.
+const SERIALS: [&str; 2] =
+    ["sys/firmware/devicetree/base/serial-number", "sys/class/dmi/id/product_serial"];
 
 /// The machine: the folders in which the kernel describes it, as a seam for tests.
 #[derive(Debug, Clone)]
@@ -27,17 +35,28 @@ impl Machine {
         Self { root: root.into() }
     }
 
-    /// The board's serial number, lower case: of the device tree on ARM boards; else a credential
-    /// `serial` of the service manager, which may read what this program may not
-    /// (`LoadCredential=serial:/sys/class/dmi/id/product_serial`).
+    /// The board's serial number, lower case: of the device tree on ARM boards, of the firmware on
+    /// PCs.
     pub fn serial(&self) -> Option<String> {
-        let device_tree = self.root.join("sys/firmware/devicetree/base/serial-number");
-        let given = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
-        // A command given by hand finds it where the running service does.
-        let running = self.root.join("run/credentials/picket-edge-agent.service");
-        let given = [given, Some(running)].map(|folder| folder.map(|folder| folder.join("serial")));
-        let files = std::iter::once(Some(device_tree)).chain(given);
-        files.flatten().find_map(|file| serial_in(&file))
+        SERIALS.iter().find_map(|file| serial_in(&self.root.join(file)))
+    }
+
+    /// Why there is no serial number.
+    fn no_serial(&self) -> String {
+        let denied = SERIALS.iter().map(|file| self.root.join(file)).find(|file| {
+            std::fs::read(file).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+        });
+        match denied {
+            Some(file) => format!(
+                "this user may not read this machine's serial number in {}: run the command as root \
+                 or as the service's user (see docs/running.md, \"One config for all boxes\"), or \
+                 use ${{mac}} or ${{hostname}}",
+                file.display()
+            ),
+            None => {
+                "this machine has no serial number of its own: use ${mac} or ${hostname}".to_owned()
+            }
+        }
     }
 
     /// Addresses of the network cards, `dca632010203`: built in ones before those on USB, which a
@@ -84,12 +103,7 @@ impl Machine {
     pub fn variable(&self, name: &str) -> Result<String, String> {
         match name {
             "hostname" => self.hostname(),
-            "serial" => self.serial().ok_or_else(|| {
-                "this machine shows no serial number to a program without privileges: use ${mac} \
-                 or ${hostname}, or let systemd read it (see docs/running.md, \"One config for all \
-                 boxes\")"
-                    .to_owned()
-            }),
+            "serial" => self.serial().ok_or_else(|| self.no_serial()),
             "mac" => self.addresses().into_iter().next().ok_or_else(|| {
                 "this machine has no network card with an address of its own: use ${hostname}"
                     .to_owned()
@@ -183,7 +197,7 @@ fn serial_in(file: &Path) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
 
@@ -232,6 +246,24 @@ mod tests {
         for placeholder in ["System-Serial-Number\n", "0123456789\n", "None\n", "FFFFFFFF\n"] {
             write(root.path(), file, placeholder);
             assert_eq!(machine.serial(), None, "{placeholder}");
+        }
+    }
+
+    #[test]
+    fn a_pc_is_known_by_its_firmwares_serial_number_and_who_may_not_read_it_is_told_so() {
+        let root = tempfile::tempdir().unwrap();
+        let file = "sys/class/dmi/id/product_serial";
+        write(root.path(), file, "8CC0230XYZ\n");
+        let machine = Machine::under(root.path());
+        assert_eq!(machine.expand("pc-${serial}").unwrap(), "pc-8cc0230xyz");
+        write(root.path(), file, "To Be Filled By O.E.M.\n");
+        let error = machine.expand("${serial}").unwrap_err();
+        assert!(error.contains("no serial number of its own"), "{error}");
+        // Root may read it all the same.
+        fs::set_permissions(root.path().join(file), fs::Permissions::from_mode(0o000)).unwrap();
+        if fs::read(root.path().join(file)).is_err() {
+            let error = machine.expand("${serial}").unwrap_err();
+            assert!(error.contains("may not read") && error.contains("as root"), "{error}");
         }
     }
 

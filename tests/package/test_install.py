@@ -117,9 +117,31 @@ class Packages(unittest.TestCase):
         self.assertTrue(self.box.exists(ENABLED), done.stdout)
         self.assertEqual(self.box.stat(f"{STATE}/identity/device.key"), f"600 {AGENT} {AGENT}")
 
-    def prepare(self, box):
+    def test_a_prepared_pc_named_by_its_serial_number_is_enabled_and_obeys_while_the_service_is_down(self):
+        self.box.must("apt-get", "purge", "--yes", AGENT)
+        # As a PC's firmware shows it: to root alone.
+        number = "/sys/class/dmi/id/product_serial"
+        self.box.write(number, "8CC0230XYZ\n")
+        self.box.must("chmod", "0400", number)
+        self.prepare(self.box, device="${serial}")
+        done = self.box.apt_install(package(AGENT, OLDER))
+        self.assertEqual(done.returncode, 0, done.stdout)
+        self.assertTrue(self.box.exists(ENABLED), done.stdout)
+        self.assertEqual(self.box.stat(number), f"440 root {AGENT}")
+        for user in (AGENT, None):
+            self.assertIn("device 8cc0230xyz,", self.box.must(AGENT, "check-config", user=user))
+        said = self.box.must(AGENT, "reset-identity", user=AGENT)
+        self.assertIn("belongs to device 8cc0230xyz on this board (serial 8cc0230xyz)", said)
+        self.assertIn("serial 8cc0230xyz, its own", self.box.run(AGENT, "doctor", user=AGENT).stdout)
+        # Of the config it has nothing to say; there is no spool yet.
+        self.assertIn("cannot open the spool", self.box.run(AGENT, "spool", "stat", user=AGENT).stdout)
+        other = self.box.run(AGENT, "check-config", user="nobody")
+        self.assertNotEqual(other.returncode, 0)
+        self.assertIn(f"may not read this machine's serial number in {number}: run the command as root", other.stdout)
+
+    def prepare(self, box, device="gate-1"):
         """A site's lines of config, and the certificate, laid there by root before the package comes."""
-        box.write(SITE, PREPARED)
+        box.write(SITE, PREPARED.replace("gate-1", device))
         pki = package("picket-pki", OLDER)
         picket = pki.unpacked() / "usr/bin/picket"
         with tempfile.TemporaryDirectory() as folder:
@@ -144,6 +166,7 @@ class Packages(unittest.TestCase):
         self.assertEqual(self.box.read(SITE), "spool.max_bytes = 1000000000\n")
         self.assertEqual(self.spooled(), held)
         self.assertFalse(self.box.exists(ENABLED), "an upgrade does not enable what was off")
+        self.assertIn("the service is off, as before", done.stdout)
 
     def downgrade(self):
         return self.box.apt_install(package(AGENT, OLDER), options=("--allow-downgrades",))

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::machine::Boot;
+use super::machine::{Boot, SERIAL};
 use super::site::{CAMERA, Service, Site, UNIT, next_version};
 use crate::checkout::repository;
 use crate::oracle::{Account, Findings};
@@ -76,6 +76,7 @@ pub async fn show(site: &mut Site, package: &Path) -> Vec<&'static str> {
             installed_by_apt_it_waits_for_its_config_and_then_for_a_camera,
             the_running_unit_is_the_hardened_one,
             ninety_seconds_after_power_on_its_observations_are_in_kafka,
+            the_board_is_known_by_the_serial_number_that_its_firmware_shows_to_root_alone,
             a_camera_that_is_unplugged_and_plugged_back_is_used_again,
             a_reload_brings_a_camera_and_takes_it_away_and_the_other_goes_on,
             a_killed_agent_is_started_again,
@@ -160,6 +161,22 @@ async fn ninety_seconds_after_power_on_its_observations_are_in_kafka(
 
 /// Taken from its driver, as a cable pulled from a USB port does; then the driver itself goes, which
 /// it can only when the agent has let go of the camera.
+/// By the running service, which was just powered on, and by a command of its user.
+async fn the_board_is_known_by_the_serial_number_that_its_firmware_shows_to_root_alone(
+    site: &mut Site,
+    _: &Path,
+) -> Result<()> {
+    let bound = site.machine.run(&format!("cat /var/lib/{UNIT}/identity.json")).await?;
+    let serial = SERIAL.to_ascii_lowercase();
+    ensure!(bound.contains(&format!("{serial:?}")), "the service is bound to {bound}");
+    let file = "/sys/class/dmi/id/product_serial";
+    let mode = site.machine.run(&format!("stat --dereference --format='%a %U %G' {file}")).await?;
+    ensure!(mode.trim() == format!("440 root {UNIT}"), "{file} is {mode}");
+    let seen = site.machine.run(&format!("runuser -u {UNIT} -- cat {file}")).await?;
+    ensure!(seen.trim() == SERIAL, "its user reads {seen}");
+    Ok(())
+}
+
 async fn a_camera_that_is_unplugged_and_plugged_back_is_used_again(
     site: &mut Site,
     _: &Path,

@@ -16,6 +16,9 @@ use crate::checkout::repository;
 use crate::process::{Process, until};
 use crate::stack::spawn;
 
+/// What its firmware shows as the serial number, to root alone.
+pub const SERIAL: &str = "PICKET-0042";
+
 const QEMU: &str = "qemu-system-x86_64";
 /// From the start of QEMU to the guest agent's answer, on a busy host.
 const BOOT: Duration = Duration::from_secs(180);
@@ -139,6 +142,7 @@ impl Machine {
             ("-initrd", self.image.join("initrd").display().to_string()),
             ("-append", kernel.to_owned()),
             ("-drive", format!("file={},if=virtio,format=qcow2", own("disk.qcow2"))),
+            ("-smbios", format!("type=1,serial={SERIAL}")),
             ("-rtc", format!("base={}", boot.battery_clock)),
             ("-netdev", "user,id=net".to_owned()),
             ("-device", "virtio-net-pci,netdev=net,id=card".to_owned()),
