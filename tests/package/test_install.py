@@ -7,6 +7,7 @@ import contextlib
 import os
 import pathlib
 import shutil
+import subprocess
 import tempfile
 import time
 import unittest
@@ -234,6 +235,33 @@ class Packages(unittest.TestCase):
         self.assertEqual(left, [])
         self.box.must("id", AGENT)
 
+    def test_purging_an_agent_that_was_enabled_takes_its_link_away(self):
+        self.box.must("systemctl", "enable", AGENT)
+        self.assertTrue(self.box.exists(ENABLED))
+        self.box.must("apt-get", "purge", "--yes", AGENT)
+        self.assertFalse(self.box.exists(ENABLED))
+
+    def test_a_state_on_a_disk_of_its_own_is_emptied_by_a_purge_and_the_disk_stays_mounted(self):
+        state = self.box.root / STATE.lstrip("/")
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", state], check=True)
+        self.addCleanup(subprocess.run, ["umount", state], check=True)
+        self.box.write(f"{STATE}/identity/device.key", "a key")
+        self.box.write(f"{STATE}/.hidden", "as well")
+        done = self.box.run("apt-get", "purge", "--yes", AGENT)
+        self.assertEqual(done.returncode, 0, done.stdout)
+        self.assertEqual(self.box.state_of(AGENT), "not-installed")
+        self.assertTrue(state.is_mount())
+        self.assertEqual(list(state.iterdir()), [])
+
+    def test_a_state_behind_a_link_is_emptied_by_a_purge_and_its_folder_stays(self):
+        self.box.must("mv", STATE, "/srv/state")
+        self.box.must("ln", "-s", "/srv/state", STATE)
+        self.box.write("/srv/state/identity/device.key", "a key")
+        done = self.box.run("apt-get", "purge", "--yes", AGENT)
+        self.assertEqual(done.returncode, 0, done.stdout)
+        self.assertFalse(self.box.exists(STATE))
+        self.assertEqual(list((self.box.root / "srv/state").iterdir()), [])
+
     def installed_paths(self, name, version):
         return [path for _, _, path in package(name, version).files() if not path.endswith("/")]
 
@@ -254,6 +282,7 @@ class Packages(unittest.TestCase):
         self.assertEqual(done.returncode, 0, done.stdout)
         self.box.must("apt-get", "purge", "--yes", AGGREGATOR)
         self.assertTrue(self.box.exists("/etc/picket/edge-agent.toml"))
+        self.assertEqual(self.box.stat("/etc/picket/credentials"), f"750 root {AGENT}")
 
 
 if __name__ == "__main__":
