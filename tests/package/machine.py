@@ -24,16 +24,18 @@ class Machine:
     def __init__(self, root, layers):
         self.root, self.layers = pathlib.Path(root), layers
 
-    def command(self, *command, user=None):
-        """What to start, and how, for a command in there."""
+    def command(self, *command, user=None, environment=None):
+        """What to start, and how, for a command in there. A variable of the environment that is None is not set."""
         if user:
             command = ("runuser", "-u", user, "--", *command)
         proxies = {key: value for key, value in os.environ.items() if key.lower().endswith("_proxy")}
-        return ["chroot", self.root, *command], {"env": ENVIRONMENT | proxies, "stdin": subprocess.DEVNULL}
+        wanted = {**ENVIRONMENT, **proxies, **(environment or {})}
+        wanted = {key: value for key, value in wanted.items() if value is not None}
+        return ["chroot", self.root, *command], {"env": wanted, "stdin": subprocess.DEVNULL}
 
-    def run(self, *command, user=None):
+    def run(self, *command, user=None, environment=None):
         """The finished command, its output and errors together in `stdout`."""
-        command, how = self.command(*command, user=user)
+        command, how = self.command(*command, user=user, environment=environment)
         return subprocess.run(
             command, **how, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
         )
@@ -55,14 +57,15 @@ class Machine:
             raise Failed(f"{' '.join(map(str, command))} ended with {done.returncode}:\n{done.stdout}")
         return done.stdout
 
-    def apt_install(self, *packages, options=()):
+    def apt_install(self, *packages, options=(), environment=None):
         """`apt install ./file.deb`, as a field engineer does it."""
         for package in packages:
             shutil.copy(package.path, self.root / "tmp")
         files = [f"/tmp/{package.path.name}" for package in packages]
         # Files in /tmp are not read by apt's own user, of which it would warn.
         sandbox = ("-o", "APT::Sandbox::User=root")
-        return self.run("apt-get", "install", "--yes", *sandbox, *options, *files)
+        command = ("apt-get", "install", "--yes", *sandbox, *options, *files)
+        return self.run(*command, environment=environment)
 
     def write(self, path, text):
         file = self.root / path.lstrip("/")

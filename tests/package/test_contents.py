@@ -79,10 +79,11 @@ class Contents(unittest.TestCase):
             packed = PACKAGES[f"picket-{service}"].unpacked() / f"lib/systemd/system/picket-{service}.service"
             self.assertEqual(packed.read_text(), (deb.REPOSITORY / f"systemd/{service}.service").read_text())
 
-    def test_configs_are_conffiles(self):
+    def test_default_configs_are_those_of_the_repository(self):
         for service in ("edge-agent", "aggregator"):
-            conffiles = deb.output("dpkg-deb", "--info", PACKAGES[f"picket-{service}"].path, "conffiles").split()
-            self.assertEqual(conffiles, [f"/etc/picket/{service}.toml"])
+            packed = PACKAGES[f"picket-{service}"].unpacked() / f"usr/share/picket-{service}/{service}.toml"
+            ours = deb.REPOSITORY / f"packaging/{service}/{service}.toml"
+            self.assertEqual(packed.read_text(), ours.read_text())
 
     def test_lintian_finds_no_errors(self):
         # Not meant for Debian's archive, so no bug report is closed by a first upload.

@@ -4,6 +4,8 @@ Run by `make test-package` as root, with two versions of the packages: OLDER and
 """
 
 import contextlib
+import functools
+import hashlib
 import os
 import pathlib
 import shutil
@@ -23,11 +25,33 @@ SITE = "/etc/picket/edge-agent.conf.d/site.toml"
 ENABLED = "/etc/systemd/system/multi-user.target.wants/picket-edge-agent.service"
 
 
-def package(name, version):
-    return deb.Deb(deb.folder(ARCH) / f"{name}_{version}_{ARCH}.deb")
-
-
 OLDER, NEWER = os.environ["OLDER"], os.environ["NEWER"]
+# What the newer packages' default configs have at their end.
+CHANGED = "# as of the newer version\n"
+REPACKED = tempfile.TemporaryDirectory()
+
+
+@functools.cache
+def package(name, version):
+    built = deb.folder(ARCH) / f"{name}_{version}_{ARCH}.deb"
+    return deb.Deb(with_changed_default(name, built) if version == NEWER and name in (AGENT, AGGREGATOR) else built)
+
+
+def with_changed_default(name, built):
+    """A service's package with another default config, as a newer version may have one."""
+    with tempfile.TemporaryDirectory() as folder:
+        tree = pathlib.Path(folder) / "tree"
+        subprocess.run(["dpkg-deb", "--raw-extract", built, tree], check=True)
+        config = tree / f"usr/share/{name}/{name.removeprefix('picket-')}.toml"
+        former = hashlib.md5(config.read_bytes()).hexdigest()
+        config.write_text(config.read_text() + CHANGED)
+        sums = tree / "DEBIAN/md5sums"
+        sums.write_text(sums.read_text().replace(former, hashlib.md5(config.read_bytes()).hexdigest()))
+        done = pathlib.Path(REPACKED.name) / built.name
+        command = ["dpkg-deb", "--root-owner-group", "-Zgzip", "-z1", "--build", tree, done]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return done
+
 
 # Without TLS, and to a port where nobody listens: the agent has a whole config, and a broker that is away.
 COMPLETE = """
@@ -168,6 +192,25 @@ class Packages(unittest.TestCase):
         self.assertEqual(self.spooled(), held)
         self.assertFalse(self.box.exists(ENABLED), "an upgrade does not enable what was off")
         self.assertIn("the service is off, as before", done.stdout)
+
+    def test_an_upgrade_without_a_terminal_keeps_a_changed_config_and_lays_the_new_default_beside_it(self):
+        self.box.write("/etc/picket/edge-agent.toml", COMPLETE)
+        for frontend in ("noninteractive", None):
+            with self.subTest(frontend=frontend):
+                box = self.enterContext(machine.over(self.box.layers))
+                done = box.apt_install(package(AGENT, NEWER), environment={"DEBIAN_FRONTEND": frontend})
+                self.assertEqual(done.returncode, 0, done.stdout)
+                self.assertEqual(box.state_of(AGENT), "installed")
+                self.assertEqual(box.read("/etc/picket/edge-agent.toml"), COMPLETE)
+                self.assertTrue(box.read("/etc/picket/edge-agent.toml.ucf-dist").endswith(CHANGED))
+                box.must("apt-get", "purge", "--yes", AGENT)
+                self.assertFalse(box.exists("/etc/picket"))
+
+    def test_an_upgrade_replaces_a_default_config_that_nobody_changed(self):
+        done = self.box.apt_install(package(AGENT, NEWER))
+        self.assertEqual(done.returncode, 0, done.stdout)
+        self.assertTrue(self.box.read("/etc/picket/edge-agent.toml").endswith(CHANGED))
+        self.assertEqual(self.box.must("find", "/etc/picket", "-name", "*.ucf-*"), "")
 
     def downgrade(self):
         return self.box.apt_install(package(AGENT, OLDER), options=("--allow-downgrades",))
