@@ -8,6 +8,7 @@ import functools
 import hashlib
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import tempfile
@@ -52,6 +53,12 @@ def with_changed_default(name, built):
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return done
 
+
+def readme_commands():
+    """The blocks of shell commands in the README's chapter about the package."""
+    readme = (deb.REPOSITORY / "README.md").read_text()
+    chapter = re.search(r"^## On a box: the package\n(.*?)^## ", readme, re.DOTALL | re.MULTILINE)[1]
+    return re.findall(r"^```sh\n(.*?)^```\n", chapter, re.DOTALL | re.MULTILINE)
 
 # Without TLS, and to a port where nobody listens: the agent has a whole config, and a broker that is away.
 COMPLETE = """
@@ -163,6 +170,30 @@ class Packages(unittest.TestCase):
         other = self.box.run(AGENT, "check-config", user="nobody")
         self.assertNotEqual(other.returncode, 0)
         self.assertIn(f"may not read this machine's serial number in {number}: run the command as root", other.stdout)
+
+    def test_the_readmes_commands_for_a_box_work_as_they_are_written(self):
+        authority, box = readme_commands()
+        self.box.must("apt-get", "purge", "--yes", AGENT)
+        home = self.box.root / "root"
+        shutil.copy(package(AGENT, OLDER).path, home)
+        with tempfile.TemporaryDirectory() as folder:
+            programs = package("picket-pki", OLDER).unpacked() / "usr/bin"
+            subprocess.run(
+                ["sh", "-e", "-c", authority], cwd=folder, check=True, stdout=subprocess.DEVNULL,
+                env={"PATH": f"{programs}:{os.environ['PATH']}"},
+            )  # fmt: skip
+            for path in ("ca.crt", "device/gate-1.crt", "device/gate-1.key"):
+                shutil.copy(pathlib.Path(folder) / "pki" / path, home)
+        # The doctor says that the broker is not there; and no service manager is, to start what is enabled.
+        box = box.replace("picket-edge-agent doctor\n", "picket-edge-agent doctor || true\n")
+        box = box.replace("systemctl enable --now ", "systemctl enable ")
+        # With a name as people write it.
+        done = self.box.run("unshare", "--uts", "sh", "-e", "-c", f"hostname Gate-1\ncd /root\n{box}")
+        self.assertEqual(done.returncode, 0, done.stdout)
+        self.assertRegex(done.stdout, r"(?m)^device +gate-1$")
+        self.assertEqual(re.findall(r"(?m)^(\w+) +PROBLEM", done.stdout), ["broker"], done.stdout)
+        self.assertTrue(self.box.exists(ENABLED), done.stdout)
+        self.assertEqual(self.box.stat(f"{STATE}/identity/device.key"), f"600 {AGENT} {AGENT}")
 
     def prepare(self, box, device="gate-1"):
         """A site's lines of config, and the certificate, laid there by root before the package comes."""
