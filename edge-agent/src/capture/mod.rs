@@ -54,6 +54,7 @@ pub mod seq;
 pub mod settings;
 pub mod source;
 mod stamp;
+mod standstill;
 pub mod state;
 mod time_source;
 pub mod v4l2;

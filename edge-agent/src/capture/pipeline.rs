@@ -23,6 +23,7 @@ use super::planes::Planes;
 use super::rtsp::{self, Distrust, Limits};
 use super::settings::{Pace, Source};
 use super::source;
+use super::standstill::Standstill;
 use super::v4l2::Opened;
 
 /// Frames that wait decoded. More would only hold memory: who is too slow skips or waits anyway.
@@ -101,6 +102,7 @@ pub struct Pipeline {
     pictures: u64,
     last_media_time_ns: Option<u64>,
     failing: Option<Failing>,
+    standstill: Standstill,
     /// What the driver said of the camera's signal, until it is asked for.
     signal: Option<bool>,
 }
@@ -222,6 +224,7 @@ impl Pipeline {
             pictures: 0,
             last_media_time_ns: None,
             failing: None,
+            standstill: Standstill::default(),
             signal: None,
         })
     }
@@ -265,9 +268,14 @@ impl Pipeline {
         }
     }
 
-    fn nothing(&self) -> Result<Next, CaptureError> {
+    fn nothing(&mut self) -> Result<Next, CaptureError> {
         if let Some((element, why)) = self.decoding.silent(Instant::now()) {
             return Err(self.decoder_failed(element, why));
+        }
+        // A camera that is silent is the watch's concern.
+        if !is_live(&self.source) && self.standstill.is_sure(&self.pipeline) {
+            let why = "GStreamer stopped reading it without saying why".to_owned();
+            return Err(self.unreadable(why));
         }
         Ok(Next::Nothing)
     }
@@ -392,10 +400,16 @@ impl Pipeline {
             CaptureError::Picture { source_name, why }
         } else if error.kind::<gst::ResourceError>().is_some() {
             CaptureError::Unreachable { source_name, why }
-        } else if self.pictures > 0 {
-            CaptureError::Broken { source_name, why }
         } else {
-            CaptureError::NotVideo { source_name, why }
+            self.unreadable(why)
+        }
+    }
+
+    fn unreadable(&self, why: String) -> CaptureError {
+        let source_name = self.source_name.clone();
+        match self.pictures {
+            0 => CaptureError::NotVideo { source_name, why },
+            _ => CaptureError::Broken { source_name, why },
         }
     }
 
