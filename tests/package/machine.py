@@ -16,6 +16,10 @@ import tempfile
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
 
 
+# A command that waits for somebody is an error, and not a test that never ends.
+LIMIT_S = 900
+
+
 class Failed(Exception):
     """A command that was expected to succeed."""
 
@@ -24,21 +28,22 @@ class Machine:
     def __init__(self, root, layers):
         self.root, self.layers = pathlib.Path(root), layers
 
-    def command(self, *command, user=None, environment=None):
+    def command(self, *command, user=None, environment=None, stdin=subprocess.DEVNULL):
         """What to start, and how, for a command in there. A variable of the environment that is None is not set."""
         if user:
             command = ("runuser", "-u", user, "--", *command)
         proxies = {key: value for key, value in os.environ.items() if key.lower().endswith("_proxy")}
         wanted = {**ENVIRONMENT, **proxies, **(environment or {})}
         wanted = {key: value for key, value in wanted.items() if value is not None}
-        return ["chroot", self.root, *command], {"env": wanted, "stdin": subprocess.DEVNULL}
+        return ["chroot", self.root, *command], {"env": wanted, "stdin": stdin}
 
-    def run(self, *command, user=None, environment=None):
+    def run(self, *command, **how):
         """The finished command, its output and errors together in `stdout`."""
-        command, how = self.command(*command, user=user, environment=environment)
+        command, how = self.command(*command, **how)
         return subprocess.run(
-            command, **how, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-        )
+            command, **how, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+            timeout=LIMIT_S,
+        )  # fmt: skip
 
     @contextlib.contextmanager
     def running(self, *command, user=None):
@@ -57,15 +62,14 @@ class Machine:
             raise Failed(f"{' '.join(map(str, command))} ended with {done.returncode}:\n{done.stdout}")
         return done.stdout
 
-    def apt_install(self, *packages, options=(), environment=None):
+    def apt_install(self, *packages, options=(), **how):
         """`apt install ./file.deb`, as a field engineer does it."""
         for package in packages:
             shutil.copy(package.path, self.root / "tmp")
         files = [f"/tmp/{package.path.name}" for package in packages]
         # Files in /tmp are not read by apt's own user, of which it would warn.
         sandbox = ("-o", "APT::Sandbox::User=root")
-        command = ("apt-get", "install", "--yes", *sandbox, *options, *files)
-        return self.run(*command, environment=environment)
+        return self.run("apt-get", "install", "--yes", *sandbox, *options, *files, **how)
 
     def write(self, path, text):
         file = self.root / path.lstrip("/")

@@ -226,10 +226,15 @@ class Packages(unittest.TestCase):
 
     def test_an_upgrade_without_a_terminal_keeps_a_changed_config_and_lays_the_new_default_beside_it(self):
         self.box.write("/etc/picket/edge-agent.toml", COMPLETE)
-        for frontend in ("noninteractive", None):
-            with self.subTest(frontend=frontend):
+        # As over ssh: somebody is there, who says nothing and does not go.
+        silent, somebody = os.pipe()
+        self.addCleanup(os.close, somebody)
+        self.addCleanup(os.close, silent)
+        for frontend, stdin in (("noninteractive", subprocess.DEVNULL), (None, subprocess.DEVNULL), (None, silent)):
+            with self.subTest(frontend=frontend, stdin=stdin):
                 box = self.enterContext(machine.over(self.box.layers))
-                done = box.apt_install(package(AGENT, NEWER), environment={"DEBIAN_FRONTEND": frontend})
+                how = {"environment": {"DEBIAN_FRONTEND": frontend}, "stdin": stdin}
+                done = box.apt_install(package(AGENT, NEWER), **how)
                 self.assertEqual(done.returncode, 0, done.stdout)
                 self.assertEqual(box.state_of(AGENT), "installed")
                 self.assertEqual(box.read("/etc/picket/edge-agent.toml"), COMPLETE)
