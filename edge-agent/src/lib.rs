@@ -15,6 +15,7 @@ pub mod doctor;
 pub mod estimate;
 pub mod heartbeat;
 pub mod identity;
+pub mod look;
 pub mod metrics;
 pub mod spool;
 pub mod uplink;

@@ -14,7 +14,7 @@ use picket_edge_agent::estimate::{self, Estimate};
 use picket_edge_agent::identity::{self, Identity};
 use picket_edge_agent::spool::Former;
 use picket_edge_agent::wiring::{self, Ended};
-use picket_edge_agent::{capture, config, detect, doctor, spool};
+use picket_edge_agent::{capture, config, detect, doctor, look, spool};
 use picket_service::config::{Loaded, shown};
 use picket_service::logging;
 use picket_service::machine::Machine;
@@ -85,6 +85,14 @@ enum Command {
     },
     /// Lets the running agent read its config again, and says what changed or why it is refused.
     Reload(ConfigFile),
+    /// Looks along while the running agent looks at a camera: rates, decoder, brightness, sharpness,
+    /// what is found with sizes, and a picture with boxes.
+    Look {
+        #[command(flatten)]
+        config: ConfigFile,
+        #[command(flatten)]
+        arguments: look::Arguments,
+    },
     /// Makes the state directory this board's, after a card was copied or a board replaced.
     ResetIdentity {
         #[command(flatten)]
@@ -143,6 +151,11 @@ fn command(command: Command) -> Result<ExitCode> {
         Command::Resume { config, camera } => order(&config, &Request::Resume { camera }),
         Command::ResetIdentity { config, same_device } => reset_identity(&config.path, same_device),
         Command::Reload(config) => order(&config, &Request::Reload),
+        Command::Look { config, arguments } => {
+            let state_dir = config::state_dir(&config.path)?;
+            look::run(&state_dir, &arguments, &mut std::io::stdout())?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Doctor(ConfigFile { path }) => {
             let healthy = doctor::print(&config::load(&path)?.settings)?;
             Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })

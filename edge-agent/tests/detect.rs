@@ -187,6 +187,7 @@ fn input(camera: &str, frames: Receiver<Captured>) -> CameraInput {
         report: ReportSettings::default(),
         publish: PublishSettings::default(),
         privacy: PrivacySettings::default(),
+        eyepiece: Default::default(),
         frames,
     }
 }

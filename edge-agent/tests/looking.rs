@@ -7,11 +7,11 @@ mod common;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use common::detection::{camera, captured, clip, look_at, look_at_with, settings};
+
 use crossbeam_channel::bounded;
-use picket_edge_agent::capture::pipeline::{Next, Pipeline};
 use picket_edge_agent::capture::planes::{Matrix, Planes, Range};
-use picket_edge_agent::capture::settings::{FileSource, Pace, Source};
-use picket_edge_agent::capture::{CameraSettings, Captured, Frame};
+use picket_edge_agent::capture::{CameraSettings, Captured};
 use picket_edge_agent::detect::command::FileDetections;
 use picket_edge_agent::detect::{
     self, BestCropSettings, BlurMethod, BlurSettings, CameraInput, DetectSettings, Detector,
@@ -19,80 +19,12 @@ use picket_edge_agent::detect::{
     ReportSettings, Zone, ZoneKind,
 };
 use picket_wire::Picture;
-use picket_wire::observation::{ClockState, FrameFate, Observation, Reason, Skip, Stamp};
-
-fn settings() -> DetectSettings {
-    let runtime = format!("runtime/{}/libonnxruntime.so", std::env::consts::ARCH);
-    DetectSettings::new(&common::fetched("models/yunet.onnx"), &common::fetched(&runtime))
-}
-
-/// All 120 pictures of the clip.
-fn clip() -> Vec<Planes> {
-    let file = FileSource { path: common::clip(), repeat: false, pace: Pace::None };
-    let mut pipeline = Pipeline::open(&Source::File(file), None, None).unwrap();
-    let mut pictures = Vec::new();
-    loop {
-        match pipeline.next(Duration::from_secs(5)).unwrap() {
-            // A copy: the decoder has only so much memory to lend.
-            Next::Picture(picture) => pictures.push(copy(&picture.planes)),
-            Next::Nothing => {}
-            Next::End => return pictures,
-        }
-    }
-}
-
-fn copy(planes: &Planes) -> Planes {
-    let copies = [planes.y(), planes.u(), planes.v()].map(|p| (p.data.to_vec(), p.stride));
-    let (matrix, range) = (planes.matrix(), planes.range());
-    Planes::from_vecs(planes.width(), planes.height(), copies, matrix, range).unwrap()
-}
+use picket_wire::observation::{FrameFate, Observation, Reason, Skip};
 
 fn grey(level: u8) -> Planes {
     let planes =
         [(vec![level; 176 * 144], 176), (vec![128; 88 * 72], 88), (vec![128; 88 * 72], 88)];
     Planes::from_vecs(176, 144, planes, Matrix::Bt601, Range::Limited).unwrap()
-}
-
-fn camera(frames: crossbeam_channel::Receiver<Captured>) -> CameraInput {
-    CameraInput {
-        name: "cam".parse().unwrap(),
-        gated: true,
-        motion: MotionSettings::default(),
-        report: ReportSettings::default(),
-        publish: PublishSettings::default(),
-        privacy: PrivacySettings::default(),
-        frames,
-    }
-}
-
-/// What detection makes of these pictures, thirty a second.
-fn look_at(pictures: &[Planes], change: impl FnOnce(CameraInput) -> CameraInput) -> Vec<Observed> {
-    look_at_with(&settings(), pictures, change)
-}
-
-fn look_at_with(
-    settings: &DetectSettings,
-    pictures: &[Planes],
-    change: impl FnOnce(CameraInput) -> CameraInput,
-) -> Vec<Observed> {
-    let (sender, receiver) = bounded(2);
-    let (out, observed) = bounded(2);
-    let handle = detect::spawn(settings, vec![change(camera(receiver))], out).unwrap();
-    let pictures: Vec<Captured> = (1..).zip(pictures).map(captured).collect();
-    let feeder = std::thread::spawn(move || {
-        pictures.into_iter().for_each(|captured| sender.send(captured).unwrap());
-    });
-    let all = observed.iter().collect();
-    feeder.join().unwrap();
-    handle.join.join().unwrap();
-    all
-}
-
-fn captured((seq, planes): (u64, &Planes)) -> Captured {
-    let stamp =
-        Stamp { mono_us: seq * 1_000_000 / 30, captured_at: None, clock: ClockState::Unset };
-    let id = format!("box/cam/1-00000001/{seq}").parse().unwrap();
-    Captured::Frame(Frame { id, stamp, planes: planes.clone(), position: None })
 }
 
 fn observations(all: &[Observed]) -> Vec<&Observation> {

@@ -304,6 +304,69 @@ async fn a_paused_camera_tells_one_gap_and_stays_paused_over_a_restart() {
     assert!(!stat.contains("DOES NOT BALANCE"), "{stat}");
 }
 
+#[tokio::test]
+async fn a_look_beside_the_running_agent_tells_what_it_sees_and_leaves_a_picture() {
+    let clip =
+        std::fs::canonicalize(checkout::cache()).unwrap().join("video/carphone_pristine.mp4");
+    let north = format!(
+        "[[camera]]\nname = \"north\"\nsource.file = {{ path = {clip:?}, repeat = true }}\n"
+    );
+    let gone = "[[camera]]\nname = \"gone\"\nsource.v4l2.device = \"/dev/video-none\"\n";
+    let a_box = Box::new(&(north + &camera("south", "") + gone), NOBODY);
+    let why = a_box.refused(&["look", "north"]);
+    assert!(why.contains("systemctl start picket-edge-agent"), "{why}");
+
+    let mut agent = a_box.start();
+    a_box.until(&mut agent, "north", "frames", |rows| frames(rows) > 0).await;
+    let out = a_box.path("seen.jpg");
+    let look =
+        |camera: &'static str| ["look", camera, "--seconds", "1", "--out", out.to_str().unwrap()];
+    let said = a_box.ordered(&look("north"));
+    for part in ["176x144", "face 0.", "looked at", "avdec_h264", "brightness", "sharpness"] {
+        assert!(said.contains(part), "{part} not in\n{said}");
+    }
+    let jpeg = std::fs::read(&out).unwrap();
+    assert!(jpeg.starts_with(&[0xff, 0xd8]) && jpeg.ends_with(&[0xff, 0xd9]), "no JPEG");
+    assert!(a_box.refused(&look("north")).contains("--overwrite"), "it is there");
+    std::fs::remove_file(&out).unwrap();
+
+    assert!(a_box.refused(&look("nowhere")).contains("there are gone, north, south"));
+    assert!(a_box.refused(&look("gone")).contains("camera gone has failed: "));
+    a_box.ordered(&["pause", "south"]);
+    let paused = |rows: &[Row]| rows.iter().any(|row| row.reason.as_deref() == Some("paused"));
+    a_box.until(&mut agent, "south", "the gap", paused).await;
+    assert!(a_box.refused(&look("south")).contains("camera south is paused"));
+
+    // Of two at a time one is refused, and one that is killed makes room.
+    let mut first = Command::new(program("picket-edge-agent").unwrap())
+        .args(["look", "north", "--seconds", "600", "--out"])
+        .arg(a_box.path("first.jpg"))
+        .arg("--config")
+        .arg(a_box.path("agent.toml"))
+        .spawn()
+        .unwrap();
+    until("the first is heard", LIMIT, async || {
+        agent.expect_running()?;
+        let heard = agent.log().contains("for_s: 600");
+        Ok(if heard { Ok(()) } else { Err("not yet".to_owned()) })
+    })
+    .await
+    .unwrap();
+    // Requests are taken in turn: so the first looks.
+    assert!(a_box.refused(&look("north")).contains("one at a time"));
+    first.kill().unwrap();
+    first.wait().unwrap();
+    until("there is room again", LIMIT, async || {
+        let output = a_box.order(&look("north"));
+        Ok(if output.status.success() { Ok(()) } else { Err(text_of(&output)) })
+    })
+    .await
+    .unwrap();
+    assert!(agent.terminate(LIMIT).await.unwrap().success());
+    let stat = a_box.ordered(&["spool", "stat"]);
+    assert!(!stat.contains("DOES NOT BALANCE"), "{stat}");
+}
+
 /// Two hours before and after now, in a zone that is so many hours ahead of UTC.
 fn window_around_now(ahead: i64) -> String {
     let at = |hours: i64| {

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use super::{MAX_LINE_BYTES, Reply, Request, socket};
+use super::{MAX_ANSWER_BYTES, Reply, Request, socket};
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     /// Nobody listens.
-    #[error("no agent runs with the state directory of {} (is the service started?)", path.display())]
+    #[error("no agent runs that listens at {}: start it, with `sudo systemctl start picket-edge-agent` for instance", path.display())]
     NotRunning {
         /// Its socket.
         path: PathBuf,
@@ -78,7 +78,9 @@ fn talk(
     text.push(b'\n');
     stream.write_all(&text).map_err(ask)?;
     let mut line = String::new();
-    let read = BufReader::new(stream.take(MAX_LINE_BYTES)).read_line(&mut line);
-    read.map_err(|error| ("hear from", error))?;
-    Ok(line)
+    let read = BufReader::new(stream.take(MAX_ANSWER_BYTES)).read_line(&mut line);
+    match read.map_err(|error| ("hear from", error))? {
+        0 => Err(("hear from", io::Error::other("it ended before it answered"))),
+        _ => Ok(line),
+    }
 }

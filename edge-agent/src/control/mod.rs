@@ -14,8 +14,10 @@
 //!   0600), nor enter the state directory of the service (0700). The user id of whoever asks is in the
 //!   log.
 //! - An agent that cannot open its socket captures all the same, and says so.
+//! - Whoever hangs up wants no answer: the [`Call`] can tell, and what takes long ends with it.
 //!
-//! **Limits**: a line of 64 KiB, 8 conversations at a time, 5 s to ask.
+//! **Limits**: a request of 64 KiB, an answer of 2 MiB, 8 conversations at a time (a look
+//! is one), 5 s to ask.
 
 mod client;
 mod server;
@@ -30,8 +32,10 @@ use tokio::sync::oneshot;
 pub use client::{ControlError, ask};
 pub use server::{Control, Inbox};
 
-/// Longest line, either way.
+/// Longest request.
 const MAX_LINE_BYTES: u64 = 64 * 1024;
+/// Longest answer: there may be a picture in it.
+const MAX_ANSWER_BYTES: u64 = 2 * 1024 * 1024;
 /// How long somebody may take to say what is wanted.
 const TO_ASK: Duration = Duration::from_secs(5);
 
@@ -53,6 +57,13 @@ pub enum Request {
     },
     /// Read the config again. Answer: [`Done`].
     Reload,
+    /// Look along a camera. Answer: [`Report`](crate::look::Report).
+    Look {
+        /// Which.
+        camera: CameraName,
+        /// For so many seconds.
+        for_s: u64,
+    },
 }
 
 /// An answer that is a sentence for a person.
@@ -79,6 +90,11 @@ pub struct Call {
 }
 
 impl Call {
+    /// Returns when whoever asked has gone.
+    pub async fn gone(&mut self) {
+        self.reply.closed().await;
+    }
+
     /// Answers. Whoever asked may have gone, which is no matter.
     pub fn answer<T: Serialize>(self, answer: Result<T, String>) {
         let reply = match answer.map(|answer| serde_json::to_value(answer)) {

@@ -79,7 +79,13 @@ async fn converse(stream: UnixStream, calls: &mpsc::Sender<Call>) -> io::Result<
     let mut from = BufReader::new(from.take(MAX_LINE_BYTES));
     let asked = tokio::time::timeout(TO_ASK, from.read_line(&mut line)).await;
     asked.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-    let reply = answered(&line, uid, calls).await;
+    // Whoever waits for an answer says nothing, and leaves the line open.
+    let gone = async { while matches!(from.read(&mut [0; 64]).await, Ok(1..)) {} };
+    let reply = tokio::select! {
+        biased;
+        reply = answered(&line, uid, calls) => reply,
+        () = gone => return Ok(()),
+    };
     let mut text = serde_json::to_vec(&reply)?;
     text.push(b'\n');
     to.write_all(&text).await

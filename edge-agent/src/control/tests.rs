@@ -37,7 +37,7 @@ async fn a_command_reaches_the_agent_and_its_answer_comes_back() {
 async fn an_agent_that_does_not_run_is_told_as_such() {
     let dir = tempfile::tempdir().unwrap();
     let error = ask_in_a_thread(dir.path(), Request::Reload).await.unwrap().unwrap_err();
-    assert!(error.to_string().contains("is the service started?"), "{error}");
+    assert!(error.to_string().contains("systemctl start picket-edge-agent"), "{error}");
 }
 
 #[tokio::test]
@@ -64,4 +64,20 @@ async fn an_agent_that_ends_answers_those_who_wait() {
     let asked = ask_in_a_thread(dir.path(), Request::Reload);
     drop(inbox.recv().await.unwrap());
     assert_eq!(asked.await.unwrap().unwrap_err().to_string(), "the agent is ending");
+}
+
+#[tokio::test]
+async fn whoever_hangs_up_is_waited_for_no_longer() {
+    use std::io::Write;
+    let dir = tempfile::tempdir().unwrap();
+    let (_control, mut inbox) = Control::open(dir.path()).unwrap();
+    let mut stream = std::os::unix::net::UnixStream::connect(socket(dir.path())).unwrap();
+    stream.write_all(b"{\"command\":\"look\",\"camera\":\"north\",\"for_s\":10}\n").unwrap();
+    let mut call = inbox.recv().await.unwrap();
+    let early = tokio::time::timeout(Duration::from_millis(100), call.gone()).await;
+    assert!(early.is_err(), "nobody has gone yet");
+    drop(stream);
+    tokio::time::timeout(Duration::from_secs(10), call.gone())
+        .await
+        .expect("it is still waited for");
 }

@@ -1,5 +1,6 @@
 //! One camera, as detection has it: what it is told, and what it remembers from frame to frame.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use crossbeam_channel::Receiver;
@@ -13,7 +14,7 @@ use super::privacy::Redactor;
 use super::publish::{PublishSettings, Publishing};
 use super::report::Report;
 use super::still::StillRun;
-use super::{CameraInput, Observed};
+use super::{CameraInput, Eyepiece, Observed};
 use crate::capture::{Captured, Frame};
 
 pub(super) struct Camera {
@@ -24,6 +25,7 @@ pub(super) struct Camera {
     pub redactor: Redactor,
     pub preroll: Preroll,
     pub best_crop: Option<BestCrop>,
+    pub eyepiece: Arc<Eyepiece>,
     report: Report,
     /// `None` if every frame is looked at.
     gate: Option<Gate>,
@@ -33,7 +35,8 @@ pub(super) struct Camera {
 impl Camera {
     /// Of which nothing was seen.
     pub fn new(input: CameraInput) -> Self {
-        let CameraInput { name, gated, mut motion, report, publish, privacy, frames } = input;
+        let CameraInput { name, gated, mut motion, report, publish, privacy, eyepiece, frames } =
+            input;
         // What moves behind a mask is nobody's business.
         motion.ignore.extend(privacy.mask.iter().cloned());
         let gate = gated.then(|| Gate::new(motion, publish.after_ms));
@@ -44,6 +47,7 @@ impl Camera {
             redactor: Redactor::new(&privacy),
             preroll: Preroll::new(publish.before_ms, publish.before_bytes as usize),
             best_crop: publish.best_crop.map(BestCrop::new),
+            eyepiece,
             report: Report::new(&report),
             publish,
             gate,
@@ -87,12 +91,15 @@ impl Camera {
         }
         // The wire takes no more.
         reported.truncate(MAX_DETECTIONS);
-        // Only what is reported keeps the gate open: the face on a poster that a zone excludes would
-        // keep it open for ever.
-        if let (Some(gate), false) = (&mut self.gate, reported.is_empty()) {
+        reported
+    }
+
+    /// Keeps the gate open after something was reported. Not after all that was found: the face on a
+    /// poster that a zone excludes would keep it open for ever.
+    pub fn keep_looking(&mut self, now_us: u64) {
+        if let Some(gate) = &mut self.gate {
             gate.found(now_us);
         }
-        reported
     }
 
     /// The run of still frames, closed: to be handed on before what comes after them.

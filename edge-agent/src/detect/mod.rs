@@ -15,6 +15,8 @@
 //! - What a privacy mask covers is blackened before the detector sees it, and faces are blurred, if
 //!   that is asked for, before a picture is encoded; see [`privacy`]. What cannot be made
 //!   unrecognisable is not published, and said to be lost.
+//! - While somebody looks along a camera (see [`look`]) a frame a second is looked at for them also
+//!   where nothing moves. What is handed on is the same as if nobody looked.
 //! - Cameras take turns by chance among those that have a frame; one that gives many does not hold
 //!   up one that gives few.
 //! - When nobody takes observations it waits, and with it capture: a live camera then skips.
@@ -34,8 +36,10 @@ pub mod command;
 pub mod description;
 pub mod detector;
 pub mod jpeg;
+pub mod look;
 pub mod model;
 pub mod motion;
+mod outline;
 mod pictures;
 mod preroll;
 pub mod privacy;
@@ -65,6 +69,7 @@ use picket_wire::{CameraName, ObservationId, Picture};
 
 pub use best_crop::BestCropSettings;
 pub use detector::{DetectError, Detector, DetectorIdentity, LoadError, NoFaces};
+pub use look::Eyepiece;
 pub use motion::MotionSettings;
 pub use privacy::{BlurMethod, BlurSettings, PrivacySettings};
 pub use provider::Provider;
@@ -148,6 +153,8 @@ pub struct CameraInput {
     pub publish: PublishSettings,
     /// What must not be seen.
     pub privacy: PrivacySettings,
+    /// Where somebody may look along.
+    pub eyepiece: Arc<Eyepiece>,
     /// Its frames.
     pub frames: Receiver<Captured>,
 }

@@ -2,13 +2,16 @@
 
 use std::time::Instant;
 
+use picket_service::logging::chain;
 use picket_wire::Picture;
 use picket_wire::observation::{Detection, FrameFate, Reason};
 
 use super::best_crop::BestCrop;
 use super::camera::Camera;
 use super::jpeg::{Encoder, Jpeg, JpegError};
-use super::privacy::Masked;
+use super::look::{Shown, brightness};
+use super::privacy::{Masked, Redacted};
+use super::quality::sharpness;
 use crate::capture::Frame;
 use crate::capture::planes::PlanesError;
 
@@ -21,6 +24,9 @@ pub enum PictureError {
     /// There is no JPEG.
     #[error("the picture cannot be encoded")]
     Encode(#[source] JpegError),
+    /// Only of one that is to be shown: no width makes it small enough.
+    #[error("the picture has more than {SHOWN_BYTES} bytes at any width")]
+    TooLarge,
 }
 
 impl PictureError {
@@ -28,10 +34,16 @@ impl PictureError {
     pub fn reason(&self) -> Reason {
         match self {
             Self::Redact(_) => Reason::REDACT_FAILED.into(),
-            Self::Encode(_) => Reason::ENCODE_FAILED.into(),
+            Self::Encode(_) | Self::TooLarge => Reason::ENCODE_FAILED.into(),
         }
     }
 }
+
+/// Width, quality and most bytes of a picture for whoever looks along: the first width at which it
+/// is small enough is taken.
+const SHOWN_WIDTHS_PX: [u32; 3] = [1280, 640, 320];
+const SHOWN_QUALITY: u8 = 80;
+const SHOWN_BYTES: usize = 512 * 1024;
 
 /// Makes pictures.
 pub(super) struct Pictures {
@@ -55,6 +67,38 @@ impl Pictures {
             Ok(picture(frame, None, jpeg, redacted.done()))
         });
         counted(camera, frame, fate, made)
+    }
+
+    /// Lets whoever looks along see a frame.
+    pub fn show(&mut self, camera: &Camera, masked: &Masked, detections: &[Detection]) {
+        let picture = self.outlined(camera, masked, detections);
+        let planes = masked.planes();
+        camera.eyepiece.show(Shown {
+            size_px: (planes.width(), planes.height()),
+            brightness: brightness(planes),
+            sharpness: sharpness(planes.y()),
+            found: detections.iter().map(Into::into).collect(),
+            picture: picture.map_err(|error| chain(&error)),
+        });
+    }
+
+    fn outlined(
+        &mut self,
+        camera: &Camera,
+        masked: &Masked,
+        detections: &[Detection],
+    ) -> Result<(Vec<u8>, &'static str), PictureError> {
+        let boxes: Vec<_> = detections.iter().map(|detection| detection.box_px).collect();
+        let redacted = camera.redactor.redact(masked).map_err(PictureError::Redact)?;
+        let drawn: Redacted = redacted.outlined(&boxes).map_err(PictureError::Redact)?;
+        for width_px in SHOWN_WIDTHS_PX {
+            let jpeg = self.encoder.encode(&drawn, Some(width_px), SHOWN_QUALITY);
+            let Jpeg { bytes, .. } = jpeg.map_err(PictureError::Encode)?;
+            if bytes.len() <= SHOWN_BYTES {
+                return Ok((bytes, drawn.done()));
+            }
+        }
+        Err(PictureError::TooLarge)
     }
 
     /// Cuts the best face of a frame out, if it is better than what its window has.

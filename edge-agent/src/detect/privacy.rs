@@ -13,6 +13,7 @@ use picket_wire::observation::Detection;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::outline;
 use super::region::{self, Region, Span};
 use super::resize::Part;
 use super::settings::OutOfRange;
@@ -147,6 +148,12 @@ impl Redacted {
     /// picture without any.
     pub fn done(&self) -> &'static str {
         self.done
+    }
+
+    /// The same with the outlines of boxes (x, y, width, height; pixels), which shows no more of the
+    /// scene than before.
+    pub fn outlined(&self, boxes: &[[f32; 4]]) -> Result<Self, PlanesError> {
+        Ok(Self { planes: outline::outlined(&self.planes, boxes)?, done: self.done })
     }
 }
 

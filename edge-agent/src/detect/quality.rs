@@ -45,7 +45,8 @@ impl Measure {
         self.resizer.resize_part(luma, part, (side, side), &mut self.face).ok()?;
         let [_, _, width, height] = detection.box_px;
         let size_px = width.min(height);
-        let sharpness = variance_of_laplacian(&self.face, SIDE);
+        let face = Plane { data: &self.face, stride: SIDE, width: side, height: side };
+        let sharpness = sharpness(face);
         let pose = pose(&detection.landmarks);
         let parts = [(size_px / FULL_SIZE_PX).min(1.0), (sharpness / FULL_SHARPNESS).min(1.0)];
         let score = match pose {
@@ -93,21 +94,26 @@ fn pose(landmarks: &[[f32; 2]]) -> Option<Pose> {
     Some(Pose { yaw_deg: yaw.to_degrees(), roll_deg: dy.atan2(dx).to_degrees() })
 }
 
-/// Of a square picture without gaps between its rows.
-fn variance_of_laplacian(picture: &[u8], side: usize) -> f32 {
-    let at = |x: usize, y: usize| f32::from(picture[y * side + x]);
-    let inner = 1..side - 1;
-    let (mut sum, mut squares) = (0.0, 0.0);
-    for y in inner.clone() {
-        for x in inner.clone() {
-            let around = at(x - 1, y) + at(x + 1, y) + at(x, y - 1) + at(x, y + 1);
-            let value = around - 4.0 * at(x, y);
+/// The variance of the Laplacian; 0 for a picture that is too small to have one.
+pub(super) fn sharpness(luma: Plane<'_>) -> f32 {
+    let (width, height) = (luma.width as usize, luma.height as usize);
+    if width < 3 || height < 3 {
+        return 0.0;
+    }
+    // Whole numbers: a large picture has too many samples for the digits of an `f32`.
+    let (mut sum, mut squares) = (0i64, 0i64);
+    for y in 1..height - 1 {
+        let [above, row, below] = [luma.row(y - 1), luma.row(y), luma.row(y + 1)];
+        for x in 1..width - 1 {
+            let at = |row: &[u8], x: usize| i64::from(row[x]);
+            let around = at(row, x - 1) + at(row, x + 1) + at(above, x) + at(below, x);
+            let value = around - 4 * at(row, x);
             sum += value;
             squares += value * value;
         }
     }
-    let count = inner.len().pow(2) as f32;
-    (squares / count - (sum / count).powi(2)).max(0.0)
+    let count = ((width - 2) * (height - 2)) as f64;
+    (squares as f64 / count - (sum as f64 / count).powi(2)).max(0.0) as f32
 }
 
 #[cfg(test)]

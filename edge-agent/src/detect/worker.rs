@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvError, Select, Sender, never};
+use picket_service::logging::chain;
 use picket_wire::observation::{self, Detection, FrameFate, Observation, Reason, Skip};
 
 use super::camera::Camera;
@@ -139,7 +140,8 @@ impl Worker {
         let captured = match captured {
             Captured::Frame(frame) => match camera.judge(&frame) {
                 Some(Motion { looks: false, .. }) => {
-                    return self.outbox.extend(camera.pass_by(frame));
+                    self.glance(index, &frame);
+                    return self.outbox.extend(self.cameras[index].pass_by(frame));
                 }
                 motion => Ok((frame, motion)),
             },
@@ -164,10 +166,18 @@ impl Worker {
             Ok((masked, detections)) => {
                 metrics::counter!("picket_agent_detect_objects_total", "camera" => name)
                     .increment(detections.len() as u64);
+                let camera = &mut self.cameras[index];
+                if !detections.is_empty() {
+                    camera.keep_looking(frame.stamp.mono_us);
+                }
+                if camera.eyepiece.looked_at(frame.stamp.mono_us, !detections.is_empty()) {
+                    self.pictures.show(camera, &masked, &detections);
+                }
                 self.observe(index, frame, &masked, motion, detections);
             }
             Err(error) => {
                 let seq = frame.id.seq;
+                self.cameras[index].eyepiece.failed(chain(&error));
                 metrics::counter!("picket_agent_detect_failed_total", "camera" => name.clone())
                     .increment(1);
                 tracing::error!(
@@ -183,6 +193,20 @@ impl Worker {
                     reason,
                 }));
             }
+        }
+    }
+
+    /// Shows a frame in which nothing moves to whoever looks along. Neither the gate nor what is
+    /// handed on learns of it.
+    fn glance(&mut self, index: usize, frame: &Frame) {
+        if !self.cameras[index].eyepiece.passed_by(frame.stamp.mono_us) {
+            return;
+        }
+        let found = self.find(index, frame);
+        let camera = &self.cameras[index];
+        match found {
+            Ok((masked, detections)) => self.pictures.show(camera, &masked, &detections),
+            Err(error) => camera.eyepiece.failed(chain(&error)),
         }
     }
 

@@ -18,7 +18,7 @@ use crate::capture::{
     self, Backoff, CameraAccount, CameraHandle, CameraSettings, CaptureContext, Captured, Duty,
     Life, NotStarted, Pause,
 };
-use crate::detect::CameraInput;
+use crate::detect::{CameraInput, Eyepiece};
 use crate::heartbeat::Accounts;
 use crate::spool::SpoolHandle;
 
@@ -28,6 +28,8 @@ const CAPTURED: usize = 2;
 /// A camera of this epoch.
 struct Camera {
     account: Arc<CameraAccount>,
+    /// The same over all its threads.
+    eyepiece: Arc<Eyepiece>,
     duty: Arc<Duty>,
     /// What it is to be; `None` once it was taken out of the config.
     settings: Option<CameraSettings>,
@@ -110,6 +112,7 @@ impl Cameras {
         let life = Life::new(settings.name.clone(), Arc::clone(&duty));
         self.cameras.push(Camera {
             account: Arc::clone(&life.account),
+            eyepiece: Arc::default(),
             duty,
             settings: Some(settings),
             stop: None,
@@ -134,7 +137,7 @@ impl Cameras {
             };
             let (captured, to_look_at) = bounded(CAPTURED);
             let (stop, stopped) = bounded(0);
-            let input = input(&settings, to_look_at);
+            let input = input(&settings, Arc::clone(&camera.eyepiece), to_look_at);
             let context = CaptureContext { stop: stopped, ..self.context.clone() };
             let CameraHandle { join, .. } = match (self.go_on)(settings, context, captured, life) {
                 Ok(started) => started,
@@ -276,6 +279,13 @@ impl Cameras {
         }
     }
 
+    /// What a look along a camera needs. `None` if there is none of that name.
+    pub fn to_look_along(&self, name: &CameraName) -> Option<(Arc<CameraAccount>, Arc<Eyepiece>)> {
+        let named = |camera: &&Camera| camera.account.camera() == name && camera.settings.is_some();
+        let camera = self.cameras.iter().find(named)?;
+        Some((Arc::clone(&camera.account), Arc::clone(&camera.eyepiece)))
+    }
+
     /// Whether no camera has a thread or will have one.
     pub fn all_ended(&self) -> bool {
         self.cameras.iter().all(|camera| camera.thread.is_none() && !camera.starts)
@@ -321,7 +331,11 @@ impl Cameras {
     }
 }
 
-fn input(settings: &CameraSettings, frames: Receiver<Captured>) -> CameraInput {
+fn input(
+    settings: &CameraSettings,
+    eyepiece: Arc<Eyepiece>,
+    frames: Receiver<Captured>,
+) -> CameraInput {
     CameraInput {
         name: settings.name.clone(),
         gated: settings.is_gated(),
@@ -329,6 +343,7 @@ fn input(settings: &CameraSettings, frames: Receiver<Captured>) -> CameraInput {
         report: settings.report.clone(),
         publish: settings.publish.clone(),
         privacy: settings.privacy.clone(),
+        eyepiece,
         frames,
     }
 }

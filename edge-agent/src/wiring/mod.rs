@@ -2,6 +2,7 @@
 
 mod cameras;
 mod link;
+mod looks;
 mod pauses;
 mod reload;
 mod seams;

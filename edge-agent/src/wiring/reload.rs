@@ -70,6 +70,10 @@ impl Agent {
             return;
         };
         let answer = match &call.request {
+            Request::Look { camera, for_s } => {
+                let (camera, for_s) = (camera.clone(), *for_s);
+                return self.look(call, &camera, for_s);
+            }
             Request::Reload => self.reload().await,
             Request::Pause { camera, for_s } => self.pause(camera, *for_s),
             Request::Resume { camera } => self.resume(camera),
@@ -158,12 +162,17 @@ impl Agent {
             .map_err(|_| "--for is too long".to_owned())
     }
 
+    /// That there is none of this name, and which there are.
+    pub(super) fn no_camera(&self, camera: &CameraName) -> String {
+        let known = self.heartbeat.configured();
+        let known: Vec<_> = known.iter().map(|name| name.as_str()).collect();
+        format!("there is no camera {camera}; there are {}", known.join(", "))
+    }
+
     /// On disk first: what a person paused must not come back with a crash.
     fn set_pause(&mut self, camera: &CameraName, pause: Option<Pause>) -> Result<bool, String> {
-        let known = self.heartbeat.configured();
-        if !known.contains(camera) {
-            let known: Vec<_> = known.iter().map(|name| name.as_str()).collect();
-            return Err(format!("there is no camera {camera}; there are {}", known.join(", ")));
+        if !self.heartbeat.configured().contains(camera) {
+            return Err(self.no_camera(camera));
         }
         self.pauses
             .set(camera, pause)
