@@ -5,11 +5,12 @@ use std::time::Duration;
 use anyhow::Result;
 use picket_service::logging::chain;
 use picket_service::machine::Machine;
+use picket_service::ops::{self, Holder};
 
 use crate::capture::{self, Clock, SystemClock};
 use crate::config::{Settings, Sources};
 use crate::identity::{self, Identity, Verdict};
-use crate::{detect, spool, uplink};
+use crate::{detect, metrics, spool, uplink};
 
 /// How long the broker may take to answer.
 const PROBE: Duration = Duration::from_secs(10);
@@ -24,6 +25,7 @@ pub fn print(settings: &Settings) -> Result<bool> {
     model(&mut page, settings);
     spool_state(&mut page, settings);
     broker(&mut page, settings);
+    endpoint(&mut page, settings);
     clock(&mut page);
     Ok(page.healthy)
 }
@@ -190,6 +192,17 @@ fn broker(page: &mut Page, settings: &Settings) {
     if let Some(problem) = uplink::dates_problem(&settings.uplink) {
         page.line("certificate", &format!("WARNING: {problem}"));
     }
+}
+
+/// No reason not to start: the cameras capture without it.
+fn endpoint(page: &mut Page, settings: &Settings) {
+    let listen = settings.ops.listen;
+    let text = match ops::holder(listen, metrics::PREFIX) {
+        Holder::Nobody => format!("{listen}, which is free: no agent runs"),
+        Holder::Own => format!("an agent answers at http://{listen}/"),
+        Holder::Another(problem) => format!("WARNING: {problem}"),
+    };
+    page.line("endpoint", &text);
 }
 
 fn clock(page: &mut Page) {

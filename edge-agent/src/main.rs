@@ -14,10 +14,11 @@ use picket_edge_agent::estimate::{self, Estimate};
 use picket_edge_agent::identity::{self, Identity};
 use picket_edge_agent::spool::Former;
 use picket_edge_agent::wiring::{self, Ended};
-use picket_edge_agent::{capture, config, detect, doctor, look, spool};
+use picket_edge_agent::{capture, config, detect, doctor, look, metrics, spool};
 use picket_service::config::{Loaded, shown};
 use picket_service::logging;
 use picket_service::machine::Machine;
+use picket_service::ops::{self, Holder};
 use picket_wire::CameraName;
 
 #[derive(Parser)]
@@ -194,6 +195,9 @@ fn check_config(path: &Path, show: bool, faces: f64) -> Result<ExitCode> {
     let Sources { cameras, left_out } = sources;
     println!("{} is valid: device {}, {} cameras", path.display(), settings.device, cameras.len());
     left_out.iter().for_each(|folder| println!("WARNING: {folder}"));
+    if let Holder::Another(problem) = ops::holder(settings.ops.listen, metrics::PREFIX) {
+        println!("WARNING: without /metrics and /healthz as long as it is so: {problem}");
+    }
     print_estimate(&cameras, faces);
     Ok(ExitCode::SUCCESS)
 }

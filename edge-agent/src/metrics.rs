@@ -2,6 +2,9 @@
 
 use picket_service::metrics::{Metric, MetricKind, metric};
 
+/// What all their names begin with.
+pub const PREFIX: &str = "picket_agent_";
+
 /// All of them, for `/metrics` and the reference page.
 pub const TABLE: &[Metric] = &[
     metric(

@@ -186,6 +186,28 @@ fn camera(name: &str, more: &str) -> String {
 const NOBODY: &str = "127.0.0.1:1";
 
 #[tokio::test]
+async fn a_camera_captures_while_another_program_has_the_endpoints_port() {
+    let a_box = Box::new(&camera("stays", ""), NOBODY);
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = other.local_addr().unwrap().to_string();
+    a_box.drop_in(&format!("ops.listen = \"{listen}\"\n"));
+    let mut agent = a_box.start();
+    a_box.until(&mut agent, "stays", "frames", |rows| frames(rows) > 2).await;
+    let told = format!("cannot listen on {listen}");
+    assert!(agent.log().contains(&told), "{}", agent.log());
+    let checked = a_box.ordered(&["check-config"]);
+    assert!(checked.contains("WARNING") && checked.contains(&told), "{checked}");
+    drop(other);
+    let endpoint = address(&mut agent, "operations endpoint at ").await.unwrap();
+    assert!(endpoint.contains(&listen), "{endpoint}");
+    assert!(get(&endpoint, "/metrics").await.unwrap().contains("picket_agent_"));
+    let checked = a_box.ordered(&["check-config"]);
+    assert!(!checked.contains("WARNING"), "it is the agent's own: {checked}");
+    let page = a_box.refused(&["doctor"]);
+    assert!(page.contains(&format!("an agent answers at http://{listen}")), "{page}");
+}
+
+#[tokio::test]
 async fn a_camera_captures_while_a_folder_is_not_there_and_a_reload_takes_it_in() {
     let a_box = Box::new(&camera("stays", ""), NOBODY);
     let videos = a_box.path("recordings");

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail};
 use crossbeam_channel::{bounded, unbounded};
 use picket_service::config::Loaded;
 use picket_service::logging::chain;
@@ -61,15 +61,11 @@ pub fn run(path: &Path, loaded: Loaded<Settings>) -> Result<Ended> {
         let shutdown = Shutdown::default();
         shutdown.listen_to_signals()?;
         let listen = loaded.settings.ops.listen;
-        let listener = tokio::net::TcpListener::bind(listen)
-            .await
-            .with_context(|| format!("ops.listen: cannot listen on {listen}"))?;
         let hangup = signal(SignalKind::hangup())?;
         let mut agent = Agent::start(path, loaded)?;
-        tracing::info!("operations endpoint at http://{}/", listener.local_addr()?);
         let heartbeat = Arc::clone(&agent.heartbeat);
         let health: ops::Health = Arc::new(move || heartbeat.problem().map_or(Ok(()), Err));
-        tokio::spawn(ops::serve(listener, render, health));
+        tokio::spawn(ops::serve(listen, render, health));
         let mut asked = Asked::listen(&agent.in_use.settings.state_dir, hangup);
         let why = agent.watch(&shutdown, &mut asked).await;
         agent.end(why, &shutdown).await
