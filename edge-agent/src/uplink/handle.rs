@@ -15,13 +15,16 @@ use picket_wire::{DeviceName, TopicNames};
 use super::link::Link;
 use super::queues::Queues;
 use super::sender::{Command, Sender};
-use super::settings::{Settings, SettingsError};
+use super::settings::{MAX_DRAIN_MS, Settings, SettingsError};
 use super::troubles::Troubles;
 use super::window::Window;
 use crate::spool::SpoolReader;
 
 /// The last reports of a producer that is given up, and the thread's own end.
 const GRACE: Duration = Duration::from_secs(5);
+/// How long [`UplinkHandle::drain`] takes at most, whatever the settings and the broker.
+pub const LONGEST_DRAIN: Duration =
+    Duration::from_millis(MAX_DRAIN_MS).saturating_add(GRACE).saturating_add(GRACE);
 
 /// Why the uplink does not run.
 #[derive(Debug, thiserror::Error)]

@@ -34,7 +34,7 @@ mod settings;
 mod troubles;
 mod window;
 
-pub use handle::{Drained, Uplink, UplinkError, UplinkHandle};
+pub use handle::{Drained, LONGEST_DRAIN, Uplink, UplinkError, UplinkHandle};
 pub use probe::{ProbeError, ProbeReport, probe};
 pub use security::{SecurityError, dates_problem, days_left};
 pub use settings::{Settings, SettingsError};

@@ -226,7 +226,11 @@ impl Agent {
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = shutdown.asked() => return Why::Asked,
-                call = asked.next() => self.obey(call).await,
+                // A reload waits for cameras, and a stop does not wait for it.
+                call = asked.next() => tokio::select! {
+                    () = self.obey(call) => {}
+                    () = shutdown.asked() => return Why::Asked,
+                },
             }
         }
     }
@@ -385,5 +389,28 @@ impl Agent {
 
     fn check<T, E: std::error::Error>(&mut self, step: &str, done: Result<T, E>) -> Option<T> {
         done.map_err(|error| self.problem(format!("{step}: {}", chain(&error)))).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The steps of [`Agent::end`] that may take [`END`]: the cameras, the spool's commit, its closing.
+    const ENDS: u32 = 3;
+    /// What the exit of the program and the last heartbeat take, beside the steps with a limit.
+    const REST: Duration = Duration::from_secs(3);
+
+    #[test]
+    fn all_of_a_stop_fits_into_the_time_that_the_service_manager_gives() {
+        let unit = include_str!("../../../systemd/edge-agent.service");
+        let limit = unit.lines().find_map(|line| line.strip_prefix("TimeoutStopSec=")).unwrap();
+        let limit = Duration::from_secs(limit.parse().unwrap());
+        let longest = END * ENDS + crate::uplink::LONGEST_DRAIN + REST;
+        assert!(longest <= limit, "{longest:?} of {limit:?}");
+        let text = crate::uplink::Settings { drain_timeout_ms: u64::MAX, ..Default::default() };
+        let text = crate::uplink::Settings { brokers: vec!["h:1".to_owned()], ..text };
+        let told = text.check().unwrap_err().to_string();
+        assert!(told.contains(&format!("{} s", limit.as_secs())), "{told}");
     }
 }
