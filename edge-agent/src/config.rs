@@ -69,14 +69,11 @@ pub fn load(path: &Path) -> Result<Loaded<Settings>, ConfigError> {
     config::load(path, Settings::check)
 }
 
-/// The state directory that a config names, whatever else is wrong with it.
+/// The state directory that a config names, whatever else is wrong with it and its drop-ins: a typo
+/// must not keep a person from pausing a camera.
 pub fn state_dir(path: &Path) -> Result<PathBuf, ConfigError> {
-    #[derive(Deserialize, JsonSchema)]
-    struct Only {
-        #[serde(default = "default_state_dir")]
-        state_dir: PathBuf,
-    }
-    config::load(path, |_: &Only| Ok(())).map(|loaded| loaded.settings.state_dir)
+    let named = config::find_text(path, "state_dir")?;
+    Ok(named.map_or_else(default_state_dir, PathBuf::from))
 }
 
 impl Settings {

@@ -186,6 +186,20 @@ fn camera(name: &str, more: &str) -> String {
 const NOBODY: &str = "127.0.0.1:1";
 
 #[tokio::test]
+async fn a_camera_can_be_paused_whatever_is_wrong_with_the_config_on_disk() {
+    let a_box = Box::new(&camera("stays", ""), NOBODY);
+    let mut agent = a_box.start();
+    a_box.until(&mut agent, "stays", "frames", |rows| frames(rows) > 2).await;
+    for wrong in ["[[camera\n", "time_zone = \"${no-such-variable}\"\n"] {
+        a_box.drop_in(wrong);
+        assert!(a_box.ordered(&["pause", "stays"]).contains("is paused until"));
+        assert!(a_box.ordered(&["resume", "stays"]).contains("captures again"));
+        let refused = a_box.refused(&["reload"]);
+        assert!(refused.contains("10-site.toml:1"), "the agent says what is wrong: {refused}");
+    }
+}
+
+#[tokio::test]
 async fn a_camera_captures_while_another_program_has_the_endpoints_port() {
     let a_box = Box::new(&camera("stays", ""), NOBODY);
     let other = TcpListener::bind("127.0.0.1:0").unwrap();

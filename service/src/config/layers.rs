@@ -101,6 +101,35 @@ impl Layers {
     }
 }
 
+/// See [`super::find_text`].
+pub(super) fn find_text(
+    path: &Path,
+    name: &str,
+    machine: &Machine,
+) -> Result<Option<String>, ConfigError> {
+    let read = |source| ConfigError::Read { path: path.to_owned(), source };
+    let main = std::fs::read_to_string(path).map_err(read)?;
+    let drop_ins = drop_ins(&path.with_extension("conf.d")).unwrap_or_default();
+    let drop_ins = drop_ins.iter().filter_map(|path| std::fs::read_to_string(path).ok());
+    let files = std::iter::once(main).chain(drop_ins);
+    Ok(files.filter_map(|text| text_in(&text, name, machine)).next_back())
+}
+
+fn text_in(file: &str, name: &str, machine: &Machine) -> Option<String> {
+    let (table, errors) = DeTable::parse_recoverable(file);
+    let value = table.get_ref().get(name)?;
+    let line = |at: usize| file.bytes().take(at).filter(|byte| *byte == b'\n').count();
+    let (first, last) = (line(value.span().start), line(value.span().end));
+    // What the parser makes of a line with an error is a guess.
+    let is_guessed = errors.iter().any(|error| {
+        error.span().is_none_or(|span| line(span.start) <= last && line(span.end) >= first)
+    });
+    match value.get_ref() {
+        DeValue::String(text) if !is_guessed => machine.expand(text).ok(),
+        _ => None,
+    }
+}
+
 /// The drop-ins of a folder, by name. What an editor or a package manager leaves behind has another
 /// ending; a hidden file is not meant.
 fn drop_ins(folder: &Path) -> Result<Vec<PathBuf>, ConfigError> {

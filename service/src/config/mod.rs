@@ -130,6 +130,13 @@ pub fn load<T: DeserializeOwned + JsonSchema>(
     Ok(Loaded { settings, sha256: field::digest(&fields), fields })
 }
 
+/// The last text that the file or a drop-in gives this setting of the first level, whatever is wrong
+/// with the rest of them, and with the other files: for what a person must be able to find also then.
+/// Only the main file has to be there.
+pub fn find_text(path: &Path, name: &str) -> Result<Option<String>, ConfigError> {
+    layers::find_text(path, name, &Machine::this())
+}
+
 /// Bytes as hex digits, as digests are shown everywhere.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
@@ -324,6 +331,39 @@ mod tests {
         let problem = |_: &Box| Err(Problem::new("device", "is wrong"));
         let error = load::<Box>(&path, problem).unwrap_err().to_string();
         assert!(error.contains("20-b.toml: device: is wrong"), "{error}");
+    }
+
+    #[test]
+    fn a_setting_is_found_whatever_is_wrong_elsewhere() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.toml");
+        let folder = dir.path().join("agent.conf.d");
+        std::fs::create_dir(&folder).unwrap();
+        let found = |main: &str, drop_ins: &[&str]| {
+            std::fs::write(&path, main).unwrap();
+            for (n, text) in drop_ins.iter().enumerate() {
+                std::fs::write(folder.join(format!("{n}.toml")), text).unwrap();
+            }
+            let machine = Machine::under("/nowhere");
+            let found = layers::find_text(&path, "dir", &machine).unwrap();
+            for n in 0..drop_ins.len() {
+                std::fs::remove_file(folder.join(format!("{n}.toml"))).unwrap();
+            }
+            found
+        };
+        let (a, b) = ("dir = \"/a\"\n", "dir = \"/b\"\n");
+        assert_eq!(found(a, &[]).as_deref(), Some("/a"));
+        assert_eq!(found(a, &[b]).as_deref(), Some("/b"));
+        // A typo in another drop-in, in the same file, a variable, and the setting itself.
+        assert_eq!(found(a, &[b, "[[camera\n"]).as_deref(), Some("/b"));
+        assert_eq!(found(a, &["dir = \"/b\"\n[[camera\n"]).as_deref(), Some("/b"));
+        assert_eq!(found(a, &["device = \"${serial}\"\n"]).as_deref(), Some("/a"));
+        assert_eq!(found(a, &["dir = \"/${serial}\"\n"]).as_deref(), Some("/a"));
+        assert_eq!(found(a, &["dir = \"/b\n"]).as_deref(), Some("/a"));
+        assert_eq!(found(a, &["dir = 7\n"]).as_deref(), Some("/a"));
+        assert_eq!(found("", &["x = 1\n"]), None);
+        std::fs::remove_file(&path).unwrap();
+        assert!(layers::find_text(&path, "dir", &Machine::under("/nowhere")).is_err());
     }
 
     #[test]
