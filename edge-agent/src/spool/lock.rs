@@ -1,7 +1,10 @@
 //! One agent per state directory.
 
 use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind};
 use std::path::Path;
+
+use picket_service::durable;
 
 use super::error::SpoolError;
 
@@ -18,8 +21,7 @@ impl StateLock {
     /// Takes the state directory, or says that another agent has it.
     pub fn take(state_dir: &Path) -> Result<Self, SpoolError> {
         let path = state_dir.join(FILE);
-        let open = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
-        let file = open.map_err(|source| SpoolError::Lock { path: path.clone(), source })?;
+        let file = open(&path).map_err(|source| SpoolError::Lock { path: path.clone(), source })?;
         match file.try_lock() {
             Ok(()) => Ok(Self { _file: file }),
             Err(TryLockError::WouldBlock) => {
@@ -27,5 +29,34 @@ impl StateLock {
             }
             Err(TryLockError::Error(source)) => Err(SpoolError::Lock { path, source }),
         }
+    }
+}
+
+/// `reset-identity` takes it as well, and root may be the first who does: then it must be the
+/// agent's. One that is there is left as it is; it could be a link to a file of root's.
+fn open(path: &Path) -> io::Result<File> {
+    match File::create_new(path) {
+        Ok(file) => durable::give_to_owner_of_directory(&file, path).map(|()| file),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            OpenOptions::new().create(true).truncate(false).write(true).open(path)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{MetadataExt, chown};
+
+    use super::*;
+
+    #[test]
+    fn a_lock_that_root_takes_first_belongs_to_the_directorys_owner() {
+        let dir = tempfile::tempdir().unwrap();
+        // Only root can; without, it is the same user's all the way.
+        let _ = chown(dir.path(), Some(4321), Some(4321));
+        drop(StateLock::take(dir.path()).unwrap());
+        let owner = |path: &Path| std::fs::metadata(path).unwrap().uid();
+        assert_eq!(owner(&dir.path().join(FILE)), owner(dir.path()));
     }
 }
