@@ -12,13 +12,15 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use crate::process::until_every;
+use crate::process::{Process, until_every};
 
 /// The agent answers each request at once, also when a command takes long; software emulation on a
 /// busy host is slow.
 const ANSWER: Duration = Duration::from_secs(60);
 /// How long an agent that has just started may take for the first answer, before it is asked again.
 const FIRST_ANSWER: Duration = Duration::from_secs(2);
+/// How long QEMU may take to end after it has closed the port.
+const QEMU_ENDS: Duration = Duration::from_secs(10);
 /// How often it is asked whether a command has ended: each question costs the machine time.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
@@ -40,38 +42,59 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// Connects, and waits until the agent answers: then the machine has booted far enough.
-    pub async fn connect(socket: &Path, limit: Duration) -> Result<Self> {
+    /// Connects, and waits until the agent answers: then the machine has booted far enough. A QEMU that
+    /// ends is not waited for; what it said is in the error.
+    pub async fn connect(qemu: &mut Process, socket: &Path, limit: Duration) -> Result<Self> {
         let deadline = Instant::now() + limit;
         let socket: PathBuf = socket.to_owned();
         let stream = until_every("the virtual machine's port", limit, LOOK_EVERY, async || {
+            qemu.expect_running()?;
             Ok(UnixStream::connect(&socket).await.map_err(|error| error.to_string()))
         })
         .await?;
         let mut guest = Self { connection: BufReader::new(stream), asked: 0 };
+        guest.wait(qemu, deadline).await?;
+        Ok(guest)
+    }
+
+    async fn wait(&mut self, qemu: &mut Process, deadline: Instant) -> Result<()> {
         loop {
-            match guest.sync().await {
-                Ok(()) => return Ok(guest),
-                Err(error) => ensure!(
-                    Instant::now() < deadline,
-                    "the guest agent did not answer within {} s: {error:#}",
-                    limit.as_secs()
-                ),
+            match self.sync().await {
+                Ok(true) => return Ok(()),
+                Ok(false) => {
+                    ensure!(Instant::now() < deadline, "the guest agent did not answer in time")
+                }
+                // The port closes a moment before QEMU has ended.
+                Err(error) => {
+                    let ended = qemu.ended(QEMU_ENDS).await;
+                    return Err(error.context(match ended {
+                        Ok(status) => format!("QEMU ended with {status}:\n{}", qemu.log_tail()),
+                        Err(still_there) => format!("{still_there:#}"),
+                    }));
+                }
             }
         }
     }
 
-    /// Answers to questions of before are read over: each carries a number of its own.
-    async fn sync(&mut self) -> Result<()> {
+    /// Whether the agent answers already. What it says to questions of before, or refuses, is read
+    /// over: each answer carries a number of its own.
+    async fn sync(&mut self) -> Result<bool> {
         self.asked += 1;
         let id = self.asked;
         self.send("guest-sync", json!({ "id": id })).await?;
-        timeout(FIRST_ANSWER, async {
-            while self.receive().await?.as_u64() != Some(id) {}
-            Ok(())
-        })
-        .await
-        .context("no answer yet")?
+        let answered = timeout(FIRST_ANSWER, async {
+            loop {
+                // Half a line, where the wait before was given up, is none.
+                let answer: Value = serde_json::from_str(&self.line().await?).unwrap_or_default();
+                if answer["return"].as_u64() == Some(id) {
+                    return Ok(());
+                }
+            }
+        });
+        match answered.await {
+            Ok(heard) => heard.map(|()| true),
+            Err(_) => Ok(false),
+        }
     }
 
     /// Runs a shell script as root; its end is waited for.
@@ -107,10 +130,7 @@ impl Guest {
     }
 
     async fn receive(&mut self) -> Result<Value> {
-        let mut line = String::new();
-        let read =
-            self.connection.read_line(&mut line).await.context("the guest agent's answer")?;
-        ensure!(read > 0, "the virtual machine has ended");
+        let line = self.line().await?;
         let answer: Value = serde_json::from_str(&line)
             .with_context(|| format!("the guest agent said {line:?}"))?;
         match answer.get("error") {
@@ -118,9 +138,47 @@ impl Guest {
             None => Ok(answer["return"].clone()),
         }
     }
+
+    async fn line(&mut self) -> Result<String> {
+        let mut line = String::new();
+        let read =
+            self.connection.read_line(&mut line).await.context("the guest agent's answer")?;
+        ensure!(read > 0, "the virtual machine has ended");
+        Ok(line)
+    }
 }
 
 fn text(encoded: &Value) -> Result<String> {
     let bytes = BASE64.decode(encoded.as_str().unwrap_or_default())?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic in a test is a failed test")]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_qemu_that_ends_is_not_waited_for_and_its_own_words_are_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("agent.sock");
+        let port = tokio::net::UnixListener::bind(&socket).unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo 'Could not allocate memory'; exit 1"]);
+        let mut qemu =
+            Process::start_command("QEMU", &mut command, &dir.path().join("qemu.log")).unwrap();
+        // It took the connection, and dies before the guest says anything.
+        let dies = async { drop(port.accept().await.unwrap()) };
+        let connecting = async {
+            let stream = UnixStream::connect(&socket).await.unwrap();
+            let mut guest = Guest { connection: BufReader::new(stream), asked: 0 };
+            guest.wait(&mut qemu, Instant::now() + Duration::from_secs(30)).await
+        };
+        let (_, told) = tokio::join!(dies, connecting);
+        let told = format!("{:#}", told.unwrap_err());
+        assert!(told.contains("Could not allocate memory"), "{told}");
+        assert!(told.contains("exit status: 1"), "{told}");
+    }
 }

@@ -105,7 +105,8 @@ impl Machine {
             self.control(&mut process, "set_link", json!({ "name": "card", "up": false })).await?;
         }
         self.control(&mut process, "cont", json!({})).await?;
-        let guest = Guest::connect(&self.dir.join("agent.sock"), self.limit(BOOT)).await;
+        let socket = self.dir.join("agent.sock");
+        let guest = Guest::connect(&mut process, &socket, self.limit(BOOT)).await;
         let guest = guest.with_context(|| {
             let console = self.console();
             let lines: Vec<_> = console.lines().collect();
