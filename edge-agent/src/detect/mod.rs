@@ -30,6 +30,8 @@
 mod best_crop;
 mod camera;
 pub mod candidate;
+mod canvas;
+mod cells;
 mod centerface;
 mod colour;
 pub mod command;

@@ -1,7 +1,8 @@
 //! Boxes drawn onto a copy of a picture, for a person to look at. Pure.
 
+use super::canvas::Canvas;
 use crate::capture::Planes;
-use crate::capture::planes::{Plane, PlanesError};
+use crate::capture::planes::PlanesError;
 
 /// Bright green in luma and chroma.
 const GREEN: [u8; 3] = [200, 60, 50];
@@ -10,8 +11,8 @@ const GREEN: [u8; 3] = [200, 60, 50];
 /// its size.
 pub fn outlined(planes: &Planes, boxes: &[[f32; 4]]) -> Result<Planes, PlanesError> {
     let width_px = (planes.width() / 320).max(1) * 2;
-    let mut drawn = [planes.y(), planes.u(), planes.v()].map(copied);
-    for (index, (samples, stride)) in drawn.iter_mut().enumerate() {
+    let mut canvas = Canvas::copy(planes);
+    for (index, (samples, stride)) in canvas.planes.iter_mut().enumerate() {
         let half = if index == 0 { 1 } else { 2 };
         let size = (planes.width().div_ceil(half), planes.height().div_ceil(half));
         for box_px in boxes {
@@ -19,13 +20,7 @@ pub fn outlined(planes: &Planes, boxes: &[[f32; 4]]) -> Result<Planes, PlanesErr
             outline(samples, *stride, size, box_px.map(|px| px / half as f32), line, GREEN[index]);
         }
     }
-    Planes::from_vecs(planes.width(), planes.height(), drawn, planes.matrix(), planes.range())
-}
-
-fn copied(plane: Plane<'_>) -> (Vec<u8>, usize) {
-    let (width, height) = (plane.width as usize, plane.height as usize);
-    let rows = plane.data.chunks(plane.stride.max(1)).take(height);
-    (rows.flat_map(|row| row.iter().take(width)).copied().collect(), width)
+    canvas.finish()
 }
 
 /// Inside the box, so that boxes at the picture's edge are seen whole.

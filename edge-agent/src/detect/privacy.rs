@@ -13,15 +13,13 @@ use picket_wire::observation::Detection;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::canvas::Canvas;
 use super::outline;
 use super::region::{self, Region, Span};
 use super::resize::Part;
 use super::settings::OutOfRange;
 use crate::capture::Planes;
-use crate::capture::planes::{PlanesError, Range};
-
-/// Squares across a blurred face, at most: too few for its features, enough to see that it is one.
-const SQUARES: u32 = 6;
+use crate::capture::planes::PlanesError;
 
 /// What must not be seen of a camera's pictures.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -243,90 +241,10 @@ impl Redactor {
     }
 }
 
-/// A copy of a picture that can be painted on.
-struct Canvas<'a> {
-    from: &'a Planes,
-    /// Y, U, V, with their strides.
-    planes: [(Vec<u8>, usize); 3],
-    black: u8,
-}
-
-impl<'a> Canvas<'a> {
-    fn copy(from: &'a Planes) -> Self {
-        let planes = [from.y(), from.u(), from.v()].map(|plane| {
-            let bytes = plane.stride * plane.height as usize;
-            (plane.data[..bytes].to_vec(), plane.stride)
-        });
-        let black = match from.range() {
-            Range::Limited => 16,
-            Range::Full => 0,
-        };
-        Self { from, planes, black }
-    }
-
-    fn finish(self) -> Result<Planes, PlanesError> {
-        let from = self.from;
-        let (width, height) = (from.width(), from.height());
-        Planes::from_vecs(width, height, self.planes, from.matrix(), from.range())
-    }
-
-    fn blacken(&mut self, luma: &[Span], chroma: &[Span]) {
-        let [y, u, v] = &mut self.planes;
-        for (plane, spans, value) in [(y, luma, self.black), (u, chroma, 128), (v, chroma, 128)] {
-            let (data, stride) = plane;
-            for (row, columns) in spans {
-                data[row * *stride..][columns.clone()].fill(value);
-            }
-        }
-    }
-
-    fn fill(&mut self, part: Part) {
-        let rows = |part: Part| {
-            let columns = part.left as usize..(part.left + part.width) as usize;
-            (part.top..part.top + part.height).map(move |row| (row as usize, columns.clone()))
-        };
-        let (luma, chroma): (Vec<Span>, Vec<Span>) =
-            (rows(part).collect(), rows(part.of_chroma()).collect());
-        self.blacken(&luma, &chroma);
-    }
-
-    /// Each square becomes its mean. Chroma's squares lie where luma's do.
-    fn pixelate(&mut self, part: Part) {
-        let side = part.width.max(part.height).div_ceil(SQUARES).next_multiple_of(2).max(2);
-        let [y, u, v] = &mut self.planes;
-        let half = part.of_chroma();
-        for ((data, stride), part, side) in
-            [(y, part, side), (u, half, side / 2), (v, half, side / 2)]
-        {
-            for top in (part.top..part.top + part.height).step_by(side as usize) {
-                for left in (part.left..part.left + part.width).step_by(side as usize) {
-                    let width = side.min(part.left + part.width - left);
-                    let height = side.min(part.top + part.height - top);
-                    mean_square(data, *stride, Part { left, top, width, height });
-                }
-            }
-        }
-    }
-}
-
-fn mean_square(data: &mut [u8], stride: usize, square: Part) {
-    let columns = square.left as usize..(square.left + square.width) as usize;
-    let rows = square.top as usize..(square.top + square.height) as usize;
-    let mut sum = 0u64;
-    for row in rows.clone() {
-        let samples = &data[row * stride..][columns.clone()];
-        sum += samples.iter().map(|sample| u64::from(*sample)).sum::<u64>();
-    }
-    let mean = (sum / (columns.len() * rows.len()) as u64) as u8;
-    for row in rows {
-        data[row * stride..][columns.clone()].fill(mean);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capture::planes::Matrix;
+    use crate::capture::planes::{Matrix, Range};
 
     /// Noise, of an odd size and with gaps between the rows.
     fn noise() -> Planes {
