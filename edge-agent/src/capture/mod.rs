@@ -137,8 +137,9 @@ impl Life {
 pub struct CameraHandle {
     /// How it is.
     pub account: Arc<CameraAccount>,
-    /// Its thread, which gives back what goes on with the next one, and which ends after its source, or within a second after the agent's stop; later
-    /// only while the detector has not yet taken what came before.
+    /// Its thread, which gives back what goes on with the next one. It ends after its source, or
+    /// within a second after the agent's stop; later only while the detector has not yet taken what
+    /// came before.
     pub join: JoinHandle<Option<Life>>,
 }
 

@@ -17,11 +17,23 @@ pub trait RecordingLog: Send + Sync {
     fn position(&self, camera: &CameraName, fingerprint: &str) -> Option<SourcePosition>;
 }
 
+/// Opens what is a file: whoever opens a pipe waits until somebody writes into it.
+pub fn open_file(path: &Path) -> std::io::Result<File> {
+    let kind = std::fs::metadata(path)?.file_type();
+    if kind.is_dir() {
+        return Err(std::io::ErrorKind::IsADirectory.into());
+    }
+    if !kind.is_file() {
+        return Err(std::io::Error::other("it is a pipe, a socket or a device, and no file"));
+    }
+    File::open(path)
+}
+
 /// Identity of a file: SHA-256 over its size and all of its content. A name or a time stamp would
 /// take a copy for another recording, and a rewritten file for the same. `None` if `stopped` says so
 /// before the end.
 pub fn fingerprint(path: &Path, stopped: impl Fn() -> bool) -> std::io::Result<Option<String>> {
-    let mut file = File::open(path)?;
+    let mut file = open_file(path)?;
     let mut hash = Sha256::new();
     hash.update(file.metadata()?.len().to_be_bytes());
     let mut part = vec![0; 1 << 20];
@@ -39,6 +51,16 @@ pub fn fingerprint(path: &Path, stopped: impl Fn() -> bool) -> std::io::Result<O
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pipe_is_refused_and_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("a.mp4");
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        assert!(open_file(&pipe).unwrap_err().to_string().contains("pipe"));
+        assert!(fingerprint(&pipe, || false).is_err());
+    }
 
     #[test]
     fn a_copy_is_the_same_recording_and_a_longer_file_another() {

@@ -12,6 +12,7 @@ use super::address::Address;
 use super::decoder::{DecoderOrder, DecoderWish};
 use super::error::Advice;
 use super::orientation::PictureSettings;
+use super::recording::open_file;
 pub use super::rtsp::{RtspSource, Transport};
 use super::schedule::Window;
 use super::v4l2::V4l2Source;
@@ -401,10 +402,7 @@ impl CameraSettings {
     }
 
     fn check_readable(&self, field: &'static str, path: &PathBuf) -> Result<(), SettingsError> {
-        let opened = std::fs::File::open(path).and_then(|file| file.metadata()).and_then(|meta| {
-            if meta.is_dir() { Err(std::io::ErrorKind::IsADirectory.into()) } else { Ok(()) }
-        });
-        opened.map_err(|source| SettingsError::File {
+        open_file(path).map(drop).map_err(|source| SettingsError::File {
             camera: self.name.clone(),
             field,
             path: path.clone(),

@@ -17,6 +17,7 @@ use gstreamer as gst;
 use gstreamer::element_factory::ElementBuilder;
 
 use super::error::CaptureError;
+use super::recording::open_file;
 use super::rtsp::{self, Distrust, Limits};
 use super::settings::{CsiSource, FileSource, RtspSource, Source, TestPatternSource, UriSource};
 use super::v4l2::{self, V4l2Source};
@@ -131,7 +132,7 @@ fn head_csi(csi: &CsiSource) -> Result<Head, CaptureError> {
 
 fn head_file(file: &FileSource) -> Result<Head, CaptureError> {
     // GStreamer's own message for a missing file says less than this.
-    std::fs::File::open(&file.path).map_err(|source| CaptureError::File {
+    open_file(&file.path).map_err(|source| CaptureError::File {
         field: "source.file.path",
         path: file.path.clone(),
         source,
