@@ -483,7 +483,7 @@ impl Camera {
 
     /// Says once when its pictures begin to look wrong, and once when they are well again.
     fn judge_pictures(&self) {
-        let picture = self.watch.state(Instant::now());
+        let picture = self.watch.state();
         if !self.account.set_picture(picture) {
             return;
         }

@@ -429,6 +429,7 @@ impl Pipeline {
         let planes = Planes::map(buffer, &info).map_err(failed)?;
         let (media_time_ns, age) = self.times(sample, pts);
         self.pictures += 1;
+        self.standstill.moved();
         self.last_media_time_ns = Some(media_time_ns);
         // All other formats are converted, into memory of this program.
         let lent = self.opened.as_ref().is_some_and(|opened| opened.mode.is_i420());

@@ -20,7 +20,7 @@ use super::address::{Address, Credentials};
 use super::error::CaptureError;
 use super::source::{element, finish};
 
-/// How long the steps to a camera may take. Together less than it may be silent: what keeps it from
+/// How long the steps to a camera may take. Together less than it may be silent, from 3 s on: what keeps it from
 /// being reached is to be said before it counts as silent, or its thread as stuck.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Limits {
@@ -35,8 +35,8 @@ pub(super) struct Limits {
 impl Limits {
     /// For a camera that may be silent for so long. GStreamer counts whole seconds.
     pub fn within(silence: Duration) -> Self {
-        let connect = Duration::from_secs((silence / 2).as_secs().max(1));
-        Self { resolve: silence / 2, connect, look: silence / 4 }
+        let connect = Duration::from_secs((silence / 3).as_secs().max(1));
+        Self { resolve: silence / 3, connect, look: silence / 4 }
     }
 }
 
@@ -291,10 +291,10 @@ mod tests {
 
     #[test]
     fn what_keeps_a_camera_from_being_reached_is_said_before_it_counts_as_silent() {
-        for seconds in 2..=3600 {
+        for seconds in 3..=3600 {
             let silence = Duration::from_secs(seconds);
             let Limits { resolve, connect, look } = Limits::within(silence);
-            assert!(resolve < silence && connect + look < silence, "{seconds}");
+            assert!(resolve + connect + look < silence, "{seconds}");
         }
     }
 

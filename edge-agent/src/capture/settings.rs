@@ -1,6 +1,6 @@
 //! What a camera is told: where its pictures come from, which of them count, what is published.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -401,11 +401,11 @@ impl CameraSettings {
         SettingsError::Contradiction { camera: self.name.clone(), what }
     }
 
-    fn check_readable(&self, field: &'static str, path: &PathBuf) -> Result<(), SettingsError> {
+    fn check_readable(&self, field: &'static str, path: &Path) -> Result<(), SettingsError> {
         open_file(path).map(drop).map_err(|source| SettingsError::File {
             camera: self.name.clone(),
             field,
-            path: path.clone(),
+            path: path.to_owned(),
             source,
         })
     }

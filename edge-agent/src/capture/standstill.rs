@@ -19,6 +19,11 @@ pub struct Standstill {
 }
 
 impl Standstill {
+    /// Something came out.
+    pub fn moved(&mut self) {
+        self.since = None;
+    }
+
     /// Whether nothing has moved for a while. To be asked again and again while nothing comes out.
     pub fn is_sure(&mut self, pipeline: &gst::Pipeline) -> bool {
         if any_moves(pipeline) {
@@ -68,7 +73,10 @@ mod tests {
             std::thread::yield_now();
         }
         assert!(!Standstill::default().is_sure(&pipeline));
-        assert!(Standstill { since: Instant::now().checked_sub(SURE) }.is_sure(&pipeline));
+        let mut standstill = Standstill { since: Instant::now().checked_sub(SURE) };
+        assert!(standstill.is_sure(&pipeline));
+        standstill.moved();
+        assert!(!standstill.is_sure(&pipeline));
         pipeline.set_state(gst::State::Null).unwrap();
     }
 }

@@ -118,7 +118,7 @@ pub struct Watch {
     black_after: Option<Duration>,
     black_luma: u8,
     looked: Option<Instant>,
-    /// Since when the pictures have had this signature.
+    /// What the last pictures have in common, and since when.
     same: Option<(u64, Instant)>,
     black_since: Option<Instant>,
     no_signal: bool,
@@ -170,14 +170,15 @@ impl Watch {
     }
 
     /// What they look like now; `None` if that is not judged, or nothing was seen yet.
-    pub fn state(&self, now: Instant) -> Option<PictureState> {
-        let longer = |since: Option<Instant>, limit: Option<Duration>| {
-            since.zip(limit).is_some_and(|(since, limit)| now.duration_since(since) >= limit)
-        };
+    pub fn state(&self) -> Option<PictureState> {
         if self.no_signal {
             return Some(PictureState::NoSignal);
         }
-        self.looked?;
+        // From the first such picture to the last: of the time since, they say nothing.
+        let looked = self.looked?;
+        let longer = |since: Option<Instant>, limit: Option<Duration>| {
+            since.zip(limit).is_some_and(|(since, limit)| looked.duration_since(since) >= limit)
+        };
         // A black picture is often the same one too; what it shows says more than that.
         if longer(self.black_since, self.black_after) {
             return Some(PictureState::Black);
@@ -213,14 +214,24 @@ mod tests {
     fn the_same_picture_over_and_over_is_called_frozen_until_another_comes() {
         let (mut watch, start) = (watch(), Instant::now());
         let still = picture(|n| (n % 200) as u8);
-        assert_eq!(watch.state(start), None, "nothing was seen");
+        assert_eq!(watch.state(), None, "nothing was seen");
         for n in 0..=40 {
             watch.picture(&still, second(start, n));
             let expected = if n < 30 { PictureState::Changing } else { PictureState::Frozen };
-            assert_eq!(watch.state(second(start, n)), Some(expected), "second {n}");
+            assert_eq!(watch.state(), Some(expected), "second {n}");
         }
         watch.picture(&picture(|n| (n % 199) as u8), second(start, 41));
-        assert_eq!(watch.state(second(start, 41)), Some(PictureState::Changing));
+        assert_eq!(watch.state(), Some(PictureState::Changing));
+    }
+
+    #[test]
+    fn of_the_time_after_the_last_picture_nothing_is_said() {
+        let (mut watch, start) = (watch(), Instant::now());
+        let dark = picture(|_| 17);
+        watch.picture(&dark, start);
+        assert_eq!(watch.state(), Some(PictureState::Changing));
+        watch.picture(&dark, second(start, 50));
+        assert_eq!(watch.state(), Some(PictureState::Black));
     }
 
     #[test]
@@ -230,7 +241,7 @@ mod tests {
             // One bit of every hundredth pixel.
             let noisy = picture(|pixel| 80 + u8::from((pixel as u64 + n * 7).is_multiple_of(100)));
             watch.picture(&noisy, second(start, n));
-            assert_eq!(watch.state(second(start, n)), Some(PictureState::Changing), "second {n}");
+            assert_eq!(watch.state(), Some(PictureState::Changing), "second {n}");
         }
     }
 
@@ -240,12 +251,12 @@ mod tests {
             let (mut watch, start) = (watch(), Instant::now());
             let dark = picture(|n| if n < bright { 235 } else { 17 });
             (0..=10).for_each(|n| watch.picture(&dark, second(start, n)));
-            assert_eq!(watch.state(second(start, 10)), Some(expected), "{bright}");
+            assert_eq!(watch.state(), Some(expected), "{bright}");
         }
         let (mut watch, start) = (watch(), Instant::now());
         let dim = picture(|n| if n % 3 == 0 { 60 } else { 17 });
         (0..=10).for_each(|n| watch.picture(&dim, second(start, n)));
-        assert_eq!(watch.state(second(start, 10)), Some(PictureState::Changing));
+        assert_eq!(watch.state(), Some(PictureState::Changing));
     }
 
     #[test]
@@ -253,9 +264,9 @@ mod tests {
         let (mut watch, start) = (watch(), Instant::now());
         watch.picture(&picture(|_| 80), start);
         watch.signal(false);
-        assert_eq!(watch.state(start), Some(PictureState::NoSignal));
+        assert_eq!(watch.state(), Some(PictureState::NoSignal));
         watch.signal(true);
-        assert_eq!(watch.state(start), Some(PictureState::Changing));
+        assert_eq!(watch.state(), Some(PictureState::Changing));
     }
 
     #[test]
@@ -267,7 +278,7 @@ mod tests {
         {
             let mut watch = Watch::new(&settings, false);
             (0..=9).for_each(|n| watch.picture(&picture(|_| 80), second(start, n)));
-            assert_eq!(watch.state(second(start, 9)), expected);
+            assert_eq!(watch.state(), expected);
         }
     }
 

@@ -18,7 +18,8 @@
 //!
 //! **Limits**: `max_in_flight_bytes` in memory at the producer, some 2 MiB read ahead. While the
 //! link is down nothing is handed over but one message at a time that tries the way. A heartbeat
-//! may be lost without a trace, and one old one may arrive after an outage.
+//! may be lost without a trace, and one old one may arrive after an outage. Behind 512 rows or 2 MiB
+//! of a camera whose partition takes nothing, the other cameras' rows of that lane and topic wait.
 
 mod handle;
 mod lanes;

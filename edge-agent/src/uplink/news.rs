@@ -28,6 +28,7 @@ impl Sender {
             Some(Change::Up { outage: Some(outage) }) => {
                 // All that came meanwhile is backlog: what comes from now on goes before it.
                 self.queues.restart(&self.reader);
+                self.window.forget_silence(Instant::now());
                 tracing::warn!(target: "uplink", outage_ms = outage.as_millis() as u64,
                     "the link is up again");
             }

@@ -152,8 +152,8 @@ impl Queues {
         shelf.exhausted = false;
     }
 
-    /// Takes the next row to send, of the topics and keys that have room: a key that has none holds
-    /// up no other.
+    /// Takes the next row to send, of the topics and keys that have room. A key that has none holds up
+    /// no other before its rows fill what is searched.
     pub fn next(
         &mut self,
         reader: &SpoolReader,

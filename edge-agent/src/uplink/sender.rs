@@ -41,6 +41,15 @@ pub enum Command {
     },
 }
 
+/// A row that is on its way with nothing else of its topic.
+#[derive(Clone, Copy)]
+pub(super) struct Alone {
+    ticket: Ticket,
+    topic: Topic,
+    /// Whether a gap record could stand for it.
+    is_replaceable: bool,
+}
+
 /// The thread's state.
 pub struct Sender {
     pub(super) settings: Settings,
@@ -60,8 +69,7 @@ pub struct Sender {
     /// Rows that the broker refused in company: each is tried alone before it is given up, since
     /// the broker refuses a whole batch for one of it.
     pub(super) suspects: VecDeque<(Topic, RowId)>,
-    /// The one that is on its way alone, and whether a gap record could stand for it.
-    pub(super) alone: Option<(Ticket, bool)>,
+    pub(super) alone: Option<Alone>,
     pub(super) status: Option<Outgoing>,
     /// When a refused heartbeat was last told of.
     pub(super) refusal_told: Option<Instant>,
@@ -126,7 +134,7 @@ impl Sender {
                         Err(code) => self.not_delivered(ticket, sent, code, now),
                     }
                 }
-                if self.alone.is_some_and(|(alone, _)| alone == ticket) {
+                if self.alone.is_some_and(|alone| alone.ticket == ticket) {
                     self.alone = None;
                 }
             }
@@ -202,11 +210,10 @@ impl Sender {
     }
 
     fn refused(&mut self, ticket: Ticket, topic: Topic, id: RowId, reason: Reason, now: Instant) {
-        let alone = self.alone.filter(|(alone, _)| *alone == ticket);
-        let Some((_, is_replaceable)) = alone else {
+        let Some(alone) = self.alone.filter(|alone| alone.ticket == ticket) else {
             return self.suspects.push_back((topic, id));
         };
-        if !is_replaceable {
+        if !alone.is_replaceable {
             self.queues.again(&self.reader, topic, id);
             let problem = format!(
                 "the broker refuses a gap, epoch or clock record on the topic {} ({reason}): \
@@ -263,7 +270,7 @@ impl Sender {
         }
         self.window.begin_turn();
         self.send_suspect();
-        while self.suspects.is_empty() && self.alone.is_none() {
+        loop {
             let now = Instant::now();
             if !self.link.may_send(self.window.is_empty(), now) || !self.send_next(now) {
                 break;
@@ -275,12 +282,16 @@ impl Sender {
     /// False when nothing can be sent.
     fn send_next(&mut self, now: Instant) -> bool {
         let (window, troubles) = (&self.window, &self.troubles);
+        let is_suspect = |of: Topic| {
+            self.suspects.iter().any(|(topic, _)| *topic == of)
+                || self.alone.is_some_and(|alone| alone.topic == of)
+        };
         let open = |topic, key: Option<&str>| {
             let has_room = match key {
                 Some(key) => window.has_room_for(topic, key),
                 None => window.has_room(topic),
             };
-            has_room && !troubles.holds(topic, now)
+            has_room && !is_suspect(topic) && !troubles.holds(topic, now)
         };
         let next = self.queues.next(&self.reader, open, now);
         self.settled.extend(self.queues.given_up());
@@ -312,22 +323,25 @@ impl Sender {
         }
     }
 
-    /// Sends one suspect when nothing else is on its way.
+    /// Sends one suspect when nothing else of its topic is on its way: keys may share a partition.
     fn send_suspect(&mut self) {
         let now = Instant::now();
-        if !self.window.is_empty() || !self.link.may_send(true, now) {
-            return;
-        }
-        let Some((topic, id)) = self.suspects.pop_front() else {
+        let Some(&(topic, id)) = self.suspects.front() else {
             return;
         };
+        if self.window.has_any(|of| of == topic) || !self.link.may_send(true, now) {
+            return;
+        }
+        self.suspects.pop_front();
         self.reader.give_back([id]);
         let limits = crate::spool::Limits { rows: 1, bytes: 1 };
         let read = self.reader.next_batch(topic, id..id + 1, limits);
         match read.as_deref() {
             Ok([spooled]) => {
                 // The next ticket is the one that this sending gets.
-                self.alone = Some((self.window.next_ticket(), spooled.is_replaceable()));
+                let (ticket, is_replaceable) =
+                    (self.window.next_ticket(), spooled.is_replaceable());
+                self.alone = Some(Alone { ticket, topic, is_replaceable });
                 let lane = self.queues.lane_of(id);
                 if self.send(spooled, lane, now).is_none() {
                     self.alone = None;

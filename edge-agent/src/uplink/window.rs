@@ -153,6 +153,13 @@ impl Window {
         Some(sent)
     }
 
+    /// What was silent in an outage has no more than others to answer for.
+    pub fn forget_silence(&mut self, now: Instant) {
+        for load in self.loads.values_mut().flat_map(BTreeMap::values_mut) {
+            load.silent_since = now;
+        }
+    }
+
     /// A topic and a key of which nothing was reported for so long, with something on its way.
     pub fn silent_for(&self, limit: Duration, now: Instant) -> Option<(Topic, &str)> {
         let is_silent = |load: &Load| {
@@ -240,6 +247,8 @@ mod tests {
         assert!(window.settle(answered, later).is_some());
         assert_eq!(window.silent_for(limit, later - Duration::from_secs(1)), None);
         assert_eq!(window.silent_for(limit, later), Some((Topic::Frames, A)));
+        window.forget_silence(later);
+        assert_eq!(window.silent_for(limit, later), None);
     }
 
     #[test]
