@@ -6,11 +6,12 @@ mod common;
 
 use std::sync::Arc;
 
-use common::detection::{clip, look_at};
+use common::detection::{camera, captured, clip, look_at, settings};
+use crossbeam_channel::{bounded, unbounded};
 use picket_edge_agent::capture::planes::{Matrix, Planes, Range};
 use picket_edge_agent::detect::look::{Glimpse, Shown};
 use picket_edge_agent::detect::{
-    CameraInput, Eyepiece, MotionSettings, Observed, PrivacySettings, PublishPolicy,
+    self, CameraInput, Eyepiece, MotionSettings, Observed, PrivacySettings, PublishPolicy,
     PublishSettings, Region,
 };
 
@@ -128,14 +129,58 @@ fn wall() -> Planes {
 
 #[test]
 fn what_a_mask_covers_is_neither_shown_nor_measured_nor_found() {
-    let polygon = vec![[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]];
-    let mask = vec![Region { name: "all".to_owned(), polygon }];
-    let shown = shown(&clip(), PrivacySettings { mask, blur: None });
+    let shown = shown(&clip(), mask_over_all());
     assert!(shown.found.is_empty(), "{:?}", shown.found);
     assert!(shown.brightness < 1.0 && shown.sharpness == 0.0, "{shown:?}");
-    let (image, redacted) = decoded(&shown);
+    assert_black(&shown);
+}
+
+fn mask_over_all() -> PrivacySettings {
+    let polygon = vec![[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]];
+    PrivacySettings { mask: vec![Region { name: "all".to_owned(), polygon }], blur: None }
+}
+
+fn assert_black(shown: &Shown) {
+    let (image, redacted) = decoded(shown);
     assert_eq!(redacted, "masks");
     assert!(image.pixels.iter().all(|sample| *sample < 16), "something is to be seen");
+}
+
+#[test]
+fn a_picture_from_before_a_new_mask_is_shown_to_nobody_after_it() {
+    let face = &clip()[0];
+    let (add, additions) = unbounded();
+    let (out, observed) = bounded(2);
+    let handle = detect::spawn_for(&settings(), additions, out).unwrap();
+    // A frame was dealt with when its observation is there; each is over a second from the last.
+    let before = Arc::new(Eyepiece::default());
+    let (sender, frames) = bounded(2);
+    add.send(CameraInput { gated: false, eyepiece: Arc::clone(&before), ..camera(frames) })
+        .unwrap();
+    let look = before.look().unwrap();
+    sender.send(captured((1, face))).unwrap();
+    observed.recv().unwrap();
+    let after = Arc::new(before.after_change());
+    // The camera is still open as it was, or hangs in its driver.
+    let glimpse = look.end();
+    assert_eq!((glimpse.looked_at, glimpse.changed), (1, true));
+    assert!(glimpse.shown.is_none(), "what the mask covers is shown");
+
+    let look = after.look().unwrap();
+    sender.send(captured((101, face))).unwrap();
+    observed.recv().unwrap();
+    assert!(look.end().shown.is_none(), "a frame of the former settings is shown");
+
+    let look = after.look().unwrap();
+    drop(sender);
+    let (sender, frames) = bounded(2);
+    let privacy = mask_over_all();
+    add.send(CameraInput { gated: false, eyepiece: after, privacy, ..camera(frames) }).unwrap();
+    sender.send(captured((201, face))).unwrap();
+    observed.recv().unwrap();
+    assert_black(&look.end().shown.unwrap());
+    drop((sender, add));
+    handle.join.join().unwrap();
 }
 
 #[test]

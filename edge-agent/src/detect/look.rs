@@ -18,9 +18,24 @@ const APART_US: u64 = 1_000_000;
 /// Of the rows this share is measured for brightness: neighbours say the same.
 const ROW_STEP: usize = 4;
 
-/// Where somebody may look along.
+/// Where somebody may look along at a camera of certain settings. What is seen with others, which may
+/// have had fewer masks, is shown to nobody once they were changed.
 #[derive(Debug, Default)]
-pub struct Eyepiece(Mutex<Option<Glimpse>>);
+pub struct Eyepiece {
+    /// The same for all settings of the camera.
+    looks: Arc<Mutex<Looks>>,
+    /// How many changes there had been.
+    changes: u64,
+}
+
+/// Who looks along at a camera, and what was seen.
+#[derive(Debug, Default)]
+struct Looks {
+    begun: u64,
+    changes: u64,
+    /// With the look's number.
+    present: Option<(u64, Glimpse)>,
+}
 
 /// What was seen so far.
 #[derive(Debug, Default)]
@@ -35,6 +50,8 @@ pub struct Glimpse {
     pub failed: Option<String>,
     /// The newest that was made a picture of.
     pub shown: Option<Shown>,
+    /// Whether the camera got other settings meanwhile: `shown` is of a later frame.
+    pub changed: bool,
     shown_us: Option<u64>,
 }
 
@@ -72,17 +89,34 @@ impl From<&Detection> for Found {
 
 /// Somebody who looks; let go, nobody does.
 #[derive(Debug)]
-pub struct Look(Arc<Eyepiece>);
+pub struct Look {
+    looks: Arc<Mutex<Looks>>,
+    number: u64,
+}
 
 impl Eyepiece {
     /// Begins to look; `None` if somebody does already.
-    pub fn look(self: &Arc<Self>) -> Option<Look> {
-        let mut glimpse = self.lock();
-        if glimpse.is_some() {
+    pub fn look(&self) -> Option<Look> {
+        let mut looks = lock(&self.looks);
+        if looks.present.is_some() {
             return None;
         }
-        *glimpse = Some(Glimpse::default());
-        Some(Look(Arc::clone(self)))
+        looks.begun += 1;
+        let number = looks.begun;
+        looks.present = Some((number, Glimpse::default()));
+        Some(Look { looks: Arc::clone(&self.looks), number })
+    }
+
+    /// The camera gets other settings: gives the one for these. Through this one nothing is seen any
+    /// more, and whoever looks forgets what was: a new mask may cover it.
+    pub fn after_change(&self) -> Self {
+        let mut looks = lock(&self.looks);
+        looks.changes += 1;
+        if let Some((_, glimpse)) = &mut looks.present {
+            (glimpse.shown, glimpse.shown_us, glimpse.failed) = (None, None, None);
+            glimpse.changed = true;
+        }
+        Self { looks: Arc::clone(&self.looks), changes: looks.changes }
     }
 
     /// Counts a frame that was looked at; whether a picture of it is wanted.
@@ -99,47 +133,58 @@ impl Eyepiece {
     }
 
     fn counted(&self, now_us: u64, count: impl FnOnce(&mut Glimpse)) -> bool {
-        let mut glimpse = self.lock();
-        let Some(glimpse) = glimpse.as_mut() else { return false };
-        count(glimpse);
-        // A recording that begins again goes back in time.
-        let wanted = glimpse.shown_us.is_none_or(|last_us| now_us.abs_diff(last_us) >= APART_US);
-        if wanted {
-            glimpse.shown_us = Some(now_us);
-        }
-        wanted
+        let wanted = self.seen(|glimpse| {
+            count(glimpse);
+            // A recording that begins again goes back in time.
+            let last_us = glimpse.shown_us;
+            let wanted = last_us.is_none_or(|last_us| now_us.abs_diff(last_us) >= APART_US);
+            if wanted {
+                glimpse.shown_us = Some(now_us);
+            }
+            wanted
+        });
+        wanted.unwrap_or(false)
     }
 
     /// Takes note of why a frame could not be looked at.
     pub(super) fn failed(&self, why: String) {
-        if let Some(glimpse) = self.lock().as_mut() {
-            glimpse.failed = Some(why);
-        }
+        self.seen(|glimpse| glimpse.failed = Some(why));
     }
 
     /// Takes the picture that was wanted, if somebody still looks.
     pub(super) fn show(&self, shown: Shown) {
-        if let Some(glimpse) = self.lock().as_mut() {
-            glimpse.shown = Some(shown);
-        }
+        self.seen(|glimpse| glimpse.shown = Some(shown));
     }
 
-    /// Held for a few numbers only, never while a picture is made.
-    fn lock(&self) -> MutexGuard<'_, Option<Glimpse>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Adds to what is seen, if somebody looks and the settings are still these.
+    fn seen<T>(&self, add: impl FnOnce(&mut Glimpse) -> T) -> Option<T> {
+        let mut looks = lock(&self.looks);
+        let is_current = looks.changes == self.changes;
+        looks.present.as_mut().filter(|_| is_current).map(|(_, glimpse)| add(glimpse))
     }
+}
+
+/// Held for a few numbers only, never while a picture is made.
+fn lock(looks: &Mutex<Looks>) -> MutexGuard<'_, Looks> {
+    looks.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Look {
     /// Ends it, and gives what was seen.
     pub fn end(self) -> Glimpse {
-        self.0.lock().take().unwrap_or_default()
+        self.take().unwrap_or_default()
+    }
+
+    /// Its own only: once it is taken, the next look may have begun.
+    fn take(&self) -> Option<Glimpse> {
+        let mut looks = lock(&self.looks);
+        looks.present.take_if(|(number, _)| *number == self.number).map(|(_, glimpse)| glimpse)
     }
 }
 
 impl Drop for Look {
     fn drop(&mut self) {
-        *self.0.lock() = None;
+        drop(self.take());
     }
 }
 
@@ -166,7 +211,7 @@ mod tests {
 
     #[test]
     fn one_looks_at_a_time_and_whoever_goes_makes_room() {
-        let eyepiece = Arc::new(Eyepiece::default());
+        let eyepiece = Eyepiece::default();
         assert!(!eyepiece.looked_at(0, true), "nobody wants a picture");
         let look = eyepiece.look().unwrap();
         assert!(eyepiece.look().is_none());
@@ -179,8 +224,50 @@ mod tests {
     }
 
     #[test]
+    fn a_look_that_ends_leaves_the_next_one_alone() {
+        let eyepiece = Eyepiece::default();
+        let first = eyepiece.look().unwrap();
+        // What its end does first; then it is let go.
+        first.take().unwrap();
+        let next = eyepiece.look().unwrap();
+        drop(first);
+        assert!(eyepiece.look().is_none(), "the next one has lost its place");
+        assert!(eyepiece.passed_by(0));
+        assert_eq!(next.end().still, 1);
+    }
+
+    #[test]
+    fn a_change_of_the_camera_takes_back_what_was_shown_and_nothing_of_before_follows() {
+        let shown = |brightness| {
+            let (found, picture) = (Vec::new(), Err("none".to_owned()));
+            Shown { size_px: (64, 48), brightness, sharpness: 0.0, found, picture }
+        };
+        let before = Eyepiece::default();
+        let look = before.look().unwrap();
+        assert!(before.looked_at(0, true));
+        before.show(shown(1.0));
+        let between = before.after_change();
+        let after = between.after_change();
+        for old in [&before, &between] {
+            // Also a picture that was being made.
+            old.show(shown(2.0));
+            old.failed("no masks".to_owned());
+            assert!(!old.looked_at(5_000_000, true) && !old.passed_by(6_000_000));
+        }
+        let glimpse = look.end();
+        assert!(glimpse.changed && glimpse.shown.is_none(), "{glimpse:?}");
+        assert_eq!((glimpse.looked_at, glimpse.failed), (1, None));
+
+        let look = before.look().unwrap();
+        assert!(after.looked_at(0, true), "nothing is shown of the new settings");
+        after.show(shown(3.0));
+        let glimpse = look.end();
+        assert_eq!((glimpse.shown.unwrap().brightness, glimpse.changed), (3.0, false));
+    }
+
+    #[test]
     fn every_frame_is_counted_and_one_a_second_is_wanted_also_when_a_recording_begins_again() {
-        let eyepiece = Arc::new(Eyepiece::default());
+        let eyepiece = Eyepiece::default();
         let look = eyepiece.look().unwrap();
         let times_us = [5_000_000, 5_500_000, 6_000_000, 6_900_000, 7_000_000, 0, 500_000];
         let wanted = times_us.map(|now_us| match now_us {

@@ -28,7 +28,7 @@ const CAPTURED: usize = 2;
 /// A camera of this epoch.
 struct Camera {
     account: Arc<CameraAccount>,
-    /// The same over all its threads.
+    /// The same over all its threads, until it is changed.
     eyepiece: Arc<Eyepiece>,
     duty: Arc<Duty>,
     /// What it is to be; `None` once it was taken out of the config.
@@ -201,6 +201,7 @@ impl Cameras {
             let name = camera.account.camera().clone();
             if camera.settings.is_some() && !wanted.iter().any(|settings| settings.name == name) {
                 (camera.settings, camera.stop, camera.starts) = (None, None, false);
+                camera.eyepiece = Arc::new(camera.eyepiece.after_change());
                 if camera.thread.is_none() {
                     camera.account.taken_out();
                 }
@@ -369,6 +370,8 @@ impl Camera {
         });
         if !only_schedule {
             (self.stop, self.starts) = (None, true);
+            // At once: it may be long until its former thread has ended.
+            self.eyepiece = Arc::new(self.eyepiece.after_change());
         }
         self.settings = Some(settings);
     }
@@ -461,6 +464,38 @@ mod tests {
         cameras.start_due(now).unwrap();
         assert_eq!(cameras.running().len(), 1);
         assert_eq!(inputs.len(), 1);
+        cameras.stop();
+        while !cameras.all_ended() {
+            assert_eq!(cameras.look(), Vec::<String>::new());
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn whoever_looks_along_forgets_what_was_seen_before_a_change() {
+        let Site { dir: _dir, pauses, mut cameras, inputs } = site();
+        let name: CameraName = "north".parse().unwrap();
+        let everything = vec![[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]];
+        let region = crate::detect::Region { name: "all".to_owned(), polygon: everything };
+        let as_added = settings("north");
+        let schedule = vec![serde_json::from_str(r#"{ "from": "08:00", "to": "18:00" }"#).unwrap()];
+        let scheduled = CameraSettings { schedule, ..as_added.clone() };
+        let mut masked = scheduled.clone();
+        masked.privacy.mask.push(region);
+        cameras.prepare(std::slice::from_ref(&as_added)).unwrap();
+        cameras.replace(vec![as_added], &pauses);
+        for (wanted, forgets) in
+            [(vec![scheduled.clone()], false), (vec![masked], true), (vec![], true)]
+        {
+            let look = cameras.to_look_along(&name).unwrap().1.look().unwrap();
+            cameras.replace(wanted, &pauses);
+            assert_eq!(look.end().changed, forgets);
+        }
+        // What is seen from now on is shown again.
+        cameras.replace(vec![scheduled], &pauses);
+        cameras.start_due(Instant::now()).unwrap();
+        let (_, eyepiece) = cameras.to_look_along(&name).unwrap();
+        assert!(Arc::ptr_eq(&inputs.recv().unwrap().eyepiece, &eyepiece));
         cameras.stop();
         while !cameras.all_ended() {
             assert_eq!(cameras.look(), Vec::<String>::new());

@@ -78,7 +78,8 @@ fn why_not(view: &CameraView) -> Option<String> {
              does not come, unplug it or restart the machine"
         )),
         CameraState::Ended => {
-            Some("was read to its end: a look needs a camera that still runs".to_owned())
+            let how = view.problem.as_deref().unwrap_or("was read to its end");
+            Some(format!("gives no more pictures: {how}. A look needs a camera that still runs"))
         }
     }
 }
@@ -90,6 +91,10 @@ fn report(glimpse: Glimpse, before: &CameraView, after: CameraView, time: Durati
     let captured_fps = rate(before.captured, after.captured);
     let nothing = match glimpse.failed {
         Some(why) => why,
+        None if glimpse.changed => {
+            "the camera was changed meanwhile, and no picture was made of it since: look again"
+                .to_owned()
+        }
         None if captured_fps > 0.0 => {
             "no frame was looked at, since the detector is behind or what it gives is not taken: \
              the log and `doctor` say more"
@@ -134,7 +139,7 @@ mod tests {
         let said = |state, problem: &str, gave_up| {
             why_not(&CameraView {
                 state,
-                problem: Some(problem.to_owned()),
+                problem: (!problem.is_empty()).then(|| problem.to_owned()),
                 gave_up,
                 ..fresh.clone()
             })
@@ -148,6 +153,7 @@ mod tests {
             (CameraState::Failed, "no such file", true, ["no such file", "restart the agent"]),
             (CameraState::Stuck, "nothing was heard", false, ["nothing was heard", "unplug it"]),
             (CameraState::Ended, "", false, ["read to its end", "still runs"]),
+            (CameraState::Ended, "taken out of the config", false, ["taken out", "still runs"]),
         ] {
             let said = said(state, problem, gave_up).unwrap();
             assert!(parts.iter().all(|part| said.contains(part)), "{said}");
