@@ -12,6 +12,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use picket_wire::CameraName;
+use picket_wire::status::PictureState;
 use serde::{Deserialize, Serialize};
 
 use crate::control::{self, ControlError, Request};
@@ -65,6 +66,8 @@ pub struct Report {
     pub degraded: Option<String>,
     /// What is wrong at the end.
     pub problem: Option<String>,
+    /// What its pictures look like at the end, where that is judged.
+    pub picture: Option<PictureState>,
     /// The newest frame that a picture was made of; or why there is none.
     pub pictured: Result<Pictured, String>,
 }
@@ -72,6 +75,8 @@ pub struct Report {
 /// One frame.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Pictured {
+    /// How old it is at the end: a camera that gives nothing any more leaves the last one.
+    pub age_s: f32,
     /// Width and height, pixels.
     pub size_px: (u32, u32),
     /// Mean luma, from 0 for black to 100 for white.
@@ -185,11 +190,14 @@ fn in_words(report: &Report) -> String {
     lines.extend(
         odd.iter().filter_map(|(what, text)| Some(format!("{what:<12}{}", text.as_ref()?))),
     );
+    let looks = report.picture.map(picture_in_words);
+    lines.extend(looks.map(|looks| format!("pictures    {looks}")));
     let (with, of) = (report.with_found, report.looked_at);
     lines.push(format!("found       something in {with} of the {of} frames looked at"));
-    if let Ok(Pictured { size_px: (width, height), brightness, sharpness, found, .. }) =
-        &report.pictured
-    {
+    if let Ok(pictured) = &report.pictured {
+        let Pictured { age_s, size_px: (width, height), brightness, sharpness, found, .. } =
+            pictured;
+        lines.push(format!("age         the newest picture is {age_s:.1} s old"));
         lines.push(format!("size        {width}x{height}"));
         lines.push(format!("brightness  {brightness:.0} %"));
         lines.push(format!("sharpness   {sharpness:.0}"));
@@ -200,6 +208,15 @@ fn in_words(report: &Report) -> String {
     lines.join("\n") + "\n"
 }
 
+fn picture_in_words(state: PictureState) -> &'static str {
+    match state {
+        PictureState::Changing => "changing",
+        PictureState::Frozen => "frozen: the same one over and over",
+        PictureState::Black => "black: nothing but darkness",
+        PictureState::NoSignal => "no signal: the driver says that nothing is connected",
+    }
+}
+
 fn found_in_words(Found { class, score, box_px: [x, y, width, height] }: &Found) -> String {
     format!("{class} {score:.2} of {width:.0}x{height:.0} at {x:.0},{y:.0}")
 }
@@ -207,6 +224,50 @@ fn found_in_words(Found { class, score, box_px: [x, y, width, height] }: &Found)
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn report(picture: Option<PictureState>) -> Report {
+        let jpeg = Err("none".to_owned());
+        let pictured = Pictured {
+            age_s: 93.26,
+            size_px: (640, 480),
+            brightness: 2.0,
+            sharpness: 3.0,
+            found: Vec::new(),
+            jpeg,
+        };
+        Report {
+            seconds: 100.0,
+            given_fps: 5.0,
+            captured_fps: 5.0,
+            looked_at_fps: 1.0,
+            still_fps: 4.0,
+            skipped_fps: 0.0,
+            looked_at: 100,
+            with_found: 0,
+            decoder: None,
+            decoder_reason: None,
+            degraded: None,
+            problem: None,
+            picture,
+            pictured: Ok(pictured),
+        }
+    }
+
+    #[test]
+    fn an_old_picture_and_a_camera_that_shows_nothing_new_are_told() {
+        use PictureState::{Black, Changing, Frozen, NoSignal};
+        for (state, words) in [
+            (Some(Changing), "pictures    changing\n"),
+            (Some(Frozen), "pictures    frozen"),
+            (Some(Black), "pictures    black"),
+            (Some(NoSignal), "pictures    no signal"),
+        ] {
+            let said = in_words(&report(state));
+            assert!(said.contains(words), "{said}");
+            assert!(said.contains("the newest picture is 93.3 s old\n"), "{said}");
+        }
+        assert!(!in_words(&report(None)).contains("\npictures "), "nothing was judged");
+    }
 
     #[test]
     fn a_file_that_cannot_be_written_is_refused_before_the_agent_is_asked() {

@@ -5,6 +5,7 @@
 mod common;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use common::detection::{camera, captured, clip, look_at, settings};
 use crossbeam_channel::{bounded, unbounded};
@@ -63,10 +64,12 @@ fn is_green(rgb: &[u8]) -> bool {
 
 #[test]
 fn the_face_is_told_with_its_size_and_has_a_box_in_the_picture() {
+    let began = Instant::now();
     let (glimpse, _) = seen(&clip(), |camera| camera);
     assert_eq!(glimpse.looked_at + glimpse.still, 120);
     assert_eq!((glimpse.with_found, glimpse.failed), (glimpse.looked_at, None));
     let shown = glimpse.shown.unwrap();
+    assert!((began..Instant::now()).contains(&shown.at), "of another time");
     assert_eq!(shown.size_px, (176, 144));
     assert!((5.0..95.0).contains(&shown.brightness), "{}", shown.brightness);
     let [face] = &shown.found[..] else { panic!("{:?}", shown.found) };

@@ -6,6 +6,7 @@
 //! decoder's. What is handed on is the same as if nobody looked.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use picket_wire::observation::Detection;
 use serde::{Deserialize, Serialize};
@@ -58,6 +59,8 @@ pub struct Glimpse {
 /// One frame, as a person sees it.
 #[derive(Debug)]
 pub struct Shown {
+    /// When the detector got it.
+    pub at: Instant,
     /// Width and height, pixels.
     pub size_px: (u32, u32),
     /// Mean luma, from 0 for black to 100 for white.
@@ -240,7 +243,14 @@ mod tests {
     fn a_change_of_the_camera_takes_back_what_was_shown_and_nothing_of_before_follows() {
         let shown = |brightness| {
             let (found, picture) = (Vec::new(), Err("none".to_owned()));
-            Shown { size_px: (64, 48), brightness, sharpness: 0.0, found, picture }
+            Shown {
+                at: Instant::now(),
+                size_px: (64, 48),
+                brightness,
+                sharpness: 0.0,
+                found,
+                picture,
+            }
         };
         let before = Eyepiece::default();
         let look = before.look().unwrap();

@@ -69,11 +69,18 @@ impl Pictures {
         counted(camera, frame, fate, made)
     }
 
-    /// Lets whoever looks along see a frame.
-    pub fn show(&mut self, camera: &Camera, masked: &Masked, detections: &[Detection]) {
+    /// Lets whoever looks along see a frame, which came at this time.
+    pub fn show(
+        &mut self,
+        camera: &Camera,
+        masked: &Masked,
+        detections: &[Detection],
+        at: Instant,
+    ) {
         let picture = self.outlined(camera, masked, detections);
         let planes = masked.planes();
         camera.eyepiece.show(Shown {
+            at,
             size_px: (planes.width(), planes.height()),
             brightness: brightness(planes),
             sharpness: sharpness(planes.y()),

@@ -161,7 +161,7 @@ impl Worker {
     }
 
     fn look_at_frame(&mut self, index: usize, frame: Frame, motion: Option<Motion>) {
-        let name = self.cameras[index].name.to_string();
+        let (name, came) = (self.cameras[index].name.to_string(), Instant::now());
         match self.find(index, &frame) {
             Ok((masked, detections)) => {
                 metrics::counter!("picket_agent_detect_objects_total", "camera" => name)
@@ -171,7 +171,7 @@ impl Worker {
                     camera.keep_looking(frame.stamp.mono_us);
                 }
                 if camera.eyepiece.looked_at(frame.stamp.mono_us, !detections.is_empty()) {
-                    self.pictures.show(camera, &masked, &detections);
+                    self.pictures.show(camera, &masked, &detections, came);
                 }
                 self.observe(index, frame, &masked, motion, detections);
             }
@@ -202,10 +202,11 @@ impl Worker {
         if !self.cameras[index].eyepiece.passed_by(frame.stamp.mono_us) {
             return;
         }
+        let came = Instant::now();
         let found = self.find(index, frame);
         let camera = &self.cameras[index];
         match found {
-            Ok((masked, detections)) => self.pictures.show(camera, &masked, &detections),
+            Ok((masked, detections)) => self.pictures.show(camera, &masked, &detections, came),
             Err(error) => camera.eyepiece.failed(chain(&error)),
         }
     }

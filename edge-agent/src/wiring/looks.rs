@@ -115,16 +115,19 @@ fn report(glimpse: Glimpse, before: &CameraView, after: CameraView, time: Durati
         decoder_reason: after.decoder_reason,
         degraded: after.degraded,
         problem: after.problem,
+        picture: after.picture,
         pictured: glimpse.shown.map(pictured).ok_or(nothing),
     }
 }
 
-fn pictured(Shown { size_px, brightness, sharpness, found, picture }: Shown) -> Pictured {
+fn pictured(shown: Shown) -> Pictured {
+    let Shown { at, size_px, brightness, sharpness, found, picture } = shown;
     let jpeg = picture.map(|(jpeg, redacted)| Jpeg {
         base64: STANDARD.encode(jpeg),
         redacted: redacted.to_owned(),
     });
-    Pictured { size_px, brightness, sharpness, found, jpeg }
+    let age_s = at.elapsed().as_secs_f32();
+    Pictured { age_s, size_px, brightness, sharpness, found, jpeg }
 }
 
 #[cfg(test)]
