@@ -12,8 +12,8 @@ use crossbeam_channel::{bounded, unbounded};
 use picket_edge_agent::capture::planes::{Matrix, Planes, Range};
 use picket_edge_agent::detect::look::{Glimpse, Shown};
 use picket_edge_agent::detect::{
-    self, CameraInput, Eyepiece, MotionSettings, Observed, PrivacySettings, PublishPolicy,
-    PublishSettings, Region,
+    self, BlurSettings, CameraInput, Eyepiece, MotionSettings, Observed, PrivacySettings,
+    PublishPolicy, PublishSettings, Region, ReportSettings,
 };
 
 /// What somebody sees who looks along while these pictures are looked at.
@@ -119,8 +119,63 @@ fn a_face_is_shown_where_nothing_moves_and_what_is_handed_on_is_as_if_nobody_loo
     let shown = glimpse.shown.unwrap();
     assert_eq!(shown.found.len(), 1, "{:?}", shown.found);
     assert!(decoded(&shown).0.pixels.chunks(3).any(is_green), "no box");
-    let text = |all: &[Observed]| -> Vec<_> { all.iter().map(|o| format!("{o:?}")).collect() };
     assert_eq!(text(&all), text(&unseen));
+}
+
+fn text(all: &[Observed]) -> Vec<String> {
+    all.iter().map(|observed| format!("{observed:?}")).collect()
+}
+
+#[test]
+fn a_look_where_nothing_moves_blurs_no_published_picture_and_counts_nothing() {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().install_recorder();
+    let metrics = recorder.unwrap();
+    // A wall, then faces in which nothing counts as moved; at three seconds a look all the same, at
+    // stripes, within the time for which a face stays blurred.
+    let motion = MotionSettings {
+        change_luma: 255,
+        look_every_ms: 3_000,
+        keep_looking_ms: 0,
+        ..MotionSettings::default()
+    };
+    let report = ReportSettings { least_height: 1.0, ..ReportSettings::default() };
+    let blur = Some(BlurSettings { keep_ms: 10_000, ..BlurSettings::default() });
+    let privacy = PrivacySettings { mask: Vec::new(), blur };
+    let publish = PublishSettings { policy: PublishPolicy::All, ..PublishSettings::default() };
+    let change = |name: &'static str| {
+        let (motion, report) = (motion.clone(), report.clone());
+        let (privacy, publish) = (privacy.clone(), publish.clone());
+        let name = name.parse().unwrap();
+        move |camera| CameraInput { name, motion, report, privacy, publish, ..camera }
+    };
+    let mut pictures: Vec<_> = std::iter::once(wall()).chain(clip()).take(90).collect();
+    pictures.extend([stripes(), stripes()]);
+    let unseen = look_at(&pictures, change("unseen"));
+    let (glimpse, all) = seen(&pictures, change("seen"));
+    assert_eq!((glimpse.looked_at, glimpse.still), (2, 90));
+    let published = |all: &[Observed]| {
+        let with = |o: &&Observed| matches!(o, Observed::Observation { picture: Some(_), .. });
+        all.iter().filter(with).count()
+    };
+    assert_eq!(published(&all), 2);
+    assert_eq!(text(&all), text(&unseen));
+    let counts = |camera: &str| -> Vec<String> {
+        let (label, text) = (format!("camera=\"{camera}\""), metrics.render());
+        let counts = text.lines().filter(|line| line.contains(&label));
+        let mut counts: Vec<_> = counts.map(|line| line.replace(&label, "")).collect();
+        counts.sort();
+        counts
+    };
+    assert!(counts("seen").iter().any(|line| line.contains("detect_frames_total")));
+    assert_eq!(counts("seen"), counts("unseen"));
+}
+
+/// Lines across, in which no face is found.
+fn stripes() -> Planes {
+    let luma = (0..176 * 144).map(|at| if at / 176 % 4 < 2 { 60 } else { 180 }).collect();
+    let chroma = || (vec![128; 88 * 72], 88);
+    let planes = [(luma, 176), chroma(), chroma()];
+    Planes::from_vecs(176, 144, planes, Matrix::Bt601, Range::Limited).unwrap()
 }
 
 /// Grey all over.

@@ -12,7 +12,7 @@ use super::motion::{Gate, Motion};
 use super::preroll::Preroll;
 use super::privacy::Redactor;
 use super::publish::{PublishSettings, Publishing};
-use super::report::Report;
+use super::report::{Report, Unreported};
 use super::still::StillRun;
 use super::{CameraInput, Eyepiece, Observed};
 use crate::capture::{Captured, Frame};
@@ -78,15 +78,28 @@ impl Camera {
         now_us: u64,
     ) -> Vec<Detection> {
         self.redactor.found(&candidates, now_us);
+        self.reported(candidates, is_asked_for, frame_px, |why| {
+            metrics::counter!(
+                "picket_agent_detect_unreported_total",
+                "camera" => self.name.to_string(), "reason" => why.as_str()
+            )
+            .increment(1);
+        })
+    }
+
+    /// What would be reported of these; the others are given to `refused`.
+    pub fn reported(
+        &self,
+        candidates: Vec<Detection>,
+        is_asked_for: impl Fn(&Detection) -> bool,
+        frame_px: (u32, u32),
+        refused: impl Fn(Unreported),
+    ) -> Vec<Detection> {
         let mut reported = Vec::new();
         for detection in candidates.into_iter().filter(is_asked_for) {
             match self.report.refuses(&detection, frame_px) {
                 None => reported.push(detection),
-                Some(why) => metrics::counter!(
-                    "picket_agent_detect_unreported_total",
-                    "camera" => self.name.to_string(), "reason" => why.as_str()
-                )
-                .increment(1),
+                Some(why) => refused(why),
             }
         }
         // The wire takes no more.

@@ -69,15 +69,17 @@ impl Pictures {
         counted(camera, frame, fate, made)
     }
 
-    /// Lets whoever looks along see a frame, which came at this time.
+    /// Lets whoever looks along see a frame, which came at this time, with what was found in it.
     pub fn show(
         &mut self,
         camera: &Camera,
         masked: &Masked,
+        redacted: Result<Redacted, PlanesError>,
         detections: &[Detection],
         at: Instant,
     ) {
-        let picture = self.outlined(camera, masked, detections);
+        let redacted = redacted.map_err(PictureError::Redact);
+        let picture = redacted.and_then(|redacted| self.outlined(&redacted, detections));
         let planes = masked.planes();
         camera.eyepiece.show(Shown {
             at,
@@ -91,13 +93,11 @@ impl Pictures {
 
     fn outlined(
         &mut self,
-        camera: &Camera,
-        masked: &Masked,
+        redacted: &Redacted,
         detections: &[Detection],
     ) -> Result<(Vec<u8>, &'static str), PictureError> {
         let boxes: Vec<_> = detections.iter().map(|detection| detection.box_px).collect();
-        let redacted = camera.redactor.redact(masked).map_err(PictureError::Redact)?;
-        let drawn: Redacted = redacted.outlined(&boxes).map_err(PictureError::Redact)?;
+        let drawn = redacted.outlined(&boxes).map_err(PictureError::Redact)?;
         for width_px in SHOWN_WIDTHS_PX {
             let jpeg = self.encoder.encode(&drawn, Some(width_px), SHOWN_QUALITY);
             let Jpeg { bytes, .. } = jpeg.map_err(PictureError::Encode)?;

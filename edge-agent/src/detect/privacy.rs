@@ -211,14 +211,44 @@ impl Redactor {
     /// Takes note of the faces of a frame, those too unsure to be reported included. To be told of
     /// every frame that is looked at, before [`redact`](Self::redact).
     pub fn found(&mut self, candidates: &[Detection], now_us: u64) {
-        let Some(blur) = self.blur else { return };
-        let keep_us = u64::from(blur.keep_ms) * 1000;
-        self.faces.retain(|(found_us, _)| now_us.abs_diff(*found_us) <= keep_us);
+        if self.blur.is_none() {
+            return;
+        }
+        let mut faces = std::mem::take(&mut self.faces);
+        faces.retain(|(found_us, _)| self.keeps(*found_us, now_us));
+        self.faces = faces;
         self.faces.extend(candidates.iter().map(|face| (now_us, face.box_px)));
     }
 
     /// The picture as it may be published.
     pub fn redact(&self, masked: &Masked) -> Result<Redacted, PlanesError> {
+        self.redact_faces(masked, self.faces.iter().map(|(_, box_px)| *box_px))
+    }
+
+    /// The same of a frame that counts for nothing else, with what was found in it: the frames that
+    /// are published are blurred as if there had been none.
+    pub fn redact_aside(
+        &self,
+        masked: &Masked,
+        candidates: &[Detection],
+        now_us: u64,
+    ) -> Result<Redacted, PlanesError> {
+        let kept = self.faces.iter().filter(|(found_us, _)| self.keeps(*found_us, now_us));
+        let kept = kept.map(|(_, box_px)| *box_px);
+        self.redact_faces(masked, kept.chain(candidates.iter().map(|face| face.box_px)))
+    }
+
+    /// Whether a face that was found at one time is still blurred at another.
+    fn keeps(&self, found_us: u64, now_us: u64) -> bool {
+        let keep_us = self.blur.map_or(0, |blur| u64::from(blur.keep_ms) * 1000);
+        now_us.abs_diff(found_us) <= keep_us
+    }
+
+    fn redact_faces(
+        &self,
+        masked: &Masked,
+        faces: impl Iterator<Item = [f32; 4]>,
+    ) -> Result<Redacted, PlanesError> {
         let Masked { planes, masks } = masked;
         let Some(blur) = self.blur else {
             let done = if *masks { "masks" } else { "none" };
@@ -226,7 +256,7 @@ impl Redactor {
         };
         let done = if *masks { "masks+faces" } else { "faces" };
         let mut canvas = Canvas::copy(planes);
-        for (_, [x, y, width, height]) in &self.faces {
+        for [x, y, width, height] in faces {
             let (by_x, by_y) = (width * blur.margin, height * blur.margin);
             let box_px = [x - by_x, y - by_y, width + 2.0 * by_x, height + 2.0 * by_y];
             // Nothing of a box outside the picture is in it.
@@ -345,6 +375,24 @@ mod tests {
             let redacted = redactor.redact(&masked).unwrap();
             assert_eq!(luma(redacted.planes(), 40, 30) == 16, blurred, "{now_us}");
         }
+    }
+
+    #[test]
+    fn a_face_of_a_frame_aside_is_blurred_in_that_frame_alone() {
+        let blur = Some(BlurSettings { method: BlurMethod::Fill, ..BlurSettings::default() });
+        let mut redactor = Redactor::new(&PrivacySettings { mask: Vec::new(), blur });
+        let masked = redactor.mask(&noise()).unwrap();
+        redactor.found(&[face([4.0, 4.0, 10.0, 10.0], 0.8)], 0);
+        let black = |redacted: &Redacted| {
+            [(8, 8), (40, 30)].map(|(x, y)| luma(redacted.planes(), x, y) == 16)
+        };
+        let aside = [face([30.0, 20.0, 20.0, 20.0], 0.8)];
+        for (now_us, kept) in [(500_000, true), (500_001, false)] {
+            let redacted = redactor.redact_aside(&masked, &aside, now_us).unwrap();
+            assert_eq!(black(&redacted), [kept, true], "{now_us}");
+        }
+        redactor.found(&[], 400_000);
+        assert_eq!(black(&redactor.redact(&masked).unwrap()), [true, false]);
     }
 
     #[test]

@@ -171,7 +171,8 @@ impl Worker {
                     camera.keep_looking(frame.stamp.mono_us);
                 }
                 if camera.eyepiece.looked_at(frame.stamp.mono_us, !detections.is_empty()) {
-                    self.pictures.show(camera, &masked, &detections, came);
+                    let redacted = camera.redactor.redact(&masked);
+                    self.pictures.show(camera, &masked, redacted, &detections, came);
                 }
                 self.observe(index, frame, &masked, motion, detections);
             }
@@ -196,19 +197,30 @@ impl Worker {
         }
     }
 
-    /// Shows a frame in which nothing moves to whoever looks along. Neither the gate nor what is
-    /// handed on learns of it.
+    /// Shows a frame in which nothing moves to whoever looks along. Neither the gate nor the blur nor
+    /// a count nor what is handed on learns of it: it is a frame that was not looked at.
     fn glance(&mut self, index: usize, frame: &Frame) {
         if !self.cameras[index].eyepiece.passed_by(frame.stamp.mono_us) {
             return;
         }
         let came = Instant::now();
-        let found = self.find(index, frame);
-        let camera = &self.cameras[index];
-        match found {
-            Ok((masked, detections)) => self.pictures.show(camera, &masked, &detections, came),
-            Err(error) => camera.eyepiece.failed(chain(&error)),
+        if let Err(error) = self.show_aside(index, frame, came) {
+            self.cameras[index].eyepiece.failed(chain(&error));
         }
+    }
+
+    fn show_aside(&mut self, index: usize, frame: &Frame, came: Instant) -> Result<(), LookError> {
+        let camera = &mut self.cameras[index];
+        let masked = camera.redactor.mask(&frame.planes).map_err(LookError::Mask)?;
+        let planes = masked.planes();
+        let from = camera.redactor.least_score(self.detector.score_threshold());
+        let candidates = self.detector.detect_from(planes, from).map_err(LookError::Detect)?;
+        let redacted = camera.redactor.redact_aside(&masked, &candidates, frame.stamp.mono_us);
+        let reports = |detection: &Detection| self.detector.reports(detection);
+        let frame_px = (planes.width(), planes.height());
+        let detections = camera.reported(candidates, reports, frame_px, |_| ());
+        self.pictures.show(camera, &masked, redacted, &detections, came);
+        Ok(())
     }
 
     /// What is reported of a frame, and the picture in which it was found.
