@@ -45,6 +45,8 @@ pub struct CameraView {
     /// Whether its thread ended because nothing more can come of the source. A camera that only
     /// waits, to be opened again or for numbers, is `Failed` and has not given up.
     pub gave_up: bool,
+    /// Whether its thread ended by a panic: then it gets no other one before the agent starts anew.
+    pub broke_off: bool,
 }
 
 /// The shared account of one camera.
@@ -81,6 +83,7 @@ impl CameraAccount {
             size_px: None,
             reopened: 0,
             gave_up: false,
+            broke_off: false,
         };
         let inner =
             Inner { view, last_frame: None, rate: Rate::new(Instant::now()), untaken: None };
@@ -112,6 +115,7 @@ impl CameraAccount {
     pub fn broke_off(&self) {
         let problem = "its thread broke off; the log says where".to_owned();
         self.set_state(CameraState::Failed, Some(problem));
+        self.lock().view.broke_off = true;
     }
 
     pub(super) fn gave_up(&self, problem: String) {

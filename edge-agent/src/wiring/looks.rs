@@ -70,12 +70,16 @@ fn why_not(view: &CameraView) -> Option<String> {
         CameraState::Failed if view.gave_up => {
             Some(format!("has failed: {problem}. Mend that, and restart the agent"))
         }
+        CameraState::Failed if view.broke_off => {
+            Some(format!("has failed: {problem}. Only a restart of the agent opens it again"))
+        }
         CameraState::Failed => Some(format!(
             "has failed: {problem}. It is opened again and again: look when that is mended"
         )),
         CameraState::Stuck => Some(format!(
-            "is stuck in its driver: {problem}. It is opened again when the driver lets go; if that \
-             does not come, unplug it or restart the machine"
+            "is stuck in its driver: {problem}. It is opened again beside each thread that hangs \
+             there; when three do, only after one came back. If that does not help, cut the \
+             camera's power for a moment, or restart the machine"
         )),
         CameraState::Ended => {
             let how = view.problem.as_deref().unwrap_or("was read to its end");
@@ -134,11 +138,52 @@ fn pictured(shown: Shown) -> Pictured {
 mod tests {
     use super::*;
     use crate::capture::{Duty, Life};
+    use crate::detect::Eyepiece;
+    use picket_wire::status::PictureState;
+
+    fn account() -> Arc<CameraAccount> {
+        let duty = Arc::new(Duty::new(Vec::new(), jiff::tz::TimeZone::UTC, None));
+        Life::new("north".parse().unwrap(), duty).account
+    }
+
+    #[test]
+    fn a_camera_whose_thread_broke_off_is_not_said_to_be_opened_again() {
+        let account = account();
+        account.broke_off();
+        let said = why_not(&account.view()).unwrap();
+        assert!(said.contains("the log says where"), "{said}");
+        assert!(said.contains("Only a restart of the agent"), "{said}");
+        assert!(!said.contains("again and again"), "{said}");
+    }
+
+    #[test]
+    fn the_age_of_the_picture_and_what_the_pictures_look_like_are_reported() {
+        let before = account().view();
+        let after = CameraView { picture: Some(PictureState::Frozen), ..before.clone() };
+        let at = Instant::now().checked_sub(Duration::from_secs(5)).unwrap();
+        let (found, picture) = (Vec::new(), Err("none".to_owned()));
+        let shown =
+            Shown { at, size_px: (64, 48), brightness: 0.0, sharpness: 0.0, found, picture };
+        let mut glimpse = Eyepiece::default().look().unwrap().end();
+        glimpse.shown = Some(shown);
+        let report = report(glimpse, &before, after, Duration::from_secs(6));
+        assert_eq!(report.picture, Some(PictureState::Frozen));
+        assert!((5.0..60.0).contains(&report.pictured.unwrap().age_s));
+    }
+
+    #[test]
+    fn a_look_without_a_picture_since_the_camera_was_changed_says_so() {
+        let view = account().view();
+        let mut glimpse = Eyepiece::default().look().unwrap().end();
+        glimpse.changed = true;
+        let report = report(glimpse, &view, view.clone(), Duration::from_secs(1));
+        let why = report.pictured.unwrap_err();
+        assert!(why.contains("was changed meanwhile"), "{why}");
+    }
 
     #[test]
     fn a_camera_that_shows_nothing_is_told_with_what_to_do() {
-        let duty = Arc::new(Duty::new(Vec::new(), jiff::tz::TimeZone::UTC, None));
-        let fresh = Life::new("north".parse().unwrap(), duty).account.view();
+        let fresh = account().view();
         let said = |state, problem: &str, gave_up| {
             why_not(&CameraView {
                 state,
@@ -154,7 +199,12 @@ mod tests {
             (CameraState::Paused, "outside its schedule", false, ["is outside", "`resume`"]),
             (CameraState::Failed, "no such device", false, ["no such device", "again and again"]),
             (CameraState::Failed, "no such file", true, ["no such file", "restart the agent"]),
-            (CameraState::Stuck, "nothing was heard", false, ["nothing was heard", "unplug it"]),
+            (
+                CameraState::Stuck,
+                "nothing was heard",
+                false,
+                ["nothing was heard", "when three do"],
+            ),
             (CameraState::Ended, "", false, ["read to its end", "still runs"]),
             (CameraState::Ended, "taken out of the config", false, ["taken out", "still runs"]),
         ] {
