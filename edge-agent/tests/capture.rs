@@ -415,6 +415,9 @@ fn every_source_stops_within_a_second() {
     }
 }
 
+/// Any file that can be read.
+const A_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+
 #[test]
 fn settings_that_cannot_work_are_refused_by_name() {
     let refused = [
@@ -425,7 +428,7 @@ fn settings_that_cannot_work_are_refused_by_name() {
         (json!({ "source": { "rtsp": { "url": "http://u:secret@h/" } } }), "source.rtsp.url"),
         (json!({ "source": { "test-pattern": { "fps": 0 } } }), "source.test-pattern.fps"),
         (
-            json!({ "source": { "rtsp": { "url": "rtsp://h/s", "password_file": "/dev/null" } } }),
+            json!({ "source": { "rtsp": { "url": "rtsp://h/s", "password_file": A_FILE } } }),
             "source.rtsp.password_file",
         ),
     ];
@@ -436,8 +439,8 @@ fn settings_that_cannot_work_are_refused_by_name() {
         assert!(error.contains(field) && !error.contains("secret"), "{error}");
     }
     for with_user in [
-        json!({ "url": "rtsp://h/s", "user": "adam", "password_file": "/dev/null" }),
-        json!({ "url": "rtsp://adam@h/s", "password_file": "/dev/null" }),
+        json!({ "url": "rtsp://h/s", "user": "adam", "password_file": A_FILE }),
+        json!({ "url": "rtsp://adam@h/s", "password_file": A_FILE }),
     ] {
         settings(json!({ "name": "cam", "source": { "rtsp": with_user } })).check().unwrap();
     }
