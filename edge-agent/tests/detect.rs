@@ -13,8 +13,8 @@ use picket_edge_agent::detect::command::{self, Arguments, FileDetections};
 use picket_edge_agent::detect::jpeg::Encoder;
 use picket_edge_agent::detect::privacy::Redactor;
 use picket_edge_agent::detect::{
-    self, CameraInput, DetectSettings, Detector, MotionSettings, Observed, PrivacySettings,
-    PublishPolicy, PublishSettings, ReportSettings,
+    self, CameraInput, DetectSettings, Detector, Observed, PrivacySettings, PublishPolicy,
+    PublishSettings,
 };
 use picket_wire::ObservationId;
 use picket_wire::observation::{ClockState, FrameFate, Reason, Skip, Stamp};
@@ -180,16 +180,8 @@ fn frame(camera: &str, seq: u64, planes: &Planes) -> Captured {
 
 /// Every frame of a camera, published as by default.
 fn input(camera: &str, frames: Receiver<Captured>) -> CameraInput {
-    CameraInput {
-        name: camera.parse().unwrap(),
-        gated: false,
-        motion: MotionSettings::default(),
-        report: ReportSettings::default(),
-        publish: PublishSettings::default(),
-        privacy: PrivacySettings::default(),
-        eyepiece: Default::default(),
-        frames,
-    }
+    let name = camera.parse().unwrap();
+    CameraInput { name, gated: false, ..common::detection::camera(frames) }
 }
 
 fn skip(camera: &str, first: u64, last: u64) -> Skip {

@@ -3,6 +3,8 @@
 // Helpers of tests may unwrap as tests do: a panic is a failed test.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod common;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -16,9 +18,7 @@ use picket_edge_agent::spool::{
     self, Clock, Limits, Outcome, Settings, Settled, Spool, SpoolError, SpoolHandle, SpoolReader,
     Spooled,
 };
-use picket_wire::observation::{
-    ClockState, Detection, Detector, FrameFate, GapOf, Observation, Reason, Skip, Stamp,
-};
+use picket_wire::observation::{ClockState, Detection, GapOf, Observation, Reason, Skip, Stamp};
 use picket_wire::{
     CameraName, CameraRecord, EpochId, Message, ObservationId, Picture, Topic, decode,
 };
@@ -82,16 +82,7 @@ impl Agent {
     }
 
     fn observation(&self, seq: u64) -> Observation {
-        Observation {
-            id: self.id(seq),
-            stamp: stamp(seq, false),
-            frame_width: 640,
-            frame_height: 480,
-            detector: Detector { name: "yunet".to_owned(), model_sha256: "00".repeat(32) },
-            motion_score: None,
-            frame: FrameFate::Published,
-            detections: Vec::new(),
-        }
+        common::uplink::observation(self.id(seq), stamp(seq, false))
     }
 
     /// An observation of some 10 KB, so that a small spool is soon full of them.

@@ -41,10 +41,10 @@ impl Machine {
         SERIALS.iter().find_map(|file| serial_in(&self.root.join(file)))
     }
 
-    /// Why there is no serial number.
-    fn no_serial(&self) -> String {
+    /// Why there is no serial number; `read` reads a file, which a test has refused to root as well.
+    fn no_serial(&self, read: impl Fn(&Path) -> io::Result<Vec<u8>>) -> String {
         let denied = SERIALS.iter().map(|file| self.root.join(file)).find(|file| {
-            std::fs::read(file).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+            read(file).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
         });
         match denied {
             Some(file) => format!(
@@ -103,7 +103,7 @@ impl Machine {
     pub fn variable(&self, name: &str) -> Result<String, String> {
         match name {
             "hostname" => self.hostname(),
-            "serial" => self.serial().ok_or_else(|| self.no_serial()),
+            "serial" => self.serial().ok_or_else(|| self.no_serial(|file| std::fs::read(file))),
             "mac" => self.addresses().into_iter().next().ok_or_else(|| {
                 "this machine has no network card with an address of its own: use ${hostname}"
                     .to_owned()
@@ -259,6 +259,8 @@ mod tests {
         write(root.path(), file, "To Be Filled By O.E.M.\n");
         let error = machine.expand("${serial}").unwrap_err();
         assert!(error.contains("no serial number of its own"), "{error}");
+        let denied = machine.no_serial(|_| Err(io::ErrorKind::PermissionDenied.into()));
+        assert!(denied.contains("may not read") && denied.contains("as root"), "{denied}");
         // Root may read it all the same.
         fs::set_permissions(root.path().join(file), fs::Permissions::from_mode(0o000)).unwrap();
         if fs::read(root.path().join(file)).is_err() {

@@ -36,6 +36,20 @@ pub fn stamp(mono_us: u64) -> Stamp {
     Stamp { mono_us, captured_at: None, clock: ClockState::Unset }
 }
 
+/// One without a detection, whose picture is published.
+pub fn observation(id: ObservationId, stamp: Stamp) -> Observation {
+    Observation {
+        id,
+        stamp,
+        frame_width: 640,
+        frame_height: 480,
+        detector: Detector { name: "yunet".to_owned(), model_sha256: "00".repeat(32) },
+        motion_score: None,
+        frame: FrameFate::Published,
+        detections: Vec::new(),
+    }
+}
+
 pub fn north() -> CameraName {
     "north".parse().unwrap()
 }
@@ -102,16 +116,7 @@ impl Agent {
     pub fn capture_with_picture(&self, seq: u64) {
         self.spool.ledger().captured(&north(), 1);
         let id: ObservationId = format!("gate/north/{}/{seq}", self.epoch).parse().unwrap();
-        let observation = Observation {
-            id: id.clone(),
-            stamp: stamp(seq),
-            frame_width: 640,
-            frame_height: 480,
-            detector: Detector { name: "yunet".to_owned(), model_sha256: "00".repeat(32) },
-            motion_score: None,
-            frame: FrameFate::Published,
-            detections: Vec::new(),
-        };
+        let observation = observation(id.clone(), stamp(seq));
         let (redacted, jpeg) = ("none".to_owned(), vec![0xff, 0xd8, 0xff, 0xd9]);
         let stamp = stamp(seq);
         let picture =
