@@ -1,0 +1,31 @@
+//! The spool on a disk that fails, and after a power cut. Each test is one fault; the test's own
+//! [`ledger`] says at its end what became of everything.
+//!
+//! Short by default; `PICKET_FAULTS=long` runs the same with more rounds.
+
+// Helpers of tests may unwrap as tests do: a panic is a failed test.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod agent;
+mod clock;
+mod faults;
+mod ledger;
+mod player;
+mod power_cut;
+
+use std::time::Duration;
+
+/// No step of a test takes this long, however busy the machine is.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// Whether the long form is asked for.
+fn long() -> bool {
+    std::env::var("PICKET_FAULTS").is_ok_and(|form| form == "long")
+}
+
+/// A folder in memory where there is one: a test that opens hundreds of spools should wait for its
+/// subject, and not for this machine's disk.
+fn scratch() -> tempfile::TempDir {
+    let memory = std::path::Path::new("/dev/shm");
+    if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap()
+}
