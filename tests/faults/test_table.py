@@ -13,6 +13,7 @@ FOLDERS = {
     "picket-service": "service",
     "picket-wire": "wire",
     "picket-network-camera": "tests/network-camera",
+    "picket-faulty-disk": "tests/faulty-disk",
 }
 
 
