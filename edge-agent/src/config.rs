@@ -101,7 +101,7 @@ impl Settings {
         }
         self.detect.check().map_err(|e| in_section("detect", &e))?;
         self.spool.check().map_err(|e| in_section("spool", &e))?;
-        self.uplink.check().map_err(|e| in_section("uplink", &e))?;
+        self.uplink.check().map(drop).map_err(|e| in_section("uplink", &e))?;
         self.ops.check()?;
         self.log.check()
     }

@@ -266,8 +266,14 @@ pub const TABLE: &[Metric] = &[
     metric(
         "picket_agent_uplink_producer_restarts_total",
         MetricKind::Counter,
+        &["why"],
+        "How often the producers were replaced: after a `fatal` error, or for changed `files`.",
+    ),
+    metric(
+        "picket_agent_uplink_files_refused",
+        MetricKind::Gauge,
         &[],
-        "How often the producer was made anew after a fatal error.",
+        "1 while the certificate, key, CA or password on disk cannot be used, and the former stay in use.",
     ),
     metric(
         "picket_agent_uplink_in_flight_records",

@@ -11,8 +11,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use common::uplink::{
-    Agent, BROKER, LIMIT, Mock, cluster, cluster_of, gate, settings, stamp, start,
+    Agent, BROKER, LIMIT, Mock, cluster, cluster_of, gate, north, settings, stamp, start,
 };
+use metrics_exporter_prometheus::PrometheusBuilder;
 use picket_edge_agent::uplink::{ProbeError, Settings, probe};
 use picket_wire::observation::{GapOf, Reason};
 use picket_wire::status::{SpoolStatus, Status};
@@ -320,6 +321,57 @@ fn missing_right_on_pictures_does_not_hold_up_observations() {
     let seen = skips(&consume(&mock, Topic::Observations, 51));
     assert!(seen.iter().all(|(lane, _)| *lane == Lane::Live), "{seen:?}");
     assert_eq!(consume(&mock, Topic::Frames, 1).len(), 1);
+}
+
+#[test]
+fn after_a_fatal_error_a_second_producer_goes_on_in_order_and_nothing_is_lost_or_doubled() {
+    let rounds =
+        if std::env::var("PICKET_FAULTS").is_ok_and(|form| form == "long") { 6 } else { 2 };
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    metrics::set_global_recorder(recorder).unwrap();
+    let replaced = || {
+        let text = handle.render();
+        let line = text.lines().find(|line| line.contains("restarts_total{why=\"fatal\"}"));
+        line.and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).unwrap_or(0)
+    };
+    let (mock, dir) = (cluster(), tempfile::tempdir().unwrap());
+    let agent = start(dir.path(), &settings(mock.bootstrap_servers()));
+    let yard: CameraName = "yard".parse().unwrap();
+    agent.spool.add_cameras(std::slice::from_ref(&yard)).unwrap();
+    let mut sent = 0;
+    for round in 1..=rounds {
+        agent.wait("the link is up", |agent| {
+            agent.uplink.status().up && agent.books().acknowledged == sent
+        });
+        // What a broker says that has lost what it knew of a producer.
+        let lost = RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
+        mock.request_errors(RDKafkaApiKey::Produce, &[lost]);
+        for seq in sent + 1..=sent + 50 {
+            agent.capture(seq..=seq);
+            agent.capture_of(&yard, seq..=seq);
+        }
+        sent += 50;
+        agent.wait("all acknowledged", |agent| {
+            let yards = agent.spool.ledger().books(&yard).unwrap().acknowledged;
+            agent.books().acknowledged == sent && yards == sent
+        });
+        assert_eq!(replaced(), round, "a fatal error replaces the producers, once");
+    }
+    agent.end();
+    // Two epoch records beside them.
+    let messages = consume(&mock, Topic::Observations, 2 * sent as usize + 2);
+    for camera in [north(), yard] {
+        let of = |(message, _): &&(Message, String)| match message {
+            Message::Record { record: CameraRecord::Skip(skip), .. } => {
+                skip.id.key.camera == camera
+            }
+            _ => false,
+        };
+        let its: Vec<_> = messages.iter().filter(of).cloned().collect();
+        let seqs: Vec<u64> = skips(&its).into_iter().map(|(_, seq)| seq).collect();
+        assert_eq!(seqs, (1..=sent).collect::<Vec<_>>(), "{camera}");
+    }
 }
 
 #[test]

@@ -12,7 +12,9 @@ use picket_wire::message::Outgoing;
 use picket_wire::status::LinkStatus;
 use picket_wire::{DeviceName, TopicNames};
 
+use super::files::Watch;
 use super::link::Link;
+use super::pairs::{Pace, Pairs};
 use super::queues::Queues;
 use super::sender::{Command, Sender};
 use super::settings::{MAX_DRAIN_MS, Settings, SettingsError};
@@ -73,7 +75,7 @@ impl Uplink {
         device: &DeviceName,
         reader: SpoolReader,
     ) -> Result<UplinkHandle, UplinkError> {
-        settings.check()?;
+        let files = settings.check()?;
         let (commands_tx, commands) = bounded(16);
         // Bounded by the window: each message in it is reported once, beside complaints about
         // connections, which the reconnect back-off keeps rare.
@@ -87,7 +89,12 @@ impl Uplink {
             commands,
             reports,
             reports_tx,
-            producers: None,
+            pairs: Pairs::default(),
+            pace: Pace::default(),
+            watch: Watch::new(files.digest, Instant::now()),
+            files,
+            turned_away: None,
+            files_problem: None,
             queues: Queues::new(settings.backlog_one_in, reader.first_id()),
             window: Window::new(settings.max_in_flight_records, settings.max_in_flight_bytes),
             link: Link::new(Duration::from_millis(settings.stall_ms), Instant::now()),

@@ -163,6 +163,12 @@ impl Link {
         self.last_said = Some(explain(text));
     }
 
+    /// The producers are others from now on: what was said of the former ones, and the wait that
+    /// their failures asked for, say nothing of these.
+    pub fn begin_anew(&mut self) {
+        (self.last_said, self.hold_until, self.hold) = (None, None, FIRST_HOLD);
+    }
+
     /// The link is down, and why.
     pub fn broke(&mut self, problem: String, now: Instant) -> Option<Change> {
         match &mut self.state {

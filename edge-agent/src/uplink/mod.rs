@@ -9,7 +9,8 @@
 //!   a crash at any moment leaves it in the spool or at the broker, or at both.
 //! - *Order*: per camera and topic, rows of one lane are sent in `seq` order. What is committed while
 //!   the link is up is live; what was spooled at the start or during an outage is backlog, behind
-//!   it. A message that fails alone and is sent again may come after its successors.
+//!   it. A message that fails alone and is sent again may come after its successors. Nothing of a key
+//!   goes over new producers while something of it is on its way at the former ones.
 //! - *Duplicates*: after a crash or a replaced producer a message may be sent twice, with the same
 //!   bytes; the centre knows it by its id.
 //! - *Loss*: only what the broker will never take, each tried alone before it is given up, and rows
@@ -21,20 +22,24 @@
 //! may be lost without a trace, and one old one may arrive after an outage. Behind 512 rows or 2 MiB
 //! of a camera whose partition takes nothing, the other cameras' rows of that lane and topic wait.
 
+mod files;
 mod handle;
 mod lanes;
 mod link;
 mod news;
+mod pairs;
 mod polled;
 mod probe;
 mod producer;
 mod queues;
+mod renewal;
 mod security;
 mod sender;
 mod settings;
 mod troubles;
 mod window;
 
+pub use files::Snapshot;
 pub use handle::{Drained, LONGEST_DRAIN, Uplink, UplinkError, UplinkHandle};
 pub use probe::{ProbeError, ProbeReport, probe};
 pub use security::{SecurityError, dates_problem, days_left};

@@ -4,7 +4,6 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use super::link::Change;
-use super::security;
 use super::sender::Sender;
 
 const LOOK_AT_CERTIFICATE: Duration = Duration::from_secs(3600);
@@ -51,11 +50,10 @@ impl Sender {
         let up = self.link.is_up() && problem.is_none();
         // Said first while nothing goes: it is then the likeliest cause. While the broker takes
         // records all the same it is only a log line.
-        let dates = self.dates_problem.as_deref().filter(|_| !up);
-        let problem = match (dates, problem) {
-            (Some(dates), Some(problem)) => Some(format!("{dates}; {problem}")),
-            (dates, problem) => dates.or(problem).map(ToOwned::to_owned),
-        };
+        let likely = [&self.dates_problem, &self.files_problem];
+        let likely = likely.into_iter().filter(|_| !up).filter_map(Option::as_deref);
+        let said: Vec<_> = likely.chain(problem).collect();
+        let problem = (!said.is_empty()).then(|| said.join("; "));
         metrics::gauge!("picket_agent_uplink_up").set(if up { 1.0 } else { 0.0 });
         let mut status = self.shared.status.lock().unwrap_or_else(PoisonError::into_inner);
         status.up = up;
@@ -102,7 +100,7 @@ impl Sender {
     }
 
     fn look_at_certificate(&mut self) {
-        let dates = security::dates_problem(&self.settings);
+        let dates = self.files.dates_problem();
         let is_news = dates != self.dates_problem;
         match &dates {
             Some(problem) if is_news => {
@@ -115,7 +113,7 @@ impl Sender {
             _ => {}
         }
         self.dates_problem = dates;
-        let Some(days) = security::days_left(&self.settings) else {
+        let Some(days) = self.files.days_left() else {
             return;
         };
         metrics::gauge!("picket_agent_uplink_certificate_days_left").set(days as f64);

@@ -58,7 +58,7 @@ pub fn probe(
     let client_id = format!("picket-{device}-doctor");
     let producer: BaseProducer<Reporter, NoCustomPartitioner> =
         producer::config(settings, &client_id)
-            .create_with_context(Reporter::new(Topic::Observations, reports_tx))
+            .create_with_context(Reporter::new(0, Topic::Observations, reports_tx))
             .map_err(ProbeError::Producer)?;
     let names = TopicNames::new(settings.topic_prefix.clone());
     let dates_problem = security::dates_problem(settings);

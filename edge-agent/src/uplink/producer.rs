@@ -34,6 +34,8 @@ pub enum Report {
     },
     /// Something is wrong with the connection or the producer.
     Trouble {
+        /// Of which pair of producers.
+        pair: u32,
         /// Of which producer: that of observations, or that of frames.
         topic: Topic,
         /// What kind.
@@ -45,14 +47,15 @@ pub enum Report {
 
 /// Passes everything on to the uplink's thread, and waits for nothing.
 pub struct Reporter {
+    pair: u32,
     topic: Topic,
     reports: Sender<Report>,
 }
 
 impl Reporter {
-    /// Reports to `reports`, for the producer of `topic`.
-    pub fn new(topic: Topic, reports: Sender<Report>) -> Self {
-        Self { topic, reports }
+    /// Reports to `reports`, for the producer of `topic` in this pair.
+    pub fn new(pair: u32, topic: Topic, reports: Sender<Report>) -> Self {
+        Self { pair, topic, reports }
     }
 }
 
@@ -71,8 +74,8 @@ impl ClientContext for Reporter {
     fn error(&self, error: KafkaError, reason: &str) {
         let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
         // The uplink has ended if nobody listens.
-        let _ =
-            self.reports.send(Report::Trouble { topic: self.topic, code, said: reason.to_owned() });
+        let (pair, topic, said) = (self.pair, self.topic, reason.to_owned());
+        let _ = self.reports.send(Report::Trouble { pair, topic, code, said });
     }
 }
 
@@ -90,14 +93,16 @@ impl ProducerContext<NoCustomPartitioner> for Reporter {
 /// One for records and heartbeats, compressed; one for pictures, which are compressed already, so
 /// that a large picture does not stand in front of an observation in one connection.
 pub struct Producers {
+    pair: u32,
     small: Polled,
     large: Polled,
     names: TopicNames,
 }
 
 impl Producers {
-    /// Makes both; they connect when there is something to send.
+    /// Makes both; they connect when there is something to send. Each pair has a number of its own.
     pub fn new(
+        pair: u32,
         settings: &Settings,
         client_id: &str,
         reports: &Sender<Report>,
@@ -108,10 +113,23 @@ impl Producers {
             config.set("message.max.bytes", most.to_string());
             let codec = if topic == Topic::Frames { "none" } else { "zstd" };
             config.set("compression.type", codec);
-            Polled::new(&config, Reporter::new(topic, reports.clone()))
+            Polled::new(&config, Reporter::new(pair, topic, reports.clone()))
         };
         let names = TopicNames::new(settings.topic_prefix.clone());
-        Ok(Self { small: make(Topic::Observations)?, large: make(Topic::Frames)?, names })
+        let (small, large) = (make(Topic::Observations)?, make(Topic::Frames)?);
+        Ok(Self { pair, small, large, names })
+    }
+
+    /// The number of the pair.
+    pub fn pair(&self) -> u32 {
+        self.pair
+    }
+
+    /// Whether a broker lets them in: an answer is more than a connection, as with TLS 1.3 a broker
+    /// refuses a certificate only when the client believes itself connected.
+    pub fn are_let_in(&self, limit: Duration) -> bool {
+        let name = self.names.name(Topic::Observations);
+        self.small.producer().client().fetch_metadata(Some(&name), limit).is_ok()
     }
 
     fn of(&self, topic: Topic) -> &BaseProducer<Reporter> {
@@ -221,6 +239,6 @@ pub fn check_tls(settings: &Settings) -> Result<(), String> {
     set_tls(&mut config, settings);
     let (reports, _) = crossbeam_channel::unbounded();
     let made: Result<BaseProducer<Reporter, NoCustomPartitioner>, KafkaError> =
-        config.create_with_context(Reporter::new(Topic::Observations, reports));
+        config.create_with_context(Reporter::new(0, Topic::Observations, reports));
     made.map(|_| ()).map_err(|error| error.to_string())
 }

@@ -1,16 +1,11 @@
 //! TLS: the files, and how long they last.
 
-use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use x509_parser::pem::Pem;
-use x509_parser::time::ASN1Time;
-
+use super::files::Snapshot;
 use super::producer;
 use super::settings::Settings;
-
-const DAY_S: i64 = 24 * 60 * 60;
 
 /// What is wrong with a file.
 #[derive(Debug, thiserror::Error)]
@@ -44,18 +39,13 @@ pub enum SecurityError {
     },
 }
 
-/// Checks that the files are there, hold what they should, and belong together. Their dates are not
-/// looked at here: an agent whose certificate has expired, or whose clock begins in 1970, still has a
-/// spool to fill. See [`dates_problem`].
-pub fn check(settings: &Settings) -> Result<(), SecurityError> {
-    for (field, path) in settings.files() {
-        let bytes = read(field, path)?;
-        if field != "key_file" {
-            check_certificate(field, path, &bytes)?;
-        }
-    }
+/// Checks that the files are there, hold what they should, and belong together, and tells what they
+/// held. Their dates are not judged here: an agent whose certificate has expired, or whose clock begins
+/// in 1970, still has a spool to fill. See [`Snapshot::dates_problem`].
+pub fn check(settings: &Settings) -> Result<Snapshot, SecurityError> {
+    let snapshot = Snapshot::take(settings)?;
     if !settings.uses_tls() {
-        return Ok(());
+        return Ok(snapshot);
     }
     // The TLS library itself compares key and certificate when a producer is made; one without a
     // broker connects to nothing.
@@ -66,61 +56,24 @@ pub fn check(settings: &Settings) -> Result<(), SecurityError> {
         } else {
             SecurityError::Refused { why }
         }
-    })
+    })?;
+    Ok(snapshot)
 }
 
-/// Days until the device's own certificate expires, negative when it has; `None` without one.
+/// Days until the certificate on disk expires, negative when it has; `None` without one.
 pub fn days_left(settings: &Settings) -> Option<i64> {
-    let path = settings.certificate_file.as_deref()?;
-    let bytes = fs::read(path).ok()?;
-    let (_, not_after) = validity(&bytes)?;
-    Some((not_after.timestamp() - ASN1Time::now().timestamp()).div_euclid(DAY_S))
+    Snapshot::take(settings).ok()?.days_left()
 }
 
-/// What the dates of the certificates say against the link, in words; `None` if all are in their
-/// time by this device's clock.
+/// What the dates of the certificates on disk say against the link, in words.
 pub fn dates_problem(settings: &Settings) -> Option<String> {
-    let now = ASN1Time::now();
-    settings.files().filter(|(field, _)| *field != "key_file").find_map(|(field, path)| {
-        let (not_before, not_after) = validity(&fs::read(path).ok()?)?;
-        let path = path.display();
-        if now > not_after {
-            return Some(format!("uplink.{field} {path}: the certificate expired on {not_after}"));
-        }
-        (now < not_before).then(|| {
-            format!(
-                "uplink.{field} {path}: the certificate is not valid before {not_before} (is this \
-                 device's clock right?)"
-            )
-        })
-    })
-}
-
-fn read(field: &'static str, path: &Path) -> Result<Vec<u8>, SecurityError> {
-    fs::read(path).map_err(|source| SecurityError::Unreadable {
-        field,
-        path: path.to_path_buf(),
-        source,
-    })
-}
-
-fn check_certificate(field: &'static str, path: &Path, bytes: &[u8]) -> Result<(), SecurityError> {
-    let path = path.to_path_buf();
-    validity(bytes).map(drop).ok_or(SecurityError::NoCertificate { field, path })
-}
-
-/// Of the first certificate in a file.
-fn validity(bytes: &[u8]) -> Option<(ASN1Time, ASN1Time)> {
-    let pem = Pem::iter_from_buffer(bytes)
-        .filter_map(Result::ok)
-        .find(|pem| pem.label == "CERTIFICATE")?;
-    let certificate = pem.parse_x509().ok()?;
-    let validity = certificate.validity();
-    Some((validity.not_before, validity.not_after))
+    Snapshot::take(settings).ok()?.dates_problem()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use rcgen::{CertificateParams, KeyPair};
 
     use super::*;

@@ -12,9 +12,11 @@ use picket_wire::observation::Reason;
 use picket_wire::{Lane, Topic, TopicNames};
 use rdkafka::types::RDKafkaErrorCode as Code;
 
+use super::files::{Digest, Snapshot, Watch};
 use super::handle::{Drained, Shared};
 use super::link::{self, Link, Verdict};
-use super::producer::{Producers, Report};
+use super::pairs::{Pace, Pairs};
+use super::producer::Report;
 use super::queues::Queues;
 use super::settings::Settings;
 use super::troubles::Troubles;
@@ -59,7 +61,15 @@ pub struct Sender {
     pub(super) commands: Receiver<Command>,
     pub(super) reports: Receiver<Report>,
     pub(super) reports_tx: ChannelSender<Report>,
-    pub(super) producers: Option<Producers>,
+    pub(super) pairs: Pairs,
+    pub(super) pace: Pace,
+    /// What the files held from which the producers in use were made.
+    pub(super) files: Snapshot,
+    pub(super) watch: Watch,
+    /// Changed files that no broker took, and when that was.
+    pub(super) turned_away: Option<(Digest, Instant)>,
+    /// Why changed files are not in use.
+    pub(super) files_problem: Option<String>,
     pub(super) queues: Queues,
     pub(super) window: Window,
     pub(super) link: Link,
@@ -138,6 +148,13 @@ impl Sender {
                     self.alone = None;
                 }
             }
+            // Of a pair that is not in use: it says nothing of the link.
+            Report::Trouble { pair, code, said, .. } if !self.pairs.is_current(pair) => {
+                tracing::debug!(target: "uplink", said, "another producer complains");
+                if code != Code::AllBrokersDown {
+                    self.pairs.trial_said(pair, &said);
+                }
+            }
             // A broker closes connections that are idle: where nothing is on its way, that is all.
             Report::Trouble { code: Code::AllBrokersDown, topic, .. } => {
                 if !self.window.has_any(|of| (of == Topic::Frames) == (topic == Topic::Frames)) {
@@ -195,6 +212,8 @@ impl Sender {
         }
         match verdict {
             Verdict::Problem(problem) => self.topic_in_trouble(topic, problem, now),
+            // The next pair is not to blame, and need not wait.
+            Verdict::Retry if self.pairs.was_before(ticket) => {}
             Verdict::Retry | Verdict::Refused(_) => self.link.hold(now),
         }
     }
@@ -234,41 +253,16 @@ impl Sender {
         let change = self.link.tick(self.window.oldest_age(now), now);
         self.tell(change);
         self.measure(now);
-        self.replace_producers_if_fatal(now);
-    }
-
-    /// A producer with a fatal error can do nothing more: its messages come back as not delivered,
-    /// and go through new ones.
-    fn replace_producers_if_fatal(&mut self, now: Instant) {
-        let fatal = self.producers.as_ref().and_then(Producers::fatal);
-        if let Some(said) = fatal {
-            tracing::warn!(target: "uplink", problem = said, "the producer is replaced");
-            metrics::counter!("picket_agent_uplink_producer_restarts_total").increment(1);
-            let change = self.link.broke(link::explain(&said), now);
-            self.tell(change);
-            if let Some(producers) = self.producers.take() {
-                producers.purge();
-            }
-            self.link.hold(now);
-        }
-        if self.producers.is_none() && self.link.may_send(true, now) {
-            match Producers::new(&self.settings, &self.client_id, &self.reports_tx) {
-                Ok(producers) => self.producers = Some(producers),
-                Err(error) => {
-                    let change = self.link.broke(error.to_string(), now);
-                    self.tell(change);
-                    self.link.hold(now);
-                }
-            }
-        }
+        self.look_after_producers(now);
     }
 
     /// Sends as long as the window has room and something waits.
     fn fill(&mut self) {
-        if self.producers.is_none() {
+        if self.pairs.current().is_none() {
             return;
         }
         self.window.begin_turn();
+        self.pairs.begin_turn(&self.window);
         self.send_suspect();
         loop {
             let now = Instant::now();
@@ -281,14 +275,14 @@ impl Sender {
 
     /// False when nothing can be sent.
     fn send_next(&mut self, now: Instant) -> bool {
-        let (window, troubles) = (&self.window, &self.troubles);
+        let (window, troubles, pairs) = (&self.window, &self.troubles, &self.pairs);
         let is_suspect = |of: Topic| {
             self.suspects.iter().any(|(topic, _)| *topic == of)
                 || self.alone.is_some_and(|alone| alone.topic == of)
         };
         let open = |topic, key: Option<&str>| {
             let has_room = match key {
-                Some(key) => window.has_room_for(topic, key),
+                Some(key) => window.has_room_for(topic, key) && !pairs.awaits(topic, key),
                 None => window.has_room(topic),
             };
             has_room && !is_suspect(topic) && !troubles.holds(topic, now)
@@ -299,7 +293,7 @@ impl Sender {
     }
 
     fn send(&mut self, spooled: &Spooled, lane: Lane, now: Instant) -> Option<Ticket> {
-        let producers = self.producers.as_ref()?;
+        let producers = self.pairs.current()?;
         let (topic, id) = (spooled.topic, spooled.id);
         let parcel = Parcel::Row { topic, id, lane };
         let ticket = self.window.issue(parcel, &spooled.key, spooled.bytes(), now);
@@ -365,7 +359,7 @@ impl Sender {
         {
             return;
         }
-        let (Some(producers), Some(status)) = (&self.producers, self.status.take()) else {
+        let (Some(producers), Some(status)) = (self.pairs.current(), self.status.take()) else {
             return;
         };
         let bytes = status.value.len() as u64;
@@ -394,9 +388,7 @@ impl Sender {
     }
 
     fn end(&mut self) {
-        if let Some(producers) = self.producers.take() {
-            producers.purge();
-        }
+        self.pairs.end();
         while let Ok(report) = self.reports.try_recv() {
             self.heed(report);
         }

@@ -6,6 +6,7 @@ use picket_wire::topic::DEFAULT_PREFIX;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::files::Snapshot;
 use super::security::{self, SecurityError};
 
 /// Longest `drain_timeout_ms`. With the other steps of a stop it fits into the service manager's limit,
@@ -119,7 +120,8 @@ pub enum SettingsError {
 
 impl Settings {
     /// Refuses settings that cannot work, and files that are missing or of two minds.
-    pub fn check(&self) -> Result<(), SettingsError> {
+    /// Tells what the files hold.
+    pub fn check(&self) -> Result<Snapshot, SettingsError> {
         self.check_values()?;
         self.check_presence()?;
         Ok(security::check(self)?)

@@ -153,6 +153,11 @@ impl Window {
         Some(sent)
     }
 
+    /// Topic and key of what is on its way since before this ticket.
+    pub fn before(&self, ticket: Ticket) -> impl Iterator<Item = (Topic, &str)> {
+        self.sent.range(..ticket).map(|(_, sent)| (sent.parcel.topic(), sent.key.as_str()))
+    }
+
     /// What was silent in an outage has no more than others to answer for.
     pub fn forget_silence(&mut self, now: Instant) {
         for load in self.loads.values_mut().flat_map(BTreeMap::values_mut) {
