@@ -15,8 +15,8 @@ use rdkafka::message::OwnedMessage;
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::checkout;
-use crate::process::{Process, until};
-use crate::stack::{Credentials, Settings as StackSettings, Stack, StackOptions};
+use crate::process::{Process, program, until};
+use crate::stack::{Credentials, Settings as StackSettings, Stack, StackOptions, spawn};
 
 /// How long a program may take to be ready on a slow machine.
 const READY: Duration = Duration::from_secs(60);
@@ -95,16 +95,22 @@ impl Fleet {
 
     /// Enrols a device and writes its config with these cameras (TOML).
     pub async fn enrol(&self, device: &str, cameras: &str) -> Result<Agent> {
+        self.enrol_at(&self.stack.settings().kafka.bootstrap, device, cameras).await
+    }
+
+    /// The same with the broker behind the stack's proxy, which must run for anything to arrive.
+    pub async fn enrol_behind_proxy(&self, device: &str, cameras: &str) -> Result<Agent> {
+        self.enrol_at(&self.stack.settings().kafka.proxy, device, cameras).await
+    }
+
+    async fn enrol_at(&self, broker: &str, device: &str, cameras: &str) -> Result<Agent> {
         let credentials = self.stack.device_certificate(device).await?;
         let dir = self.dir.join(device);
         std::fs::create_dir_all(&dir)?;
-        let config = dir.join("agent.toml");
-        let text = agent_config(self.stack.settings(), &credentials, &dir, cameras)?;
-        // A camera's address may hold a password.
-        let mut file =
-            File::options().create(true).write(true).truncate(true).mode(0o600).open(&config)?;
-        file.write_all(text.as_bytes())?;
-        Ok(Agent { device: device.to_owned(), config, dir })
+        let agent = Agent { device: device.to_owned(), config: dir.join("agent.toml"), dir };
+        let prefix = &self.stack.settings().kafka.topic_prefix;
+        agent.write_config(&agent_config(broker, prefix, &credentials, &agent.dir, cameras)?)?;
+        Ok(agent)
     }
 
     /// Ends the aggregator and the stack in order.
@@ -116,9 +122,10 @@ impl Fleet {
 }
 
 fn start_aggregator(dir: &Path) -> Result<Process> {
-    let config = dir.join("aggregator.toml");
-    let args = ["run", "--config", path(&config)?];
-    Process::start("picket-aggregator", &args, &dir.join("aggregator.log"))
+    const NAME: &str = "picket-aggregator";
+    let args =
+        ["run".to_owned(), "--config".to_owned(), path(&dir.join("aggregator.toml"))?.to_owned()];
+    spawn(NAME, &program(NAME)?, args.into(), &dir.join("aggregator.log"))
 }
 
 /// An exit status that nothing else has.
@@ -142,6 +149,35 @@ impl Agent {
     fn start_with(&self, more: &[&str]) -> Result<Process> {
         let args = [&["run", "--config", path(&self.config)?], more].concat();
         Process::start("picket-edge-agent", &args, &self.dir.join("agent.log"))
+    }
+
+    /// Adds lines to a section of its config, which must be there.
+    pub fn configure(&self, section: &str, lines: &str) -> Result<()> {
+        let text = std::fs::read_to_string(&self.config)?;
+        let header = format!("[{section}]\n");
+        ensure!(text.contains(&header), "there is no section {header} in\n{text}");
+        self.write_config(&text.replacen(&header, &format!("{header}{lines}\n"), 1))
+    }
+
+    fn write_config(&self, text: &str) -> Result<()> {
+        // A camera's address may hold a password.
+        let mut file = File::options()
+            .create(true)
+            .write(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&self.config)?;
+        Ok(file.write_all(text.as_bytes())?)
+    }
+
+    /// What the ids of its records begin with.
+    pub fn prefix(&self) -> String {
+        format!("{}/", self.device)
+    }
+
+    /// Its state directory.
+    pub fn state(&self) -> PathBuf {
+        self.dir.join("state")
     }
 
     /// Its spool's file.
@@ -241,7 +277,8 @@ listen = "127.0.0.1:{port}"
 }
 
 fn agent_config(
-    stack: &StackSettings,
+    broker: &str,
+    topic_prefix: &str,
     credentials: &Credentials,
     dir: &Path,
     cameras: &str,
@@ -256,8 +293,8 @@ model = "{cache}/models/yunet.onnx"
 runtime_library = "{cache}/runtime/{arch}/libonnxruntime.so"
 
 [uplink]
-brokers = ["{brokers}"]
-topic_prefix = "{prefix}"
+brokers = ["{broker}"]
+topic_prefix = "{topic_prefix}"
 ca_file = "{ca}"
 certificate_file = "{certificate}"
 key_file = "{key}"
@@ -270,8 +307,6 @@ listen = "127.0.0.1:0"
         state = dir.join("state").display(),
         cache = cache.display(),
         arch = std::env::consts::ARCH,
-        brokers = stack.kafka.bootstrap,
-        prefix = stack.kafka.topic_prefix,
         ca = credentials.ca.display(),
         certificate = credentials.certificate.display(),
         key = credentials.key.display(),

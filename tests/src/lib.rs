@@ -2,13 +2,21 @@
 //!
 //! - [`fleet`]: agents and aggregators on a stack, with their configs; [`process`]: as processes.
 //! - [`oracle`]: what became of every `seq`, asked of MongoDB and the spool.
+//! - [`drain`]: how fast a backlog drained, and how late what was live came meanwhile.
+//! - [`faults`]: what fault tests share: how long they last, what they feed in, what they wait for.
 //! - [`device`]: a device as a virtual machine, for `make test-device`.
 //! - [`checkout`]: the repository, and what was fetched into its cache.
+//! - [`proxy`]: a TCP proxy before Kafka that fails on cue.
+//! - [`topics`]: settings of a topic that a test changes at the broker.
 //! - [`stack`]: Kafka and MongoDB, with certificates, on free ports.
 
 pub mod checkout;
 pub mod device;
+pub mod drain;
+pub mod faults;
 pub mod fleet;
 pub mod oracle;
 pub mod process;
+pub mod proxy;
 pub mod stack;
+pub mod topics;

@@ -122,6 +122,7 @@ fn java() -> String {
 
 fn server_properties(settings: &Settings, dir: &Path) -> String {
     let (kafka, controller, guests) = (settings.ports[0], settings.ports[1], settings.ports[3]);
+    let (proxied, proxy) = (settings.ports[4], settings.ports[5]);
     let pki = settings.pki_dir();
     let [broker, admin] = [Role::Broker.principal("kafka"), Role::Admin.principal("admin")];
     format!(
@@ -129,11 +130,12 @@ fn server_properties(settings: &Settings, dir: &Path) -> String {
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@{HOST}:{controller}
-listeners=CLIENT://{HOST}:{kafka},GUESTS://{HOST}:{guests},CONTROLLER://{HOST}:{controller}
+listeners=CLIENT://{HOST}:{kafka},GUESTS://{HOST}:{guests},PROXIED://{HOST}:{proxied},\
+CONTROLLER://{HOST}:{controller}
 # A broker tells each client where to find it, by the way that the client came: for a virtual machine
-# this host is not 127.0.0.1.
-advertised.listeners=CLIENT://{HOST}:{kafka},GUESTS://{GUESTS_NAME}:{guests}
-listener.security.protocol.map=CLIENT:SSL,GUESTS:SSL,CONTROLLER:SSL
+# this host is not 127.0.0.1, and who came through a proxy must come back through it.
+advertised.listeners=CLIENT://{HOST}:{kafka},GUESTS://{GUESTS_NAME}:{guests},PROXIED://{HOST}:{proxy}
+listener.security.protocol.map=CLIENT:SSL,GUESTS:SSL,PROXIED:SSL,CONTROLLER:SSL
 inter.broker.listener.name=CLIENT
 controller.listener.names=CONTROLLER
 log.dirs={data}

@@ -25,12 +25,13 @@ mod ports;
 mod settings;
 
 use std::fs::{self, File, TryLockError};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use picket_pki::{Authority, IssueOptions, Role};
 
+use crate::proxy::Proxy;
 pub use enrol::enrol_device;
 pub(crate) use part::spawn;
 use ports::Lease;
@@ -41,7 +42,7 @@ const HOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
 /// What Kafka is called in a virtual machine on this host.
 pub const GUESTS_NAME: &str = "kafka.picket.test";
 /// How many ports a stack has.
-const PORTS: usize = 4;
+const PORTS: usize = 6;
 
 #[derive(Clone, Debug)]
 pub struct StackOptions {
@@ -106,6 +107,15 @@ impl Stack {
     /// The certificate of a device, made and allowed to write when it is asked for first.
     pub async fn device_certificate(&self, name: &str) -> Result<Credentials> {
         enrol_device(&self.settings, name).await
+    }
+
+    /// A proxy before the broker, for clients that connect to `settings().kafka.proxy`.
+    pub fn proxy(&self) -> Result<Proxy> {
+        let [.., proxied, proxy] = self.settings.ports.as_slice() else {
+            bail!("the stack has no port for a proxy")
+        };
+        let at = |port: u16| SocketAddr::from((HOST, port));
+        Proxy::start(at(*proxy), at(*proxied))
     }
 
     /// Ends Kafka in order.

@@ -14,7 +14,8 @@ use super::{GUESTS_NAME, HOST, PORTS, StackOptions};
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Settings {
     pub dir: PathBuf,
-    /// Kafka's, its controller's, MongoDB's, Kafka's for virtual machines.
+    /// Kafka's, its controller's, MongoDB's, Kafka's for virtual machines, Kafka's behind a proxy, the
+    /// proxy's.
     pub ports: Vec<u16>,
     pub kafka: KafkaSettings,
     pub mongodb: MongoSettings,
@@ -28,6 +29,8 @@ pub struct KafkaSettings {
     /// The same broker for a virtual machine on this host, by the name [`GUESTS_NAME`], which the
     /// machine must know as its host's address.
     pub bootstrap_for_guests: String,
+    /// The same broker by way of a proxy, while one runs there.
+    pub proxy: String,
     pub topic_prefix: String,
 }
 
@@ -72,7 +75,7 @@ impl Settings {
         authority: &Authority,
         ports: Vec<u16>,
     ) -> Result<Self> {
-        let &[kafka, _, mongodb, guests] = ports.as_slice() else {
+        let &[kafka, _, mongodb, guests, _, proxy] = ports.as_slice() else {
             anyhow::bail!(
                 "a stack has {PORTS} ports, and {} has {}: an older stack was made in it; use a new folder",
                 dir.display(),
@@ -86,6 +89,7 @@ impl Settings {
             kafka: KafkaSettings {
                 bootstrap: format!("{HOST}:{kafka}"),
                 bootstrap_for_guests: format!("{GUESTS_NAME}:{guests}"),
+                proxy: format!("{HOST}:{proxy}"),
                 topic_prefix: options.topic_prefix.clone(),
             },
             mongodb: MongoSettings {

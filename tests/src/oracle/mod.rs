@@ -1,7 +1,9 @@
 //! The conservation oracle: what became of every `seq`, asked of MongoDB and of the spool's file,
 //! not of Picket's own counters.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod account;
+
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -9,101 +11,10 @@ use futures_util::TryStreamExt;
 use mongodb::Database;
 use mongodb::bson::{Document, doc};
 
+pub use account::Account;
+
 /// One epoch of one camera: `<device>/<camera>/<epoch>-<instance>`.
 pub type CameraEpoch = String;
-
-/// What became of the frames of one epoch of one camera.
-#[derive(Debug, Default, Clone)]
-pub struct Account {
-    /// Highest `seq` that anybody knows of.
-    pub last_seq: u64,
-    /// Stored observations.
-    pub stored: BTreeSet<u64>,
-    /// In stored skip records.
-    pub skipped: BTreeSet<u64>,
-    /// In stored gap records of observations, with the reason.
-    pub dropped: BTreeMap<u64, String>,
-    /// Settled by records that still lie in the spool.
-    pub spooled: BTreeSet<u64>,
-    /// Observations whose picture was to be published.
-    pub pictures_due: BTreeSet<u64>,
-    /// Observations whose picture is neither published nor may be.
-    pub pictures_withheld: BTreeSet<u64>,
-    /// Stored pictures of whole frames.
-    pub pictures_stored: BTreeSet<u64>,
-    /// Of which observations crops are stored. None is due: a window without a good face has none.
-    pub crops_stored: BTreeSet<u64>,
-    /// Pictures in the spool.
-    pub pictures_spooled: BTreeSet<u64>,
-    /// Gap records of frames: first and last `seq`, and how many pictures in between are lost.
-    pub picture_gaps: Vec<(u64, u64, u64)>,
-}
-
-impl Account {
-    /// Each `seq` from 1 to the last that is nowhere.
-    pub fn missing(&self) -> Vec<u64> {
-        let known = |seq: &u64| {
-            self.stored.contains(seq)
-                || self.skipped.contains(seq)
-                || self.dropped.contains_key(seq)
-                || self.spooled.contains(seq)
-        };
-        (1..=self.last_seq).filter(|seq| !known(seq)).collect()
-    }
-
-    /// Each published picture that is nowhere. A gap record of frames explains no more pictures than
-    /// it counts.
-    pub fn missing_pictures(&self) -> Vec<u64> {
-        let here =
-            |seq: &&u64| self.pictures_stored.contains(seq) || self.pictures_spooled.contains(seq);
-        let mut missing: Vec<u64> =
-            self.pictures_due.iter().filter(|seq| !here(seq)).copied().collect();
-        for &(first, last, count) in &self.picture_gaps {
-            let mut left = count;
-            missing.retain(|seq| {
-                let explained = left > 0 && (first..=last).contains(seq);
-                left -= u64::from(explained);
-                !explained
-            });
-        }
-        missing
-    }
-
-    /// Each picture that its observation says was not kept, and that came all the same.
-    pub fn unwanted_pictures(&self) -> Vec<u64> {
-        self.pictures_withheld.intersection(&self.pictures_stored).copied().collect()
-    }
-
-    /// Each crop of a frame in which nothing can have been found: nobody looked at it, or nobody
-    /// knows of it.
-    pub fn crops_of_nothing(&self) -> Vec<u64> {
-        let looked_at = |seq: &&u64| {
-            self.stored.contains(seq)
-                || self.dropped.contains_key(seq)
-                || self.spooled.contains(seq)
-        };
-        self.crops_stored.iter().filter(|seq| !looked_at(seq)).copied().collect()
-    }
-
-    /// Each `seq` that two kinds of record settle.
-    pub fn settled_twice(&self) -> Vec<u64> {
-        let kinds = |seq: &u64| {
-            usize::from(self.stored.contains(seq))
-                + usize::from(self.skipped.contains(seq))
-                + usize::from(self.dropped.contains_key(seq))
-        };
-        (1..=self.last_seq).filter(|seq| kinds(seq) > 1).collect()
-    }
-
-    /// How many were dropped, by reason.
-    pub fn drops(&self) -> BTreeMap<String, u64> {
-        let mut drops = BTreeMap::new();
-        for reason in self.dropped.values() {
-            *drops.entry(reason.clone()).or_default() += 1;
-        }
-        drops
-    }
-}
 
 /// Everything the oracle knows.
 #[derive(Debug, Default)]
@@ -168,33 +79,35 @@ async fn read_log_documents(database: &Database, findings: &mut Findings) -> Res
                     account.pictures_withheld.insert(seq);
                 }
             }
-            "skip" => {
-                let (first, last) = (run("first")?, run("last")?);
-                let account = findings.account(epoch);
-                account.skipped.extend(first..=last);
-                account.last_seq = account.last_seq.max(last);
-            }
-            "gap" => {
-                let (first, last) = (run("first")?, run("last")?);
-                let reason = document.get_str("reason")?.to_owned();
-                let of = document.get_str("of")?;
-                if of == "crops" {
-                    continue;
-                }
-                let of_frames = of == "frames";
-                let count = if of_frames { run("count")? } else { 0 };
-                let account = findings.account(epoch);
-                account.last_seq = account.last_seq.max(last);
-                if of_frames {
-                    account.picture_gaps.push((first, last, count));
-                } else {
-                    account.dropped.extend((first..=last).map(|seq| (seq, reason.clone())));
-                }
-            }
+            "skip" => findings.account(epoch).skip(run("first")?, run("last")?),
+            "gap" => read_gap(&document, epoch, findings)?,
             "epoch" => read_previous_epoch(&document, epoch, findings)?,
             "clock" | "certificate" => {}
             other => findings.violations.push(format!("{id} has the unknown kind {other}")),
         }
+    }
+    Ok(())
+}
+
+fn read_gap(document: &Document, epoch: &str, findings: &mut Findings) -> Result<()> {
+    let number = |name: &str| -> Result<u64> { Ok(document.get_i64(name)? as u64) };
+    let (first, last, count) = (number("first")?, number("last")?, number("count")?);
+    let span = (last + 1).saturating_sub(first);
+    let of = document.get_str("of")?;
+    if of == "observations" && count != span || of == "frames" && count > span {
+        let id = document.get_str("_id")?;
+        findings
+            .violations
+            .push(format!("{id} counts {count} of the {span} from {first} to {last}"));
+    }
+    let account = findings.account(epoch);
+    match of {
+        "crops" => {}
+        "frames" => {
+            account.last_seq = account.last_seq.max(last);
+            account.picture_gaps.push((first, last, count));
+        }
+        _ => account.lose(first, last, document.get_str("reason")?),
     }
     Ok(())
 }
@@ -209,6 +122,7 @@ fn read_previous_epoch(document: &Document, epoch: &str, findings: &mut Findings
     let reserved = previous.get_i64("reserved")? as u64;
     let account = findings.account(&format!("{camera}/{}", previous.get_str("epoch")?));
     account.last_seq = account.last_seq.max(reserved);
+    account.ended_at = Some((previous.get_i64("last_committed")? as u64, reserved));
     Ok(())
 }
 
@@ -255,6 +169,7 @@ fn judge(findings: &mut Findings) {
         if !twice.is_empty() {
             violations.push(format!("{epoch}: seq {twice:?} are settled twice"));
         }
+        violations.extend(account.wrong_crashes().iter().map(|said| format!("{epoch}: {said}")));
     }
     findings.violations.extend(violations);
 }
@@ -305,6 +220,7 @@ fn read_spool(path: &Path, findings: &mut Findings) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use super::account::MOST_BY_A_CRASH;
     use super::*;
 
     fn whole() -> Findings {
@@ -313,6 +229,8 @@ mod tests {
             stored: [1, 2].into(),
             skipped: [3].into(),
             dropped: [(4, "crash".to_owned())].into(),
+            crash_gaps: vec![(4, 4)],
+            ended_at: Some((3, 4)),
             spooled: [5].into(),
             pictures_due: [1, 2].into(),
             pictures_stored: [1].into(),
@@ -366,5 +284,16 @@ mod tests {
     fn a_seq_in_two_places_is_seen() {
         assert_eq!(violations(|a| a.skipped.extend([1])), 1);
         assert_eq!(violations(|a| a.dropped.extend([(3, "spool-full".to_owned())])), 1);
+        assert_eq!(violations(|a| a.skip(3, 3)), 1);
+        assert_eq!(violations(|a| a.lose(4, 4, "paused")), 1);
+    }
+
+    #[test]
+    fn a_crash_that_took_what_was_committed_or_never_reserved_is_seen() {
+        assert_eq!(violations(|a| a.ended_at = Some((4, 4))), 1, "4 was committed");
+        assert_eq!(violations(|a| a.ended_at = Some((3, 3))), 1, "4 was never reserved");
+        assert_eq!(violations(|a| a.ended_at = None), 1, "no later epoch tells of it");
+        let many = 4 + MOST_BY_A_CRASH;
+        assert_eq!(violations(|a| a.ended_at = Some((3, many))), 1, "{many} is beyond the bound");
     }
 }

@@ -1,0 +1,88 @@
+//! The broker goes away and comes back: nothing is lost, nothing is doubled, and what is live stays
+//! live while the backlog drains.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a panic in a test is a failed test"
+)]
+
+use jiff::Timestamp;
+use picket_tests::drain::Drain;
+use picket_tests::faults::{
+    LIMIT, end, nothing_is_lost, short_or_long, ten_a_second, ten_a_second_without_pictures,
+    wait_for_drained, wait_for_log, wait_for_spooled, wait_for_stored,
+};
+use picket_tests::fleet::Fleet;
+
+/// Live latency p99 in milliseconds, and how many times as fast as real time the backlog drains. The
+/// long form is for a machine that has nothing else to do, and asks for what is promised; the short
+/// form shows on any machine that live does not stand behind the backlog.
+const LONG: (i64, f64) = (2000, 10.0);
+const SHORT: (i64, f64) = (5000, 2.0);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_an_outage_live_is_on_time_while_the_backlog_drains_ten_times_as_fast() {
+    let outage_s = short_or_long(15, 600);
+    let dir = tempfile::tempdir().unwrap();
+    let mut fleet = Fleet::start(dir.path()).await.unwrap();
+    let cameras = ten_a_second("north").unwrap() + &ten_a_second("south").unwrap();
+    let agent = fleet.enrol("gate", &cameras).await.unwrap();
+    let mut process = agent.start().unwrap();
+    // What is slow at the start alone is no measure.
+    wait_for_stored(&fleet, &agent, &mut process, 40).await.unwrap();
+    let warm = Timestamp::now();
+    wait_for_stored(&fleet, &agent, &mut process, 100).await.unwrap();
+
+    fleet.stack.kill_kafka().unwrap();
+    let began = Timestamp::now();
+    wait_for_spooled(&agent, &mut process, outage_s * 2 * 10).await.unwrap();
+    fleet.stack.start_kafka().await.unwrap();
+    wait_for_log(&mut process, "the link is up again", 1).await.unwrap();
+    let ended = Timestamp::now();
+    wait_for_drained(&agent, &mut process, LIMIT).await.unwrap();
+    wait_for_stored(&fleet, &agent, &mut process, 200).await.unwrap();
+    end(&mut process).await.unwrap();
+
+    let findings = nothing_is_lost(&fleet, &[&agent]).await.unwrap();
+    assert_eq!(findings.accounts.len(), 2, "one epoch of each camera");
+    let drain = Drain::ask(&fleet.database, warm, (began, ended)).await.unwrap();
+    let (records, pictures) = (drain.observations_rate.unwrap(), drain.pictures_rate.unwrap());
+    println!(
+        "outage {:#}; live before it: {}; after it: {}, to the broker: {}; drained at {records:.0} \
+         times real time, pictures at {pictures:.0}",
+        ended - began,
+        drain.before,
+        drain.live,
+        drain.live_to_broker
+    );
+    let (p99_ms, least_rate) = short_or_long(SHORT, LONG);
+    let before = drain.before.ms(99).unwrap();
+    let late = drain.live_to_broker.ms(99).unwrap();
+    assert!(late < p99_ms + before, "live p99 to the broker {late} ms, {before} ms before it");
+    assert!(records >= least_rate, "observations drain at {records:.1} times real time");
+    if short_or_long(false, true) {
+        let late = drain.live.ms(99).unwrap();
+        assert!(late < p99_ms, "live p99 to the store {late} ms");
+        assert!(pictures >= least_rate, "pictures drain at {pictures:.1} times real time");
+    }
+    fleet.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_down_at_boot_costs_nothing_but_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fleet = Fleet::start(dir.path()).await.unwrap();
+    let camera = ten_a_second_without_pictures("north").unwrap();
+    let agent = fleet.enrol("gate", &camera).await.unwrap();
+    fleet.stack.stop_kafka().await.unwrap();
+    let mut process = agent.start().unwrap();
+    wait_for_spooled(&agent, &mut process, short_or_long(50, 3000)).await.unwrap();
+    fleet.stack.start_kafka().await.unwrap();
+    wait_for_drained(&agent, &mut process, LIMIT).await.unwrap();
+    wait_for_stored(&fleet, &agent, &mut process, 1).await.unwrap();
+    end(&mut process).await.unwrap();
+    nothing_is_lost(&fleet, &[&agent]).await.unwrap();
+    fleet.stop().await.unwrap();
+}
