@@ -118,9 +118,9 @@ mod tests {
 
     #[test]
     fn a_backlog_of_ten_seconds_that_is_stored_within_half_a_second_drained_at_twenty_times() {
-        let backlog =
-            (0..=100).map(|n| Passage { captured_ms: n * 100, stored_ms: 12_000 + n * 5 });
-        let live = Passage { captured_ms: 12_000, stored_ms: 60_000 };
+        let passage = |captured_ms, stored_ms| Passage { captured_ms, at_broker_ms: 0, stored_ms };
+        let backlog = (0..=100).map(|n| passage(n * 100, 12_000 + n * 5));
+        let live = passage(12_000, 60_000);
         let all: Vec<_> = backlog.chain([live]).collect();
         assert_eq!(rate(&all, 0, 11_000), Some(20.0));
         assert_eq!(rate(&all, 20_000, 30_000), None);

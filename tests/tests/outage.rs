@@ -23,7 +23,7 @@ const LONG: (i64, f64) = (2000, 10.0);
 const SHORT: (i64, f64) = (5000, 2.0);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_an_outage_live_is_on_time_while_the_backlog_drains_ten_times_as_fast() {
+async fn after_an_outage_live_goes_on_while_the_backlog_drains_faster_than_it_came() {
     let outage_s = short_or_long(15, 600);
     let dir = tempfile::tempdir().unwrap();
     let mut fleet = Fleet::start(dir.path()).await.unwrap();
