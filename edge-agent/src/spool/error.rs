@@ -166,6 +166,17 @@ pub enum SpoolError {
         /// Why.
         source: rusqlite::Error,
     },
+    /// The write-ahead log cannot begin anew, and has grown as long as it may.
+    #[error(
+        "another program reads the spool in one long transaction: its log has {bytes} bytes, and may \
+         have {most_bytes}"
+    )]
+    LogTooLong {
+        /// It has.
+        bytes: u64,
+        /// It may have.
+        most_bytes: u64,
+    },
     /// A record cannot be written as JSON.
     #[error("cannot encode a record for the spool")]
     Encode(#[source] EncodeError),
@@ -228,6 +239,7 @@ impl SpoolError {
             _ if self.is_corruption() => Advice::Stop,
             Self::Read { .. }
             | Self::Commit { .. }
+            | Self::LogTooLong { .. }
             | Self::Failing { .. }
             | Self::TimedOut { .. } => Advice::Retry,
             _ => Advice::Stop,

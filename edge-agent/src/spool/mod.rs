@@ -54,6 +54,7 @@ mod former;
 mod handle;
 mod lease;
 mod lock;
+mod log;
 mod quota;
 mod reader;
 mod record;

@@ -15,7 +15,9 @@ const MOST_BYTES: u64 = 16 * 1024 * 1024 * MIB;
 pub struct Settings {
     /// Most bytes that the spool's database may take. When it is reached, pictures are dropped
     /// before observations, oldest first, each counted and told to the centre as a gap. The
-    /// write-ahead log beside it takes up to some 4 times `checkpoint_bytes` more.
+    /// write-ahead log beside it takes up to some 4 times `checkpoint_bytes` more, and up to an eighth
+    /// of `max_bytes` while another program reads the database in one long transaction; after that
+    /// nothing is committed until it ends.
     pub max_bytes: u64,
     /// Longest time in milliseconds that a record waits in memory for its commit. It is the window
     /// that a power cut can take, and part of the latency of a live record.

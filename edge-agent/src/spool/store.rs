@@ -16,6 +16,7 @@ use super::clock::{self, Clock, Relations};
 use super::error::SpoolError;
 use super::lease::Leases;
 use super::lock::StateLock;
+use super::log::LogLimit;
 use super::record::{Row, RowId};
 use super::recordings::{self, Positions, Recordings};
 use super::schema::{self, PAGE_BYTES};
@@ -54,6 +55,7 @@ pub struct Store {
     totals: Totals,
     next_id: RowId,
     cap_pages: u64,
+    log: LogLimit,
     checkpoint_bytes: u64,
     since_checkpoint_bytes: u64,
     pub shared: Arc<Shared>,
@@ -127,6 +129,7 @@ impl Store {
             totals,
             next_id,
             cap_pages: settings.max_bytes / PAGE_BYTES,
+            log: LogLimit::new(state_dir, settings),
             checkpoint_bytes: settings.checkpoint_bytes,
             since_checkpoint_bytes: 0,
             shared,
@@ -210,6 +213,7 @@ impl Store {
     /// Commits a batch: all of it or nothing. `extra_pages` asks for more room than the estimate,
     /// after the estimate was wrong.
     pub fn commit(&mut self, batch: &Batch, extra_pages: u64) -> Result<(), SpoolError> {
+        self.log.check(&self.connection)?;
         let now = self.now();
         let needed = extra_pages + pages_needed(batch);
         let full = quota::free_pages(&self.connection, self.cap_pages)? < needed;

@@ -356,6 +356,8 @@ impl Writer {
 fn remedy(error: &SpoolError) -> &'static str {
     if error.is_full() {
         "free space on the file system of the state directory, or raise spool.max_bytes"
+    } else if matches!(error, SpoolError::LogTooLong { .. }) {
+        "end the program that has spool.sqlite open (`fuser` names it)"
     } else if error.is_corruption() {
         "restart the agent: it sets the damaged database aside and begins a new one"
     } else {

@@ -157,3 +157,38 @@ fn a_spool_on_a_read_only_disk_does_not_start_and_is_not_set_aside() {
     ledger.promised(usize::MAX).judge(&agent, "writable again");
     assert_eq!(spool::stat(dir.path()).unwrap().set_aside, 0);
 }
+
+#[test]
+fn a_reader_that_pins_the_log_lets_it_grow_to_its_bound_and_nothing_is_lost_unsaid() {
+    let dir = scratch();
+    let settings =
+        Settings { commit_bytes: 256 * 1024, max_pending_bytes: 1024 * 1024, ..settings() };
+    let disk = FaultyDisk::under(dir.path());
+    let mut player =
+        Player::start(dir.path(), &settings, TestClock::set(), disk, Ledger::default());
+    player.work(5, 5_000, true);
+    let pin = rusqlite::Connection::open(dir.path().join("spool.sqlite")).unwrap();
+    pin.execute_batch("BEGIN; SELECT count(*) FROM records").unwrap();
+    let until = Instant::now() + LIMIT;
+    let [north, _] = cameras();
+    let refuses = |player: &Player| {
+        matches!(player.agent.spool.reserve(&north, 1), Err(SpoolError::Failing { .. }))
+    };
+    while !refuses(&player) {
+        assert!(Instant::now() < until, "the log grows without bound");
+        let _ = player.capture(&north, Some(100_000));
+    }
+    let log = || std::fs::metadata(dir.path().join("spool.sqlite-wal")).unwrap().len();
+    let bound = settings.max_bytes / 8;
+    assert!((bound..bound + 2 * 1024 * 1024).contains(&log()), "{} bytes", log());
+    let at_bound = log();
+    while player.agent.numbers_left(&north) > 0 {
+        assert!(player.capture(&north, Some(100_000)));
+    }
+    pin.execute_batch("ROLLBACK").unwrap();
+    player.flush();
+    assert_eq!(in_memory(&player), 0);
+    player.work(20, 20_000, true);
+    assert!(log() < at_bound, "the log did not shrink: {} bytes", log());
+    settle_accounts(player, dir.path());
+}

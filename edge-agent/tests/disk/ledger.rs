@@ -77,6 +77,12 @@ impl Ledger {
         self.events.push((at, Event::Settled(std::mem::take(&mut self.asked))));
     }
 
+    /// The process is gone, and what waited in its memory with it.
+    pub fn crashed(&mut self) {
+        self.captured.clear();
+        self.asked.clear();
+    }
+
     /// What was promised when the disk had done so many steps.
     pub fn promised(&self, at: usize) -> Promised {
         let mut promised = Promised::default();
@@ -151,6 +157,7 @@ impl Promised {
         self.check_pictures(&found, context);
         self.check_books(agent, &found, context);
         self.check_epoch(agent, &rows, context);
+        agent.reader.give_back(rows.iter().map(|row| row.id));
     }
 
     /// What was given out is there with the same bytes, unless the uplink is done with it; what it was

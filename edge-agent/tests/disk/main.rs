@@ -9,7 +9,9 @@
 mod agent;
 mod clock;
 mod faults;
+mod full_disk;
 mod ledger;
+mod model;
 mod player;
 mod power_cut;
 

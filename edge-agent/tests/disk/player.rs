@@ -103,6 +103,11 @@ impl Player {
         }
     }
 
+    /// Hands rows back that did not reach the broker.
+    pub fn give_back(&mut self, rows: &[Spooled]) {
+        self.agent.reader.give_back(rows.iter().map(|row| row.id));
+    }
+
     /// A clean end.
     pub fn finish(mut self) -> (FaultyDisk, Ledger) {
         self.flush();

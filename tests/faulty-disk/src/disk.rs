@@ -256,11 +256,19 @@ impl FaultyDisk {
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
-    /// From now on every step is written down. The folder must be empty: the steps begin with nothing.
+    /// From now on every step is written down; what is there already counts as synced. Nobody may have
+    /// it open.
     pub fn record(&self) {
-        let mut entries = std::fs::read_dir(&self.folder).expect("the folder can be read");
-        assert!(entries.next().is_none(), "{} is not empty", self.folder.display());
-        self.disk.lock().recording = true;
+        let mut steps = Vec::new();
+        for entry in std::fs::read_dir(&self.folder).expect("the folder can be read") {
+            let entry = entry.expect("the folder can be read");
+            let file = entry.file_name().into_string().expect("a name of the test's own");
+            let content = std::fs::read(entry.path()).expect("a file of the test's own");
+            steps.push(Step::SyncedWhole { file, content });
+        }
+        steps.push(Step::NamesSynced);
+        let mut state = self.disk.lock();
+        (state.steps, state.recording) = (steps, true);
     }
 
     /// How many steps were written down. What a program knows to be durable at this moment was made so

@@ -100,6 +100,7 @@ fn a_file_that_is_replaced_by_the_standard_library_is_seen() {
     std::fs::File::open(dir.path()).unwrap().sync_all().unwrap();
     let content = b"5".to_vec();
     let expected = [
+        Step::NamesSynced,
         Step::SyncedWhole { file: "epoch.new".into(), content: content.clone() },
         Step::Renamed { from: "epoch.new".into(), to: "epoch".into(), content },
         Step::NamesSynced,
