@@ -130,8 +130,8 @@ fn a_partition_whose_leader_is_away_holds_up_no_other_camera_and_is_said() {
     agent.wait("the leader has changed", |agent| agent.books().acknowledged == 2);
 
     mock.broker_down(FARTHER).unwrap();
-    // More than is read ahead at a time.
-    agent.capture(3..=300);
+    // More than is ever held of one camera.
+    agent.capture(3..=1500);
     let captured = AtomicU64::new(1);
     let capture_one = || {
         let seq = captured.fetch_add(1, Ordering::SeqCst) + 1;
@@ -147,7 +147,7 @@ fn a_partition_whose_leader_is_away_holds_up_no_other_camera_and_is_said() {
     assert_eq!(agent.books().acknowledged, 2);
 
     mock.broker_up(FARTHER).unwrap();
-    agent.wait("the rest is taken", |agent| agent.books().acknowledged == 300);
+    agent.wait("the rest is taken", |agent| agent.books().acknowledged == 1500);
     agent.wait("nothing is wrong", |agent| agent.uplink.status().problem.is_none());
     agent.end();
 }

@@ -43,7 +43,10 @@
 //! `SELECT epoch, first, last FROM records WHERE key = ? AND kind IN ('observation', 'skip')`.
 //!
 //! Two tables rather than one with a topic column: each queue is then a scan by row number, with no
-//! second index to write, and pictures can move to other storage without touching the records.
+//! second index to write, and pictures can move to other storage without touching the records. There
+//! is no index on `key` either, though the uplink reads by camera: it would put a page more per camera
+//! into each commit (by a trial with 100 KB pictures 12 % more bytes written for one camera, and 33 %
+//! more where only records are kept), where looking past the rows of others reads one page for several.
 
 mod batch;
 mod books;
@@ -73,7 +76,7 @@ pub use error::{Advice, SpoolError};
 pub use former::{Former, set_aside_former};
 pub use handle::{Spool, SpoolHandle};
 pub use lock::StateLock;
-pub use reader::{AccountStat, Limits, SpoolReader, Spooled, Stat, stat};
+pub use reader::{AccountStat, Head, Limits, SpoolReader, Spooled, Stat, stat};
 pub use record::RowId;
 pub use settings::{Settings, SettingsError};
 pub use totals::Totals;

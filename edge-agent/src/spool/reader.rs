@@ -59,6 +59,17 @@ impl Spooled {
     }
 }
 
+/// What tells whose a row is and what it weighs, without what it says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// Which row.
+    pub id: RowId,
+    /// The Kafka key.
+    pub key: String,
+    /// Bytes of headers and value.
+    pub bytes: u64,
+}
+
 /// How much to read at once; the first row is read whatever its size.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -109,6 +120,56 @@ impl SpoolReader {
         }
         batch.iter().for_each(|spooled| held.hand_out(spooled.id));
         Ok(batch)
+    }
+
+    /// Looks at the next rows of a table, those on their way among them, and takes none. All of a
+    /// row that is read lies in one page, so that looking past another camera's pictures is cheap.
+    /// Fewer than `limit` are the last ones. What cannot be read ends the look as in
+    /// [`next_batch`](Self::next_batch).
+    pub fn heads(
+        &self,
+        topic: Topic,
+        ids: Range<RowId>,
+        limit: usize,
+    ) -> Result<Vec<Head>, SpoolError> {
+        let mut heads = Vec::new();
+        match self.read_heads(topic, ids, limit, &mut heads) {
+            Err(error) => {
+                if error.is_corruption() {
+                    schema::mark_suspect(&self.shared.state_dir);
+                }
+                if heads.is_empty() { Err(error) } else { Ok(heads) }
+            }
+            Ok(()) => Ok(heads),
+        }
+    }
+
+    fn read_heads(
+        &self,
+        topic: Topic,
+        ids: Range<RowId>,
+        limit: usize,
+        heads: &mut Vec<Head>,
+    ) -> Result<(), SpoolError> {
+        let read = |source| SpoolError::Read { what: "rows that wait", source };
+        let sql = format!(
+            "SELECT id, key, bytes FROM {} WHERE id >= ?1 AND id < ?2 ORDER BY id",
+            table(topic)
+        );
+        let mut statement = self.connection.prepare_cached(&sql).map_err(read)?;
+        let mut rows = statement.query([ids.start, ids.end]).map_err(read)?;
+        let mut from = ids.start;
+        while heads.len() < limit {
+            let next = rows.next().map_err(|source| self.at_row(topic, from..ids.end, source));
+            let Some(row) = next? else { break };
+            let id = row.get(0).map_err(read)?;
+            let bad = |what| SpoolError::BadRow { topic, id, what };
+            let key = row.get(1).map_err(|_| bad("key"))?;
+            let bytes = row.get(2).map(books::unsigned).map_err(|_| bad("bytes"))?;
+            heads.push(Head { id, key, bytes });
+            from = id + 1;
+        }
+        Ok(())
     }
 
     fn read(

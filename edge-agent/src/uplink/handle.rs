@@ -1,6 +1,6 @@
 //! What wiring holds of the uplink.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -100,11 +100,13 @@ impl Uplink {
             link: Link::new(Duration::from_millis(settings.stall_ms), Instant::now()),
             troubles: Troubles::default(),
             silent: None,
+            silent_keys: BTreeSet::new(),
             suspects: VecDeque::new(),
             alone: None,
             status: None,
             refusal_told: None,
             settled: Vec::new(),
+            searching: false,
             drain: None,
             certificate_looked_at: None,
             dates_problem: None,

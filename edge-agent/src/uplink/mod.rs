@@ -7,20 +7,24 @@
 //! **Promises**
 //! - *Crash*: a row is settled only after the broker's acknowledgement (`acks=all`, idempotent), so
 //!   a crash at any moment leaves it in the spool or at the broker, or at both.
-//! - *Order*: per camera and topic, rows of one lane are sent in `seq` order. What is committed while
-//!   the link is up is live; what was spooled at the start or during an outage is backlog, behind
-//!   it. A message that fails alone and is sent again may come after its successors. Nothing of a key
-//!   goes over new producers while something of it is on its way at the former ones.
+//! - *Order*: each camera has two lanes, and per topic the rows of a lane are sent in `seq` order.
+//!   What is committed while the link is up is live; what was spooled at the start or during an
+//!   outage, of the link or of the camera's partition, is backlog, behind it. Records go before
+//!   pictures in both. A message that fails alone and is sent again may come after its successors.
+//!   Nothing of a key goes over new producers while something of it is on its way at the former ones.
+//! - *Fairness*: of the cameras that have something to send in a lane, the one that was given the
+//!   fewest bytes is next. One whose partition takes nothing holds up no other.
 //! - *Duplicates*: after a crash or a replaced producer a message may be sent twice, with the same
 //!   bytes; the centre knows it by its id.
 //! - *Loss*: only what the broker will never take, each tried alone before it is given up, and rows
 //!   that the spool cannot read any more; counted, and told as a gap. A gap, epoch or clock record is
 //!   tried for ever: nothing could stand for it.
 //!
-//! **Limits**: `max_in_flight_bytes` in memory at the producer, some 2 MiB read ahead. While the
-//! link is down nothing is handed over but one message at a time that tries the way. A heartbeat
-//! may be lost without a trace, and one old one may arrive after an outage. Behind 512 rows or 2 MiB
-//! of a camera whose partition takes nothing, the other cameras' rows of that lane and topic wait.
+//! **Limits**: `max_in_flight_bytes` in memory at the producer, and for each camera the numbers of
+//! at most 4 times 256 rows (16 KiB). While the link is down nothing is handed over but one message at
+//! a time that tries the way. A heartbeat may be lost without a trace, and one old one may arrive
+//! after an outage. After a start the heads of all rows of the backlog are read once, in steps, in
+//! search of cameras behind the backlog of others.
 
 mod files;
 mod handle;
@@ -36,6 +40,7 @@ mod renewal;
 mod security;
 mod sender;
 mod settings;
+mod shelves;
 mod troubles;
 mod window;
 

@@ -27,6 +27,7 @@ impl Sender {
             Some(Change::Up { outage: Some(outage) }) => {
                 // All that came meanwhile is backlog: what comes from now on goes before it.
                 self.queues.restart(&self.reader);
+                self.silent_keys.clear();
                 self.window.forget_silence(Instant::now());
                 tracing::warn!(target: "uplink", outage_ms = outage.as_millis() as u64,
                     "the link is up again");
@@ -77,11 +78,10 @@ impl Sender {
     /// Acknowledgements come, but none for one of the keys: its partition is not well.
     fn look_for_silence(&mut self, now: Instant) {
         let limit = Duration::from_millis(self.settings.stall_ms) * SILENT_STALLS;
-        let silent = match self.link.is_up() {
-            true => self.window.silent_for(limit, now),
-            false => None,
-        };
-        let problem = silent.map(|(topic, key)| {
+        let mut silent = self.window.silent_for(limit, now).filter(|_| self.link.is_up());
+        let first = silent.next();
+        self.silent_keys.extend(first.iter().cloned().chain(silent).map(|(_, key)| key.to_owned()));
+        let problem = first.map(|(topic, key)| {
             format!(
                 "others are acknowledged, but nothing of {key} on the topic {}: the broker that leads \
                  its partition may be away, or the partition has fewer replicas than \

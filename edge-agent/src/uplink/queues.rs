@@ -1,6 +1,7 @@
-//! The four queues, read from the spool a little ahead.
+//! What is to be sent, by lane, topic and camera, found in the spool a little ahead.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use picket_service::logging::chain;
@@ -8,204 +9,297 @@ use picket_wire::observation::Reason;
 use picket_wire::{Lane, Topic};
 
 use super::lanes::{Lanes, Queue};
-use crate::spool::{Advice, Limits, Outcome, RowId, Settled, SpoolError, SpoolReader, Spooled};
+use super::shelves::{AHEAD, Shelves, Waiting};
+use crate::spool::{
+    Advice, Head, Limits, Outcome, RowId, Settled, SpoolError, SpoolReader, Spooled,
+};
 
-/// Read ahead per queue: enough that the spool is not asked for each record, little enough that
-/// memory does not grow with the backlog.
-const AHEAD: Limits = Limits { rows: 128, bytes: 512 * 1024 };
-
-/// So much is held where all that was read waits for room, in search of something that has some.
-const SEARCHED: Limits = Limits { rows: 4 * AHEAD.rows, bytes: 4 * AHEAD.bytes };
+/// Rows that one look at a table passes.
+const LOOK: usize = AHEAD;
+/// Looks per queue and turn while nothing was found: a long way past the rows of others is gone in
+/// steps, between which reports are heard.
+const LOOKS: usize = 4;
 
 /// Before a queue is read again that could not be.
 const RETRY_READ: Duration = Duration::from_secs(1);
 /// The same where a person is needed.
 const STOPPED: Duration = Duration::from_secs(60);
 
-/// One queue: a range of rows, read from its front.
-#[derive(Debug, Default)]
-struct Shelf {
-    next: RowId,
-    read: VecDeque<Spooled>,
-    /// Nothing more is there until something is committed or given back.
-    exhausted: bool,
-    /// It could not be read.
-    held_until: Option<Instant>,
+/// What the queues ask of the spool.
+pub trait Rows {
+    /// See [`SpoolReader::heads`].
+    fn heads(&self, topic: Topic, ids: Range<RowId>, limit: usize)
+    -> Result<Vec<Head>, SpoolError>;
+    /// Takes a row to be sent; `None` if it is gone, or on its way.
+    fn take(&self, topic: Topic, id: RowId) -> Result<Option<Spooled>, SpoolError>;
+    /// A row that was taken was not delivered.
+    fn give_back(&self, id: RowId);
+    /// The number of the next row to be committed.
+    fn next_id(&self) -> RowId;
 }
 
-impl Shelf {
-    fn is_below(&self, limits: Limits) -> bool {
-        let bytes: u64 = self.read.iter().map(Spooled::bytes).sum();
-        self.read.len() < limits.rows && bytes < limits.bytes
+impl Rows for SpoolReader {
+    fn heads(
+        &self,
+        topic: Topic,
+        ids: Range<RowId>,
+        limit: usize,
+    ) -> Result<Vec<Head>, SpoolError> {
+        Self::heads(self, topic, ids, limit)
     }
 
-    fn unreadable(
-        &mut self,
-        queue: Queue,
-        error: &SpoolError,
-        given_up: &mut Vec<Settled>,
-        now: Instant,
-    ) {
-        let (lane, topic) = (queue.lane.as_str(), queue.topic.suffix());
-        let text = chain(error);
-        match (error.advice(), error) {
-            (Advice::Discard, SpoolError::BadRow { id, .. }) => {
-                tracing::error!(target: "uplink", lane, topic, row = id, error = text,
-                    "a row of the spool is given up");
-                let outcome = Outcome::Refused(Reason::SPOOL_DAMAGED.into());
-                given_up.push(Settled { topic: queue.topic, id: *id, outcome });
-                self.next = id + 1;
-            }
-            // Deleting it would read the same pages. It stays for the next start, which looks
-            // closely, and what is behind it goes.
-            (_, SpoolError::DamagedRow { id, .. }) => {
-                tracing::error!(target: "uplink", lane, topic, row = id, error = text,
-                    "a row of the spool is stepped over; restart the agent to have its spool checked");
-                self.next = id + 1;
-            }
-            (Advice::Retry, _) => {
-                tracing::warn!(target: "uplink", lane, topic, error = text,
-                    "a queue of the spool cannot be read; tried again");
-                self.held_until = Some(now + RETRY_READ);
-            }
-            (Advice::Stop | Advice::Discard, _) => {
-                tracing::error!(target: "uplink", lane, topic, error = text,
-                    "a queue of the spool cannot be read; restart the agent to have its spool checked");
-                self.held_until = Some(now + STOPPED);
-            }
-        }
+    fn take(&self, topic: Topic, id: RowId) -> Result<Option<Spooled>, SpoolError> {
+        Ok(self.next_batch(topic, id..id + 1, Limits { rows: 1, bytes: 1 })?.pop())
+    }
+
+    fn give_back(&self, id: RowId) {
+        Self::give_back(self, [id]);
+    }
+
+    fn next_id(&self) -> RowId {
+        Self::next_id(self)
     }
 }
 
-/// What is to be sent, by lane and topic.
+/// What is to be sent, by lane, topic and camera.
 #[derive(Debug)]
 pub struct Queues {
     lanes: Lanes,
     /// Rows from here on are live: they were committed while the link was up.
     live_from: RowId,
-    shelves: [Shelf; 4],
+    /// The same of cameras whose partition was away while the link was up.
+    live_from_of: BTreeMap<String, RowId>,
+    shelves: [Shelves; 4],
+    /// By queue: it could not be read.
+    held_until: [Option<Instant>; 4],
+    /// By queue: whether it was looked for more in this turn.
+    looked: [bool; 4],
     given_up: Vec<Settled>,
 }
 
 impl Queues {
     /// What was in the spool at the start is backlog, what this run commits is live.
     pub fn new(backlog_one_in: u32, live_from: RowId) -> Self {
-        let (lanes, shelves) = (Lanes::new(backlog_one_in), Default::default());
-        let mut queues = Self { lanes, live_from, shelves, given_up: Vec::new() };
-        queues.rewind();
-        queues
-    }
-
-    fn rewind(&mut self) {
-        for queue in Queue::ALL {
-            let next = self.first_of(queue);
-            let shelf = &mut self.shelves[queue.index()];
-            (shelf.next, shelf.exhausted) = (next, false);
-            shelf.read.clear();
+        let first = |queue: Queue| if queue.lane == Lane::Live { live_from } else { 0 };
+        Self {
+            lanes: Lanes::new(backlog_one_in),
+            live_from,
+            live_from_of: BTreeMap::new(),
+            shelves: Queue::ALL.map(|queue| Shelves::new(first(queue))),
+            held_until: [None; 4],
+            looked: [false; 4],
+            given_up: Vec::new(),
         }
     }
 
-    fn first_of(&self, queue: Queue) -> RowId {
-        match queue.lane {
-            Lane::Live => self.live_from,
-            Lane::Backlog => 0,
-        }
-    }
-
-    fn end_of(&self, queue: Queue) -> RowId {
-        match queue.lane {
-            Lane::Live => RowId::MAX,
-            Lane::Backlog => self.live_from,
-        }
+    /// To be called before what waits is handed over.
+    pub fn begin_turn(&mut self) {
+        self.looked = [false; 4];
     }
 
     /// The lane in which a row would be sent now.
-    pub fn lane_of(&self, id: RowId) -> Lane {
-        if id >= self.live_from { Lane::Live } else { Lane::Backlog }
+    pub fn lane_of(&self, key: &str, id: RowId) -> Lane {
+        lane_of(self.live_from, &self.live_from_of, key, id)
     }
 
-    /// After an outage: all that is committed by now is backlog, in one queue from its front.
-    pub fn restart(&mut self, reader: &SpoolReader) {
-        let read = self.shelves.iter().flat_map(|shelf| shelf.read.iter());
-        reader.give_back(read.map(|spooled| spooled.id));
-        self.live_from = reader.next_id();
-        self.rewind();
+    /// After an outage: all that is committed by now is backlog.
+    pub fn restart(&mut self, rows: &impl Rows) {
+        self.live_from = rows.next_id();
+        self.live_from_of.clear();
+        for topic in [Topic::Observations, Topic::Frames] {
+            let [live, backlog] = self.lanes_of(topic);
+            let keys: Vec<_> = live.keys().chain(backlog.keys()).cloned().collect();
+            keys.iter().for_each(|key| backlog.again(key, live.first_of(key)));
+            backlog.widen(live.frontier());
+            backlog.more();
+        }
+        let live_from = self.live_from;
+        for queue in Queue::ALL.into_iter().filter(|queue| queue.lane == Lane::Live) {
+            self.shelves[queue.index()].cut_all(live_from);
+        }
+    }
+
+    /// After one camera's partition was away: what it has committed by now is backlog.
+    pub fn restart_camera(&mut self, key: &str, rows: &impl Rows) {
+        let live_from = rows.next_id();
+        self.live_from_of.insert(key.to_owned(), live_from);
+        for topic in [Topic::Observations, Topic::Frames] {
+            let [live, backlog] = self.lanes_of(topic);
+            backlog.again(key, live.first_of(key));
+            backlog.more();
+            live.cut(key, live_from);
+        }
+    }
+
+    fn lanes_of(&mut self, topic: Topic) -> [&mut Shelves; 2] {
+        // By their order in `Queue::ALL`: observations and frames live, the same of the backlog.
+        let [live_observations, live_frames, observations, frames] = &mut self.shelves;
+        match topic {
+            Topic::Frames => [live_frames, frames],
+            _ => [live_observations, observations],
+        }
     }
 
     /// Something was committed, so that a live queue may have more. Gap records of evictions too
     /// come at the end, so a backlog never gets more by a commit.
     pub fn more_committed(&mut self) {
         for queue in Queue::ALL.into_iter().filter(|queue| queue.lane == Lane::Live) {
-            self.shelves[queue.index()].exhausted = false;
+            self.shelves[queue.index()].more();
         }
     }
 
     /// A row was not delivered: it is read again, before those that come after it.
-    pub fn again(&mut self, reader: &SpoolReader, topic: Topic, id: RowId) {
-        let queue = Queue { lane: self.lane_of(id), topic };
-        let shelf = &mut self.shelves[queue.index()];
-        // What was read ahead goes back too, to come behind it. Rows that are still on their way are
-        // stepped over in the second reading.
-        let later = shelf.read.drain(..).map(|spooled| spooled.id);
-        reader.give_back(later.chain([id]));
-        shelf.next = shelf.next.min(id);
-        shelf.exhausted = false;
+    pub fn again(&mut self, rows: &impl Rows, topic: Topic, key: &str, id: RowId) {
+        rows.give_back(id);
+        let queue = Queue { lane: self.lane_of(key, id), topic };
+        self.shelves[queue.index()].again(key, id);
     }
 
-    /// Takes the next row to send, of the topics and keys that have room. A key that has none holds up
-    /// no other before its rows fill what is searched.
+    /// Takes the next row to send, of those that have room. What has none holds up nothing else.
     pub fn next(
         &mut self,
-        reader: &SpoolReader,
-        has_room: impl Fn(Topic, Option<&str>) -> bool,
+        rows: &impl Rows,
+        has_room: impl Fn(Queue, &str) -> bool,
         now: Instant,
     ) -> Option<(Lane, Spooled)> {
-        self.restock(reader, &has_room, now);
-        let shelves = &self.shelves;
-        let first = |queue: Queue| {
-            let mut read = shelves[queue.index()].read.iter();
-            read.position(|spooled| has_room(queue.topic, Some(&spooled.key)))
-        };
-        let queue = self.lanes.choose(|queue| first(queue).is_some())?;
-        let place = first(queue)?;
-        let spooled = self.shelves[queue.index()].read.remove(place)?;
-        let shelves = &self.shelves;
-        let other =
-            |other: &Queue| other.lane != queue.lane && !shelves[other.index()].read.is_empty();
-        let other_waits = Queue::ALL.iter().any(other);
-        self.lanes.sent(queue.lane, spooled.bytes(), other_waits);
-        Some((queue.lane, spooled))
+        loop {
+            self.restock(rows, &has_room, now);
+            let ready = |queue| self.ready(queue, &has_room, now);
+            let queue = self.lanes.choose(|queue| ready(queue).is_some())?;
+            let other_waits =
+                Queue::ALL.into_iter().any(|of| of.lane != queue.lane && ready(of).is_some());
+            let key = ready(queue)?.to_owned();
+            let waiting = self.shelves[queue.index()].take(&key)?;
+            match rows.take(queue.topic, waiting.id) {
+                Ok(Some(spooled)) => {
+                    self.lanes.sent(queue.lane, spooled.bytes(), other_waits);
+                    return Some((queue.lane, spooled));
+                }
+                // Evicted, or met again while it is on its way: its report says what becomes of it.
+                Ok(None) => {}
+                Err(error) => self.not_taken(queue, &key, waiting, &error, now),
+            }
+        }
+    }
+
+    /// The camera whose row is next in a queue.
+    fn ready(
+        &self,
+        queue: Queue,
+        has_room: impl Fn(Queue, &str) -> bool,
+        now: Instant,
+    ) -> Option<&str> {
+        let shelves = &self.shelves[queue.index()];
+        if self.is_held(queue, now) { None } else { shelves.next(|key| has_room(queue, key)) }
+    }
+
+    fn is_held(&self, queue: Queue, now: Instant) -> bool {
+        self.held_until[queue.index()].is_some_and(|until| now < until)
     }
 
     /// Each by itself: what cannot be read in one holds up no other.
-    fn restock(
-        &mut self,
-        reader: &SpoolReader,
-        has_room: impl Fn(Topic, Option<&str>) -> bool,
-        now: Instant,
-    ) {
+    fn restock(&mut self, rows: &impl Rows, has_room: impl Fn(Queue, &str) -> bool, now: Instant) {
         for queue in Queue::ALL {
-            let end = self.end_of(queue);
-            let shelf = &mut self.shelves[queue.index()];
-            let held = shelf.held_until.is_some_and(|until| now < until);
-            let waits = |spooled: &Spooled| !has_room(queue.topic, Some(&spooled.key));
-            let searches = has_room(queue.topic, None)
-                && shelf.is_below(SEARCHED)
-                && shelf.read.iter().all(waits);
-            if held || shelf.exhausted || !(shelf.read.is_empty() || searches) {
-                continue;
-            }
-            match reader.next_batch(queue.topic, shelf.next..end, AHEAD) {
-                Ok(read) => {
-                    match read.last() {
-                        Some(last) => shelf.next = last.id + 1,
-                        None => shelf.exhausted = true,
-                    }
-                    shelf.read.extend(read);
+            for _ in 0..LOOKS {
+                let at = queue.index();
+                let is_ready = self.ready(queue, &has_room, now).is_some();
+                if self.is_held(queue, now) || (is_ready && self.looked[at]) {
+                    break;
                 }
-                Err(error) => shelf.unreadable(queue, &error, &mut self.given_up, now),
+                let Some(from) = self.shelves[at].look_from(|key| has_room(queue, key)) else {
+                    break;
+                };
+                self.looked[at] = true;
+                self.look(rows, queue, from, now);
             }
         }
+    }
+
+    /// Whether there are rows that were not looked at, and that somebody may wait for.
+    pub fn is_searching(&self, has_room: impl Fn(Queue, &str) -> bool, now: Instant) -> bool {
+        Queue::ALL.into_iter().any(|queue| {
+            let from = self.shelves[queue.index()].look_from(|key| has_room(queue, key));
+            !self.is_held(queue, now) && from.is_some()
+        })
+    }
+
+    fn look(&mut self, rows: &impl Rows, queue: Queue, from: RowId, now: Instant) {
+        let end = match queue.lane {
+            Lane::Live => RowId::MAX,
+            Lane::Backlog => {
+                let later = self.live_from_of.values().copied();
+                later.fold(self.live_from, RowId::max)
+            }
+        };
+        let heads = match rows.heads(queue.topic, from..end, LOOK) {
+            Ok(heads) => heads,
+            Err(error) => return self.not_looked(queue, from, &error, now),
+        };
+        let ends = heads.len() < LOOK;
+        let behind = heads.last().map_or(from, |head| head.id + 1);
+        let to = if ends && queue.lane == Lane::Backlog { end.max(from) } else { behind };
+        let (live_from, live_from_of) = (self.live_from, &self.live_from_of);
+        let of_this_lane =
+            |head: &Head| lane_of(live_from, live_from_of, &head.key, head.id) == queue.lane;
+        self.shelves[queue.index()].take_in((from, to), heads, ends, of_this_lane);
+    }
+
+    /// A look met something that cannot be read: what is behind it goes.
+    fn not_looked(&mut self, queue: Queue, from: RowId, error: &SpoolError, now: Instant) {
+        match self.unreadable(queue, error, now) {
+            Some(row) => {
+                let past = (from, row.max(from) + 1);
+                self.shelves[queue.index()].take_in(past, Vec::new(), false, |_| true);
+            }
+            None => self.looked[queue.index()] = true,
+        }
+    }
+
+    fn not_taken(
+        &mut self,
+        queue: Queue,
+        key: &str,
+        row: Waiting,
+        error: &SpoolError,
+        now: Instant,
+    ) {
+        if self.unreadable(queue, error, now).is_none() {
+            self.shelves[queue.index()].put_back(key, row);
+        }
+    }
+
+    /// Says what is wrong. The row, if it is to be passed over; else the queue is held for a while.
+    fn unreadable(&mut self, queue: Queue, error: &SpoolError, now: Instant) -> Option<RowId> {
+        let (lane, topic) = (queue.lane.as_str(), queue.topic.suffix());
+        let text = chain(error);
+        let hold = match (error.advice(), error) {
+            (Advice::Discard, SpoolError::BadRow { id, .. }) => {
+                tracing::error!(target: "uplink", lane, topic, row = id, error = text,
+                    "a row of the spool is given up");
+                let outcome = Outcome::Refused(Reason::SPOOL_DAMAGED.into());
+                self.given_up.push(Settled { topic: queue.topic, id: *id, outcome });
+                return Some(*id);
+            }
+            // Deleting it would read the same pages. It stays for the next start, which looks
+            // closely, and what is behind it goes.
+            (_, SpoolError::DamagedRow { id, .. }) => {
+                tracing::error!(target: "uplink", lane, topic, row = id, error = text,
+                    "a row of the spool is stepped over; restart the agent to have its spool checked");
+                return Some(*id);
+            }
+            (Advice::Retry, _) => {
+                tracing::warn!(target: "uplink", lane, topic, error = text,
+                    "a queue of the spool cannot be read; tried again");
+                RETRY_READ
+            }
+            (Advice::Stop | Advice::Discard, _) => {
+                tracing::error!(target: "uplink", lane, topic, error = text,
+                    "a queue of the spool cannot be read; restart the agent to have its spool checked");
+                STOPPED
+            }
+        };
+        self.held_until[queue.index()] = Some(now + hold);
+        None
     }
 
     /// Rows that can never be sent, to be settled as refused.
@@ -213,3 +307,11 @@ impl Queues {
         std::mem::take(&mut self.given_up)
     }
 }
+
+fn lane_of(live_from: RowId, of: &BTreeMap<String, RowId>, key: &str, id: RowId) -> Lane {
+    let from = of.get(key).copied().unwrap_or(live_from);
+    if id >= from { Lane::Live } else { Lane::Backlog }
+}
+
+#[cfg(test)]
+mod tests;

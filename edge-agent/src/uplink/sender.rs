@@ -1,6 +1,6 @@
 //! The uplink's thread: from the spool into the window, from the reports back to the spool.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -14,6 +14,7 @@ use rdkafka::types::RDKafkaErrorCode as Code;
 
 use super::files::{Digest, Snapshot, Watch};
 use super::handle::{Drained, Shared};
+use super::lanes::Queue;
 use super::link::{self, Link, Verdict};
 use super::pairs::{Pace, Pairs};
 use super::producer::Report;
@@ -29,6 +30,10 @@ const TICK: Duration = Duration::from_millis(200);
 const REMIND_EVERY: Duration = Duration::from_secs(60);
 /// How long the last settlements may take to be committed.
 const FLUSH: Duration = Duration::from_secs(3);
+
+/// Between two steps through rows of the spool that may hold something to send: a long backlog of
+/// other cameras takes some seconds then, and a part of a core.
+const SEARCH_PAUSE: Duration = Duration::from_millis(5);
 
 /// What the rest of the agent asks of the uplink.
 pub enum Command {
@@ -50,6 +55,13 @@ pub(super) struct Alone {
     topic: Topic,
     /// Whether a gap record could stand for it.
     is_replaceable: bool,
+}
+
+/// A row that the broker refused in company.
+pub(super) struct Suspect {
+    topic: Topic,
+    key: String,
+    id: RowId,
 }
 
 /// The thread's state.
@@ -76,14 +88,18 @@ pub struct Sender {
     pub(super) troubles: Troubles,
     /// What one partition keeps waiting while others go on.
     pub(super) silent: Option<String>,
+    /// The cameras of which nothing was acknowledged meanwhile.
+    pub(super) silent_keys: BTreeSet<String>,
     /// Rows that the broker refused in company: each is tried alone before it is given up, since
     /// the broker refuses a whole batch for one of it.
-    pub(super) suspects: VecDeque<(Topic, RowId)>,
+    pub(super) suspects: VecDeque<Suspect>,
     pub(super) alone: Option<Alone>,
     pub(super) status: Option<Outgoing>,
     /// When a refused heartbeat was last told of.
     pub(super) refusal_told: Option<Instant>,
     pub(super) settled: Vec<Settled>,
+    /// Whether the spool holds rows that nobody has looked at yet.
+    pub(super) searching: bool,
     pub(super) drain: Option<(Instant, ChannelSender<Drained>)>,
     pub(super) certificate_looked_at: Option<Instant>,
     /// What the dates of the certificates say against the link.
@@ -108,6 +124,7 @@ impl Sender {
 
     /// Waits for one thing, and takes all that is there; false when nobody is left.
     fn turn(&mut self) -> bool {
+        let wait = if self.searching { SEARCH_PAUSE } else { TICK };
         select! {
             recv(self.reports) -> report => report.into_iter().for_each(|report| self.heed(report)),
             recv(self.reader.committed()) -> word => match word {
@@ -119,7 +136,7 @@ impl Sender {
                 Ok(command) => self.obey(command),
                 Err(_) => return false,
             },
-            default(TICK) => {}
+            default(wait) => {}
         }
         while let Ok(report) = self.reports.try_recv() {
             self.heed(report);
@@ -177,6 +194,10 @@ impl Sender {
                 "the topic can be written again");
             self.queues.restart(&self.reader);
         }
+        if self.silent_keys.remove(&sent.key) {
+            // All of it that waited is backlog: what this camera captures from now on goes before it.
+            self.queues.restart_camera(&sent.key, &self.reader);
+        }
         if let Parcel::Row { topic, id, lane } = sent.parcel {
             self.settled.push(Settled { topic, id, outcome: Outcome::Acknowledged });
             let labels = [("topic", topic.suffix()), ("lane", lane.as_str())];
@@ -197,7 +218,8 @@ impl Sender {
         let topic = sent.parcel.topic();
         let verdict = link::judge(code, topic, &self.names);
         if let (Verdict::Refused(reason), Parcel::Row { topic, id, .. }) = (&verdict, sent.parcel) {
-            return self.refused(ticket, topic, id, reason.clone(), now);
+            let suspect = Suspect { topic, key: sent.key, id };
+            return self.refused(ticket, suspect, reason.clone(), now);
         }
         if let (Verdict::Refused(reason), Parcel::Status) = (&verdict, sent.parcel) {
             // The next one is a second away, and this says nothing of the link or of other topics.
@@ -208,7 +230,7 @@ impl Sender {
             return;
         }
         if let Parcel::Row { topic, id, .. } = sent.parcel {
-            self.queues.again(&self.reader, topic, id);
+            self.queues.again(&self.reader, topic, &sent.key, id);
         }
         match verdict {
             Verdict::Problem(problem) => self.topic_in_trouble(topic, problem, now),
@@ -228,12 +250,13 @@ impl Sender {
         self.show();
     }
 
-    fn refused(&mut self, ticket: Ticket, topic: Topic, id: RowId, reason: Reason, now: Instant) {
+    fn refused(&mut self, ticket: Ticket, suspect: Suspect, reason: Reason, now: Instant) {
         let Some(alone) = self.alone.filter(|alone| alone.ticket == ticket) else {
-            return self.suspects.push_back((topic, id));
+            return self.suspects.push_back(suspect);
         };
+        let Suspect { topic, key, id } = suspect;
         if !alone.is_replaceable {
-            self.queues.again(&self.reader, topic, id);
+            self.queues.again(&self.reader, topic, &key, id);
             let problem = format!(
                 "the broker refuses a gap, epoch or clock record on the topic {} ({reason}): \
                  without it the accounts stay open, so it is tried again",
@@ -258,11 +281,13 @@ impl Sender {
 
     /// Sends as long as the window has room and something waits.
     fn fill(&mut self) {
+        self.searching = false;
         if self.pairs.current().is_none() {
             return;
         }
         self.window.begin_turn();
         self.pairs.begin_turn(&self.window);
+        self.queues.begin_turn();
         self.send_suspect();
         loop {
             let now = Instant::now();
@@ -277,17 +302,16 @@ impl Sender {
     fn send_next(&mut self, now: Instant) -> bool {
         let (window, troubles, pairs) = (&self.window, &self.troubles, &self.pairs);
         let is_suspect = |of: Topic| {
-            self.suspects.iter().any(|(topic, _)| *topic == of)
+            self.suspects.iter().any(|suspect| suspect.topic == of)
                 || self.alone.is_some_and(|alone| alone.topic == of)
         };
-        let open = |topic, key: Option<&str>| {
-            let has_room = match key {
-                Some(key) => window.has_room_for(topic, key) && !pairs.awaits(topic, key),
-                None => window.has_room(topic),
-            };
+        let open = |queue: Queue, key: &str| {
+            let topic = queue.topic;
+            let has_room = window.has_room_for(topic, key) && !pairs.awaits(topic, key);
             has_room && !is_suspect(topic) && !troubles.holds(topic, now)
         };
         let next = self.queues.next(&self.reader, open, now);
+        self.searching = next.is_none() && self.queues.is_searching(open, now);
         self.settled.extend(self.queues.given_up());
         next.is_some_and(|(lane, spooled)| self.send(&spooled, lane, now).is_some())
     }
@@ -320,13 +344,15 @@ impl Sender {
     /// Sends one suspect when nothing else of its topic is on its way: keys may share a partition.
     fn send_suspect(&mut self) {
         let now = Instant::now();
-        let Some(&(topic, id)) = self.suspects.front() else {
+        let Some(&Suspect { topic, id, .. }) = self.suspects.front() else {
             return;
         };
         if self.window.has_any(|of| of == topic) || !self.link.may_send(true, now) {
             return;
         }
-        self.suspects.pop_front();
+        let Some(Suspect { key, .. }) = self.suspects.pop_front() else {
+            return;
+        };
         self.reader.give_back([id]);
         let limits = crate::spool::Limits { rows: 1, bytes: 1 };
         let read = self.reader.next_batch(topic, id..id + 1, limits);
@@ -336,7 +362,7 @@ impl Sender {
                 let (ticket, is_replaceable) =
                     (self.window.next_ticket(), spooled.is_replaceable());
                 self.alone = Some(Alone { ticket, topic, is_replaceable });
-                let lane = self.queues.lane_of(id);
+                let lane = self.queues.lane_of(&key, id);
                 if self.send(spooled, lane, now).is_none() {
                     self.alone = None;
                 }
@@ -344,7 +370,7 @@ impl Sender {
             // Not there any more.
             Ok(_) => {}
             // Its queue meets the same error, and knows what to do about it.
-            Err(_) => self.queues.again(&self.reader, topic, id),
+            Err(_) => self.queues.again(&self.reader, topic, &key, id),
         }
     }
 

@@ -165,14 +165,14 @@ impl Window {
         }
     }
 
-    /// A topic and a key of which nothing was reported for so long, with something on its way.
-    pub fn silent_for(&self, limit: Duration, now: Instant) -> Option<(Topic, &str)> {
-        let is_silent = |load: &Load| {
+    /// Topics and keys of which nothing was reported for so long, with something on its way.
+    pub fn silent_for(&self, limit: Duration, now: Instant) -> impl Iterator<Item = (Topic, &str)> {
+        let is_silent = move |load: &Load| {
             load.records > 0 && now.saturating_duration_since(load.silent_since) >= limit
         };
         let all = self.loads.iter().flat_map(|(topic, loads)| loads.iter().map(|of| (*topic, of)));
-        let mut silent = all.filter(|(_, (_, load))| is_silent(load));
-        silent.next().map(|(topic, (key, _))| (topic, key.as_str()))
+        let silent = all.filter(move |(_, (_, load))| is_silent(load));
+        silent.map(|(topic, (key, _))| (topic, key.as_str()))
     }
 
     /// How long the oldest has been on its way.
@@ -250,10 +250,11 @@ mod tests {
         window.issue(row(3), B, 1, began);
         let later = began + limit;
         assert!(window.settle(answered, later).is_some());
-        assert_eq!(window.silent_for(limit, later - Duration::from_secs(1)), None);
-        assert_eq!(window.silent_for(limit, later), Some((Topic::Frames, A)));
+        let silent = |at| window.silent_for(limit, at).collect::<Vec<_>>();
+        assert_eq!(silent(later - Duration::from_secs(1)), []);
+        assert_eq!(silent(later), [(Topic::Frames, A)]);
         window.forget_silence(later);
-        assert_eq!(window.silent_for(limit, later), None);
+        assert_eq!(window.silent_for(limit, later).count(), 0);
     }
 
     #[test]
