@@ -76,6 +76,24 @@ pub fn state_dir(path: &Path) -> Result<PathBuf, ConfigError> {
     Ok(named.map_or_else(default_state_dir, PathBuf::from))
 }
 
+/// The part that a machine needs which only publishes what was captured elsewhere.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Publishing {
+    /// This machine's name: that in its certificate.
+    pub device: DeviceName,
+    /// The way to the broker.
+    pub uplink: uplink::Settings,
+}
+
+/// Reads and checks that part alone: there may be no camera, and what is wrong with the rest is no
+/// matter.
+pub fn publishing(path: &Path) -> Result<Publishing, ConfigError> {
+    let check = |part: &Publishing| {
+        part.uplink.check().map(drop).map_err(|error| Problem::new("uplink", chain(&error)))
+    };
+    Ok(config::load(path, check)?.settings)
+}
+
 impl Settings {
     /// Refuses what cannot work, naming the field.
     fn check(&self) -> Result<(), Problem> {

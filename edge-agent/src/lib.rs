@@ -18,5 +18,6 @@ pub mod identity;
 pub mod look;
 pub mod metrics;
 pub mod spool;
+pub mod spool_command;
 pub mod uplink;
 pub mod wiring;

@@ -13,8 +13,9 @@ use picket_edge_agent::detect::command::Arguments;
 use picket_edge_agent::estimate::{self, Estimate};
 use picket_edge_agent::identity::{self, Identity};
 use picket_edge_agent::spool::Former;
+use picket_edge_agent::spool_command::{self, ConfigFile};
 use picket_edge_agent::wiring::{self, Ended};
-use picket_edge_agent::{capture, config, detect, doctor, look, metrics, spool};
+use picket_edge_agent::{capture, config, detect, doctor, look, metrics};
 use picket_service::config::{Loaded, shown};
 use picket_service::logging;
 use picket_service::machine::Machine;
@@ -103,24 +104,11 @@ enum Command {
         #[arg(long)]
         same_device: bool,
     },
-    /// Shows what the spool holds.
+    /// What waits on the disk: looks at it, checks it, carries it away.
     Spool {
         #[command(subcommand)]
-        command: SpoolCommand,
+        command: spool_command::Command,
     },
-}
-
-#[derive(Subcommand)]
-enum SpoolCommand {
-    /// Rows, bytes, age, and each camera's books.
-    Stat(ConfigFile),
-}
-
-#[derive(clap::Args)]
-struct ConfigFile {
-    /// The config file; `<its name>.conf.d/*.toml` beside it is laid over it.
-    #[arg(long = "config", default_value = "/etc/picket/edge-agent.toml")]
-    path: PathBuf,
 }
 
 fn main() -> ExitCode {
@@ -168,9 +156,9 @@ fn command(command: Command) -> Result<ExitCode> {
             detect::command::run(&arguments, configured, &mut out)?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Spool { command: SpoolCommand::Stat(ConfigFile { path }) } => {
-            let settings = config::load(&path)?.settings;
-            spool_stat(&settings.state_dir)
+        Command::Spool { command } => {
+            let as_it_should = spool_command::run(command, &mut std::io::stdout())?;
+            Ok(if as_it_should { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
     }
 }
@@ -275,27 +263,5 @@ fn cameras(config: Option<&Path>) -> Result<ExitCode> {
         None => Vec::new(),
     };
     print!("{}", capture::v4l2::command::page(&configured));
-    Ok(ExitCode::SUCCESS)
-}
-
-fn spool_stat(state_dir: &Path) -> Result<ExitCode> {
-    let stat = spool::stat(state_dir)?;
-    println!("records    {} ({} bytes)", stat.totals.records, stat.totals.record_bytes);
-    println!("pictures   {} ({} bytes)", stat.totals.pictures, stat.totals.picture_bytes);
-    println!("on disk    {} bytes", stat.file_bytes);
-    println!("set aside  {} damaged databases", stat.set_aside);
-    for (camera, account) in stat.accounts {
-        let books = account.books;
-        let dropped: u64 = books.dropped.values().sum();
-        println!(
-            "{camera}  epoch {}, last seq {}: captured {} = spooled {} + acknowledged {} + dropped {dropped}{}",
-            account.epoch,
-            account.last_committed,
-            books.captured,
-            books.spooled,
-            books.acknowledged,
-            if books.balanced() { "" } else { "  DOES NOT BALANCE" },
-        );
-    }
     Ok(ExitCode::SUCCESS)
 }

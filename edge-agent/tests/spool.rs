@@ -503,6 +503,33 @@ fn gap_that_was_handed_out_keeps_its_bytes() {
 }
 
 #[test]
+fn gap_of_a_sealed_spool_keeps_its_bytes_as_an_export_has_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let agent = start_with(dir.path(), &small(), false);
+    agent.capture(1..=40, Some(700_000));
+    agent.flush();
+    let below = agent.spool.seal();
+    agent.capture(41..=60, Some(700_000));
+    agent.flush();
+    let file = dir.path().join("carried");
+    spool::export(dir.path(), &file, false, None, Some(below)).unwrap();
+    let carried = std::io::BufReader::new(std::fs::File::open(file).unwrap());
+    let carried: Vec<_> =
+        spool::CarriedReader::open(carried).unwrap().map(Result::unwrap).collect();
+    let gaps = |rows: &[Spooled]| -> Vec<(Vec<(String, String)>, Vec<u8>)> {
+        let gaps = rows.iter().filter(|row| row.topic == Topic::Observations);
+        let gaps = gaps.filter(|row| matches!(record(row), CameraRecord::Gap(_)));
+        gaps.map(|row| (row.headers.clone(), row.value.clone())).collect()
+    };
+    agent.capture(61..=80, Some(700_000));
+    agent.flush();
+    let sent = gaps(&agent.take(Topic::Observations));
+    let carried = gaps(&carried);
+    assert_eq!(carried.len(), 1);
+    assert_eq!((sent.len(), &sent[0]), (2, &carried[0]));
+}
+
+#[test]
 fn oversize_observation_becomes_a_gap() {
     let dir = tempfile::tempdir().unwrap();
     let agent = start(dir.path());

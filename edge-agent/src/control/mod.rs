@@ -29,6 +29,8 @@ use picket_wire::CameraName;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+use crate::spool::RowId;
+
 pub use client::{ControlError, ask};
 pub use server::{Control, Inbox};
 
@@ -57,6 +59,8 @@ pub enum Request {
     },
     /// Read the config again. Answer: [`Done`].
     Reload,
+    /// Let no row of the spool that there is change any more. Answer: [`Sealed`].
+    SealSpool,
     /// Look along a camera. Answer: [`Report`](crate::look::Report).
     Look {
         /// Which.
@@ -71,6 +75,13 @@ pub enum Request {
 pub struct Done {
     /// What was done.
     pub done: String,
+}
+
+/// Rows of the spool that may be copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sealed {
+    /// Those below this number.
+    pub below: RowId,
 }
 
 /// What goes back: the answer as JSON, or why there is none.

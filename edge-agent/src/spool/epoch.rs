@@ -31,6 +31,12 @@ pub fn begin(state_dir: &Path, in_database: u64) -> Result<EpochId, SpoolError> 
     Ok(EpochId { number, instance })
 }
 
+/// The number in the file, for whoever looks from outside; none if the file is not there, or holds
+/// no number.
+pub fn noted(state_dir: &Path) -> Option<u64> {
+    fs::read_to_string(state_dir.join(FILE)).ok()?.trim().parse().ok()
+}
+
 /// The number in the file; 0 if there is none, or if a torn write left something else in it. That
 /// is no reason not to start: the database has the number too, and the instance is random.
 fn read(state_dir: &Path) -> Result<u64, SpoolError> {

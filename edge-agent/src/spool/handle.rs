@@ -14,6 +14,7 @@ use super::books::Ledger;
 use super::clock::Clock;
 use super::error::SpoolError;
 use super::reader::SpoolReader;
+use super::record::RowId;
 use super::settings::Settings;
 use super::store::{Shared, Store};
 use super::writer::{self, Command, Writer};
@@ -121,6 +122,16 @@ impl SpoolHandle {
     /// A count that rises while the writer works; standing still for long means stuck.
     pub fn turns(&self) -> u64 {
         self.shared.turns.load(Ordering::Relaxed)
+    }
+
+    /// From now on no row below the number that this gives changes any more, so that whoever copies
+    /// them carries the bytes that the uplink will send. A gap would else grow under its old id, and
+    /// the centre would hold the copy and the row for two that contradict each other.
+    pub fn seal(&self) -> RowId {
+        let mut held = self.shared.leases.lock();
+        held.seal();
+        // A commit that lets gaps grow is over before the lock is had.
+        self.shared.next_id.load(Ordering::SeqCst)
     }
 
     /// Waits until all that was sent to the writer before is committed.

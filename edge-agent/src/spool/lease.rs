@@ -54,6 +54,11 @@ impl Held {
         self.unseen_gaps.insert(id);
     }
 
+    /// No gap row that there is grows any more: somebody has seen their bytes.
+    pub fn seal(&mut self) {
+        self.unseen_gaps.clear();
+    }
+
     /// Whether a gap row may still grow; it is about to be replaced if so.
     pub fn take_gap(&mut self, id: RowId) -> bool {
         self.unseen_gaps.remove(&id)

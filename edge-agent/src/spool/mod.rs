@@ -50,12 +50,15 @@
 
 mod batch;
 mod books;
+mod carried;
 mod clock;
 mod epoch;
 mod error;
+mod export;
 mod former;
 mod handle;
 mod lease;
+mod list;
 mod lock;
 mod log;
 mod quota;
@@ -67,16 +70,22 @@ mod settings;
 mod store;
 mod totals;
 mod transaction;
+mod verify;
+mod walk;
 mod writer;
 
 pub use batch::{Outcome, Settled};
 pub use books::Ledger;
+pub use carried::{CarriedError, CarriedReader, CarriedWriter, Count, Head};
 pub use clock::Clock;
 pub use error::{Advice, SpoolError};
+pub use export::{ExportError, Exported, export};
 pub use former::{Former, set_aside_former};
 pub use handle::{Spool, SpoolHandle};
+pub use list::{Chosen, Group, list};
 pub use lock::StateLock;
 pub use reader::{AccountStat, Head, Limits, SpoolReader, Spooled, Stat, stat};
 pub use record::RowId;
 pub use settings::{Settings, SettingsError};
 pub use totals::Totals;
+pub use verify::{Found, verify};

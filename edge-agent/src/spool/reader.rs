@@ -276,7 +276,12 @@ impl SpoolReader {
     }
 }
 
-fn spooled(topic: Topic, id: RowId, row: &rusqlite::Row<'_>) -> Result<Spooled, SpoolError> {
+/// A row of the columns `id, key, headers, value`.
+pub(super) fn spooled(
+    topic: Topic,
+    id: RowId,
+    row: &rusqlite::Row<'_>,
+) -> Result<Spooled, SpoolError> {
     let bad = |what| SpoolError::BadRow { topic, id, what };
     let headers: String = row.get(2).map_err(|_| bad("headers"))?;
     let headers = serde_json::from_str(&headers).map_err(|_| bad("headers"))?;

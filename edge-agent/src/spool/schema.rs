@@ -11,7 +11,7 @@ use super::settings::Settings;
 /// The database's file in the state directory.
 pub const FILE: &str = "spool.sqlite";
 /// Left by a writer that met damage while running, so that the next start looks closely.
-const SUSPECT_FILE: &str = "spool.sqlite.suspect";
+pub const SUSPECT_FILE: &str = "spool.sqlite.suspect";
 
 /// Earlier ones can corrupt a database in WAL mode when a checkpoint and a commit meet (fixed in
 /// 3.51.3).
@@ -19,9 +19,9 @@ const LEAST_SQLITE: i32 = 3_051_003;
 const LEAST_SQLITE_TEXT: &str = "3.51.3";
 
 /// "PkSp": tells a spool from any other database.
-const APPLICATION_ID: i32 = 0x506b_5370;
+pub const APPLICATION_ID: i32 = 0x506b_5370;
 /// Rises with every change of the tables; see `upgrade`.
-const FORMAT: i32 = 1;
+pub const FORMAT: i32 = 1;
 
 /// Bytes per page. A picture of 100 KB takes 13 pages of 8 KiB against 25 of 4 KiB: half the
 /// overflow links to follow and to free, and half the WAL frame headers. 16 KiB and more would

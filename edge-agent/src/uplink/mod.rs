@@ -28,6 +28,7 @@
 
 mod files;
 mod handle;
+mod import;
 mod lanes;
 mod link;
 mod news;
@@ -46,6 +47,7 @@ mod window;
 
 pub use files::Snapshot;
 pub use handle::{Drained, LONGEST_DRAIN, Uplink, UplinkError, UplinkHandle};
+pub use import::{ImportError, Imported, import};
 pub use probe::{ProbeError, ProbeReport, probe};
 pub use security::{SecurityError, dates_problem, days_left};
 pub use settings::{Settings, SettingsError};

@@ -11,7 +11,7 @@ use picket_wire::CameraName;
 use super::{Agent, LOOK};
 use crate::capture::{Pause, Source};
 use crate::config::{self, Settings, Sources};
-use crate::control::{Call, Done, Request};
+use crate::control::{Call, Done, Request, Sealed};
 
 /// How long an answer waits for cameras whose settings change: a device takes its time to close.
 /// They go on changing after it.
@@ -73,6 +73,10 @@ impl Agent {
             Request::Look { camera, for_s } => {
                 let (camera, for_s) = (camera.clone(), *for_s);
                 return self.look(call, &camera, for_s);
+            }
+            Request::SealSpool => {
+                let below = self.spool.seal();
+                return call.answer(Ok(Sealed { below }));
             }
             Request::Reload => self.reload().await,
             Request::Pause { camera, for_s } => self.pause(camera, *for_s),
