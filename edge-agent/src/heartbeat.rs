@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use picket_service::metrics::Render;
 use picket_wire::observation::Stamp;
 use picket_wire::status::{
     Books, CameraState, CameraStatus, LinkStatus, ModelStatus, SpoolStatus, Status,
@@ -39,6 +40,9 @@ pub struct Heartbeat {
     pub stages: Stages,
     /// Why nothing is published, on another device's board.
     pub held: Mutex<Option<String>>,
+    /// Held while the books are shown, each number in a metric of its own, and while somebody reads
+    /// these: in between they would not add up.
+    pub showing: Arc<Mutex<()>>,
 }
 
 /// The config in use, and what became of the last try to change it.
@@ -101,6 +105,15 @@ impl Heartbeat {
         accounts.all.iter().filter(wanted).map(Arc::clone).collect()
     }
 
+    /// The metrics as they are between two heartbeats, so that the books in them add up.
+    pub fn at_rest(&self, render: Render) -> Render {
+        let showing = Arc::clone(&self.showing);
+        Arc::new(move || {
+            let _showing = showing.lock().unwrap_or_else(PoisonError::into_inner);
+            render()
+        })
+    }
+
     /// Takes the numbers of now.
     pub fn status(&self, link: LinkStatus, spool: SpoolStatus) -> Status {
         let (captured_at, clock) = self.clock.wall();
@@ -142,6 +155,7 @@ impl Heartbeat {
 
     fn cameras(&self) -> BTreeMap<CameraName, CameraStatus> {
         self.count_captured();
+        let _showing = self.showing.lock().unwrap_or_else(PoisonError::into_inner);
         let status = |account: &Arc<CameraAccount>| {
             let view = account.view();
             let books = self.ledger.books(account.camera()).unwrap_or_default();
@@ -287,6 +301,12 @@ fn record_books(camera: &CameraName, books: &Books) {
         let (camera, reason) = (camera.to_string(), reason.to_string());
         metrics::gauge!("picket_agent_books_dropped_frames", "camera" => camera, "reason" => reason)
             .set(*frames as f64);
+    }
+    for (reason, pictures) in &books.pictures_dropped {
+        let (camera, reason) = (camera.to_string(), reason.to_string());
+        metrics::gauge!("picket_agent_books_dropped_pictures",
+            "camera" => camera, "reason" => reason)
+        .set(*pictures as f64);
     }
 }
 

@@ -12,6 +12,7 @@ pub mod config;
 pub mod control;
 pub mod detect;
 pub mod doctor;
+pub mod drill;
 pub mod estimate;
 pub mod heartbeat;
 pub mod identity;

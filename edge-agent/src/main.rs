@@ -15,7 +15,7 @@ use picket_edge_agent::identity::{self, Identity};
 use picket_edge_agent::spool::Former;
 use picket_edge_agent::spool_command::{self, ConfigFile};
 use picket_edge_agent::wiring::{self, Ended};
-use picket_edge_agent::{capture, config, detect, doctor, look, metrics};
+use picket_edge_agent::{capture, config, detect, doctor, drill, look, metrics};
 use picket_service::config::{Loaded, shown};
 use picket_service::logging;
 use picket_service::machine::Machine;
@@ -95,6 +95,15 @@ enum Command {
         #[command(flatten)]
         arguments: look::Arguments,
     },
+    /// Has the running agent cut its own link for a while and restore it, and tells what was kept, sent
+    /// and lost, and how fast it drained. Ends with 1 if anything was lost or still waits.
+    Drill {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// For how long the link is cut, such as `60s`, `10m` or `1h`, an hour at most.
+        #[arg(long, value_parser = duration)]
+        offline: Duration,
+    },
     /// Makes the state directory this board's, after a card was copied or a board replaced.
     ResetIdentity {
         #[command(flatten)]
@@ -144,6 +153,11 @@ fn command(command: Command) -> Result<ExitCode> {
             let state_dir = config::state_dir(&config.path)?;
             look::run(&state_dir, &arguments, &mut std::io::stdout())?;
             Ok(ExitCode::SUCCESS)
+        }
+        Command::Drill { config, offline } => {
+            let state_dir = config::state_dir(&config.path)?;
+            let fine = drill::run(&state_dir, offline, &mut std::io::stdout())?;
+            Ok(if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Command::Doctor(ConfigFile { path }) => {
             let healthy = doctor::print(&config::load(&path)?.settings)?;

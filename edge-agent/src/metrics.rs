@@ -169,13 +169,19 @@ pub const TABLE: &[Metric] = &[
         "picket_agent_books_frames",
         MetricKind::Gauge,
         &["camera", "place"],
-        "The books, in frames: `captured`, and where they are (`in-memory`, `spooled`, `acknowledged`, `dropped`).",
+        "The books, in frames: `captured`, and where they are (`in-memory`, `spooled`, `acknowledged`, `dropped`); at every moment these four come to `captured`.",
     ),
     metric(
         "picket_agent_books_dropped_frames",
         MetricKind::Gauge,
         &["camera", "reason"],
         "Dropped frames by reason, since the spool was made.",
+    ),
+    metric(
+        "picket_agent_books_dropped_pictures",
+        MetricKind::Gauge,
+        &["camera", "reason"],
+        "Dropped pictures whose observation is not dropped, by reason, since the spool was made.",
     ),
     metric(
         "picket_agent_spool_records",
@@ -226,6 +232,7 @@ pub const TABLE: &[Metric] = &[
         &[],
         "Damaged databases that were set aside.",
     ),
+    metric("picket_agent_uplink_cut", MetricKind::Gauge, &[], "1 while a drill has the link cut."),
     metric("picket_agent_uplink_up", MetricKind::Gauge, &[], "1 while the broker acknowledges."),
     metric(
         "picket_agent_uplink_outages_total",

@@ -451,3 +451,45 @@ fn certificate_out_of_its_time_is_a_problem_of_the_link_and_the_spool_still_fill
         assert!(why.contains(said), "{why}");
     }
 }
+
+#[test]
+fn a_link_that_is_cut_sends_nothing_until_it_is_restored() {
+    let (mock, dir) = (cluster(), tempfile::tempdir().unwrap());
+    let agent = start(dir.path(), &settings(mock.bootstrap_servers()));
+    agent.capture(1..=50);
+    agent.wait("all acknowledged", |agent| agent.books().acknowledged == 50);
+    agent.uplink.cut(Duration::from_secs(3600)).unwrap();
+    let is_cut = |agent: &Agent| {
+        agent.uplink.status().problem.is_some_and(|problem| problem.contains("cut by a drill"))
+    };
+    agent.wait("the cut is said", is_cut);
+    agent.capture(51..=100);
+    let turns = agent.uplink.turns();
+    agent.wait("the uplink turns meanwhile", |agent| agent.uplink.turns() > turns + 10);
+    assert!(is_cut(&agent), "{:?}", agent.uplink.status());
+    assert_eq!((agent.books().acknowledged, agent.books().spooled), (50, 50));
+    agent.uplink.restore();
+    agent.wait("what was kept is sent", |agent| agent.books().acknowledged == 100);
+    assert!(agent.uplink.status().up);
+    agent.end();
+    let lanes = skips(&consume(&mock, Topic::Observations, 101));
+    // The first tries the way: that the link is up again is only known by its acknowledgement.
+    let kept: Vec<_> = (52..=100).map(|seq| (Lane::Backlog, seq)).collect();
+    assert_eq!((lanes[50].1, &lanes[51..]), (51, kept.as_slice()));
+}
+
+#[test]
+fn a_link_that_is_cut_comes_back_by_itself_and_at_once_where_the_agent_ends() {
+    let (mock, dir) = (cluster(), tempfile::tempdir().unwrap());
+    let agent = start(dir.path(), &settings(mock.bootstrap_servers()));
+    agent.capture(1..=10);
+    agent.wait("all acknowledged", |agent| agent.books().acknowledged == 10);
+    agent.uplink.cut(Duration::from_secs(1)).unwrap();
+    agent.capture(11..=20);
+    agent.wait("it comes back", |agent| agent.books().acknowledged == 20);
+    agent.uplink.cut(Duration::from_secs(3600)).unwrap();
+    agent.capture(21..=30);
+    let spool = agent.spool.clone();
+    agent.end();
+    assert_eq!(spool.ledger().books(&common::uplink::north()).unwrap().acknowledged, 30);
+}

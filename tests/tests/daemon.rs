@@ -522,3 +522,42 @@ async fn a_copied_card_captures_but_publishes_nothing_until_a_person_says_whose_
     connected(&mut agent).await;
     assert!(agent.terminate(LIMIT).await.unwrap().success());
 }
+
+#[tokio::test]
+async fn a_drill_needs_a_running_agent_whose_link_is_up() {
+    let a_box = Box::new(&camera("north", ""), NOBODY);
+    let said = a_box.refused(&["drill", "--offline", "5s"]);
+    assert!(said.contains("no agent runs"), "{said}");
+    let mut agent = a_box.start();
+    a_box.until(&mut agent, "north", "frames", |rows| frames(rows) > 0).await;
+    let said = a_box.refused(&["drill", "--offline", "5s"]);
+    assert!(said.contains("the link is down already"), "{said}");
+    let said = a_box.refused(&["drill", "--offline", "2h"]);
+    assert!(said.contains("must be 1 to 3600"), "{said}");
+    assert!(agent.terminate(LIMIT).await.unwrap().success());
+}
+
+#[tokio::test]
+async fn the_books_in_the_metrics_of_a_running_agent_add_up_at_every_moment() {
+    let a_box = Box::new(&camera("north", "sampling.fps = 5.0\n"), NOBODY);
+    let mut agent = a_box.start();
+    let ops = address(&mut agent, "operations endpoint at ").await.unwrap();
+    let place = |metrics: &str, place: &str| -> Option<u64> {
+        let name = format!("picket_agent_books_frames{{camera=\"north\",place=\"{place}\"}} ");
+        metrics.lines().find_map(|line| line.strip_prefix(&name))?.parse().ok()
+    };
+    let mut captured = std::collections::BTreeSet::new();
+    until("books of three moments", LIMIT, async || {
+        agent.expect_running()?;
+        let metrics = get(&ops, "/metrics").await?;
+        let Some(now) = place(&metrics, "captured") else { return Ok(Err("none yet".to_owned())) };
+        let parts = ["in-memory", "spooled", "acknowledged", "dropped"];
+        let parts: Vec<_> = parts.iter().map(|of| place(&metrics, of).unwrap()).collect();
+        assert_eq!(now, parts.iter().sum::<u64>(), "{parts:?}");
+        captured.insert(now);
+        Ok(if captured.len() > 2 { Ok(()) } else { Err(format!("{captured:?}")) })
+    })
+    .await
+    .unwrap();
+    assert!(agent.terminate(LIMIT).await.unwrap().success());
+}

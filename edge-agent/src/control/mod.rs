@@ -59,6 +59,12 @@ pub enum Request {
     },
     /// Read the config again. Answer: [`Done`].
     Reload,
+    /// Cut the link for a while, restore it, and see what was kept sent. Answer:
+    /// [`Report`](crate::drill::Report).
+    Drill {
+        /// For so many seconds.
+        offline_s: u64,
+    },
     /// Let no row of the spool that there is change any more. Answer: [`Sealed`].
     SealSpool,
     /// Look along a camera. Answer: [`Report`](crate::look::Report).

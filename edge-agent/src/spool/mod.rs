@@ -42,6 +42,11 @@
 //! `id` rises over both tables with each commit. The `seq` of a camera that are still spooled:
 //! `SELECT epoch, first, last FROM records WHERE key = ? AND kind IN ('observation', 'skip')`.
 //!
+//! Whoever looks from outside ([`list`], [`export`], [`verify`], [`stat`]) opens the database for
+//! reading, beside the agent or without it, and changes nothing. What is to be carried by hand is
+//! copied into a file whose format stands in `carried`; before that the agent is asked to let its
+//! gap records stand ([`SpoolHandle::seal`]).
+//!
 //! Two tables rather than one with a topic column: each queue is then a scan by row number, with no
 //! second index to write, and pictures can move to other storage without touching the records. There
 //! is no index on `key` either, though the uplink reads by camera: it would put a page more per camera

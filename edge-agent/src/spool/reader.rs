@@ -263,6 +263,16 @@ impl SpoolReader {
         Ok(totals.records == 0 && totals.pictures == 0)
     }
 
+    /// Whether a row with a lower number is left.
+    pub fn has_any_below(&self, id: RowId) -> Result<bool, SpoolError> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM records WHERE id < ?1)
+            OR EXISTS (SELECT 1 FROM pictures WHERE id < ?1)";
+        let found = self.connection.prepare_cached(sql);
+        found
+            .and_then(|mut statement| statement.query_row([id], |row| row.get(0)))
+            .map_err(|source| SpoolError::Read { what: "the oldest rows", source })
+    }
+
     /// What is kept, for the heartbeat. `now_ms` is wall time, if it is known.
     pub fn status(&self, now_ms: Option<i64>) -> Result<SpoolStatus, SpoolError> {
         let (_, totals) = totals::load(&self.connection)?;

@@ -110,6 +110,7 @@ impl Uplink {
             drain: None,
             certificate_looked_at: None,
             dates_problem: None,
+            cut_until: None,
             shared: Arc::clone(&shared),
             settings: settings.clone(),
             reader,
@@ -128,6 +129,19 @@ impl UplinkHandle {
     pub fn send_status(&self, status: Outgoing) {
         // A full channel means that the uplink is behind; the next heartbeat is the better one.
         let _ = self.commands.try_send(Command::Status(status));
+    }
+
+    /// Drops all connections and makes none for so long, unless [`restore`](Self::restore) comes
+    /// before. The uplink has the time itself: nobody has to live to end it.
+    pub fn cut(&self, time: Duration) -> Result<(), UplinkError> {
+        let sent = self.commands.send_timeout(Command::Cut(time), GRACE);
+        sent.map_err(|_| UplinkError::Gone)
+    }
+
+    /// Ends a cut, if there is one.
+    pub fn restore(&self) {
+        // One that is behind for so long, or has ended, restores by itself.
+        let _ = self.commands.send_timeout(Command::Restore, GRACE);
     }
 
     /// Up or down, and why.

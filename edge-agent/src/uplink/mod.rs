@@ -25,7 +25,11 @@
 //! a time that tries the way. A heartbeat may be lost without a trace, and one old one may arrive
 //! after an outage. After a start the heads of all rows of the backlog are read once, in steps, in
 //! search of cameras behind the backlog of others.
+//!
+//! Beside the running uplink: [`probe`] asks the broker for `doctor`, and [`import`] publishes what was
+//! carried by hand from another device's spool.
 
+mod cut;
 mod files;
 mod handle;
 mod import;

@@ -39,6 +39,10 @@ const SEARCH_PAUSE: Duration = Duration::from_millis(5);
 pub enum Command {
     /// The newest heartbeat.
     Status(Outgoing),
+    /// Drop all connections, and make none for so long.
+    Cut(Duration),
+    /// Make them again.
+    Restore,
     /// Send what is left, for so long at most; then end.
     Drain {
         /// When to give up.
@@ -104,6 +108,8 @@ pub struct Sender {
     pub(super) certificate_looked_at: Option<Instant>,
     /// What the dates of the certificates say against the link.
     pub(super) dates_problem: Option<String>,
+    /// No connection is made before.
+    pub(super) cut_until: Option<Instant>,
     pub(super) shared: Arc<Shared>,
 }
 
@@ -147,7 +153,12 @@ impl Sender {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Status(status) => self.status = Some(status),
-            Command::Drain { until, reply } => self.drain = Some((until, reply)),
+            Command::Cut(time) => self.cut(time, Instant::now()),
+            Command::Restore => self.restore(Instant::now()),
+            Command::Drain { until, reply } => {
+                self.restore(Instant::now());
+                self.drain = Some((until, reply));
+            }
         }
     }
 
@@ -276,7 +287,9 @@ impl Sender {
         let change = self.link.tick(self.window.oldest_age(now), now);
         self.tell(change);
         self.measure(now);
-        self.look_after_producers(now);
+        if self.look_at_cut(now) {
+            self.look_after_producers(now);
+        }
     }
 
     /// Sends as long as the window has room and something waits.

@@ -56,6 +56,14 @@ impl Link {
         }
     }
 
+    /// The uplink, or why there is none.
+    pub fn uplink(&self) -> Result<&UplinkHandle, String> {
+        match self {
+            Self::Open(uplink) => Ok(uplink),
+            Self::Held { problem, .. } => Err(problem.clone()),
+        }
+    }
+
     /// Why it is held.
     pub fn problem(&self) -> Option<&str> {
         match self {

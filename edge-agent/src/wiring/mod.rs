@@ -1,6 +1,7 @@
 //! All stages, joined by bounded channels. Nothing else knows more than its neighbour to the left.
 
 mod cameras;
+mod drills;
 mod link;
 mod looks;
 mod pauses;
@@ -27,6 +28,7 @@ use crate::detect::{self, DetectorHandle};
 use crate::heartbeat::{ConfigInUse, Heartbeat, Stages};
 use crate::spool::{Spool, SpoolHandle, SpoolReader};
 use cameras::Cameras;
+use drills::Drills;
 use link::Link;
 use pauses::Pauses;
 use reload::InUse;
@@ -64,6 +66,7 @@ pub fn run(path: &Path, loaded: Loaded<Settings>) -> Result<Ended> {
         let hangup = signal(SignalKind::hangup())?;
         let mut agent = Agent::start(path, loaded)?;
         let heartbeat = Arc::clone(&agent.heartbeat);
+        let render = heartbeat.at_rest(render);
         let health: ops::Health = Arc::new(move || heartbeat.problem().map_or(Ok(()), Err));
         tokio::spawn(ops::serve(listen, render, health));
         let mut asked = Asked::listen(&agent.in_use.settings.state_dir, hangup);
@@ -122,6 +125,7 @@ struct Agent {
     detector: Option<DetectorHandle>,
     spool: SpoolHandle,
     link: Link,
+    drills: Drills,
     status: SpoolReader,
     heartbeat: Arc<Heartbeat>,
     last_beat: Option<Instant>,
@@ -186,6 +190,7 @@ impl Agent {
             started: Instant::now(),
             stages: Stages::default(),
             held: None.into(),
+            showing: Arc::default(),
         };
         let status = spool.reader()?;
         Ok(Self {
@@ -195,6 +200,7 @@ impl Agent {
             detector: Some(detector),
             spool,
             link,
+            drills: Drills::default(),
             status,
             heartbeat: Arc::new(heartbeat),
             last_beat: None,

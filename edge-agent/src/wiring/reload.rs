@@ -74,6 +74,10 @@ impl Agent {
                 let (camera, for_s) = (camera.clone(), *for_s);
                 return self.look(call, &camera, for_s);
             }
+            Request::Drill { offline_s } => {
+                let offline_s = *offline_s;
+                return self.drill(call, offline_s);
+            }
             Request::SealSpool => {
                 let below = self.spool.seal();
                 return call.answer(Ok(Sealed { below }));
