@@ -49,19 +49,18 @@ const DIGEST_BYTES: usize = 64;
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Line {
-    PicketSpoolExport(Head),
+    PicketSpoolExport(Preamble),
     Record(RecordLine),
     End(Count),
 }
 
-/// What the file says of itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Head {
+/// What the file says of itself; all but the version is for people.
+#[derive(Debug, Serialize, Deserialize)]
+struct Preamble {
     version: u32,
-    /// What wrote it.
-    pub agent_version: String,
-    /// When, if the clock was set.
-    pub exported_at: Option<Timestamp>,
+    agent_version: String,
+    /// None if the clock was not set.
+    exported_at: Option<Timestamp>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -137,8 +136,8 @@ impl<W: Write> CarriedWriter<W> {
     pub fn begin(out: W, exported_at: Option<Timestamp>) -> io::Result<Self> {
         let mut this = Self { out, digest: Sha256::new(), count: Count::default() };
         let agent_version = env!("CARGO_PKG_VERSION").to_owned();
-        let head = Head { version: VERSION, agent_version, exported_at };
-        this.unit(&Line::PicketSpoolExport(head), None)?;
+        let preamble = Preamble { version: VERSION, agent_version, exported_at };
+        this.unit(&Line::PicketSpoolExport(preamble), None)?;
         Ok(this)
     }
 
@@ -184,33 +183,24 @@ pub struct CarriedReader<R> {
     from: R,
     digest: Sha256,
     count: Count,
-    head: Head,
 }
 
 impl<R: BufRead> CarriedReader<R> {
-    /// Reads its head.
+    /// Reads how it begins.
     pub fn open(from: R) -> Result<Self, CarriedError> {
-        let agent_version = String::new();
-        let head = Head { version: VERSION, agent_version, exported_at: None };
-        let mut this = Self { from, digest: Sha256::new(), count: Count::default(), head };
+        let mut this = Self { from, digest: Sha256::new(), count: Count::default() };
         let line = match this.line() {
             Err(CarriedError::Altered { .. } | CarriedError::Torn { .. }) => None,
             other => Some(other?),
         };
-        let Some(Line::PicketSpoolExport(head)) = line else {
+        let Some(Line::PicketSpoolExport(preamble)) = line else {
             return Err(CarriedError::NotCarried);
         };
-        if head.version > VERSION {
-            return Err(CarriedError::NewerFormat { found: head.version });
+        if preamble.version > VERSION {
+            return Err(CarriedError::NewerFormat { found: preamble.version });
         }
-        this.head = head;
         this.prove()?;
         Ok(this)
-    }
-
-    /// What the file says of itself.
-    pub fn head(&self) -> &Head {
-        &self.head
     }
 
     /// How much was read.

@@ -81,7 +81,7 @@ mod writer;
 
 pub use batch::{Outcome, Settled};
 pub use books::Ledger;
-pub use carried::{CarriedError, CarriedReader, CarriedWriter, Count, Head};
+pub use carried::{CarriedError, CarriedReader, CarriedWriter, Count};
 pub use clock::Clock;
 pub use error::{Advice, SpoolError};
 pub use export::{ExportError, Exported, export};
