@@ -21,7 +21,7 @@ STACK_DIR ?= .cache/run/stack
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: ## show the whole path at work (DURATION_S, VIDEO=file or folder, RTSP, CAMERA, PAGE_PORT)
+demo: ## show the whole path at work (DURATION_S, OUTAGE_S, VIDEO=file or folder, RTSP, CAMERA, PAGE_PORT)
 	@install/install-packages.sh
 	@$(MAKE) fetch
 	@echo "make: building (some minutes the first time)"

@@ -101,7 +101,10 @@ async fn passages(database: &Database, collection: &str, kind: &str) -> Result<V
 
 /// How many seconds of what was captured in this time were stored in one second.
 fn rate(passages: &[Passage], from_ms: i64, to_ms: i64) -> Option<f64> {
-    let backlog = || passages.iter().filter(|p| (from_ms..to_ms).contains(&p.captured_ms));
+    // What was captured just before the broker went may have arrived.
+    let is_backlog =
+        |p: &&Passage| (from_ms..to_ms).contains(&p.captured_ms) && p.at_broker_ms > from_ms;
+    let backlog = || passages.iter().filter(is_backlog);
     let span = |time: fn(&Passage) -> i64| {
         let (first, last) = (backlog().map(time).min()?, backlog().map(time).max()?);
         Some((last - first) as f64)
@@ -118,10 +121,11 @@ mod tests {
 
     #[test]
     fn a_backlog_of_ten_seconds_that_is_stored_within_half_a_second_drained_at_twenty_times() {
-        let passage = |captured_ms, stored_ms| Passage { captured_ms, at_broker_ms: 0, stored_ms };
+        let passage =
+            |captured_ms, stored_ms| Passage { captured_ms, at_broker_ms: stored_ms, stored_ms };
         let backlog = (0..=100).map(|n| passage(n * 100, 12_000 + n * 5));
-        let live = passage(12_000, 60_000);
-        let all: Vec<_> = backlog.chain([live]).collect();
+        let (before, live) = (passage(0, 0), passage(12_000, 60_000));
+        let all: Vec<_> = backlog.chain([before, live]).collect();
         assert_eq!(rate(&all, 0, 11_000), Some(20.0));
         assert_eq!(rate(&all, 20_000, 30_000), None);
     }

@@ -29,12 +29,23 @@ fn cache() -> tempfile::TempDir {
 }
 
 #[test]
-fn the_demo_shows_the_books_and_ends_well() {
+fn the_demo_shows_an_outage_and_the_books_and_ends_well() {
     let cache = cache();
-    let output = demo(cache.path(), &[("DURATION_S", "8")]);
+    let output = demo(cache.path(), &[("DURATION_S", "8"), ("OUTAGE_S", "4")]);
     let text = text_of(&output);
     assert!(output.status.success(), "{text}");
-    for row in ["live page: http://127.0.0.1:", "frames sampled", "latency", "books balanced"] {
+    let rows = [
+        "live page: http://127.0.0.1:",
+        "no broker   spool: ",
+        "drained     spool: ",
+        "frames sampled",
+        "latency",
+        "kept in the spool",
+        "drain rate",
+        "doubled",
+        "books balanced               yes",
+    ];
+    for row in rows {
         assert!(text.contains(row), "{row} is not in:\n{text}");
     }
 }
@@ -44,7 +55,8 @@ fn a_demo_in_which_nothing_flows_ends_badly_and_says_why() {
     let cache = cache();
     let videos = tempfile::tempdir().unwrap();
     std::fs::write(videos.path().join("notes.mp4"), "these are not pictures\n".repeat(99)).unwrap();
-    let output = demo(cache.path(), &[("VIDEO", videos.path().to_str().unwrap())]);
+    let output =
+        demo(cache.path(), &[("VIDEO", videos.path().to_str().unwrap()), ("OUTAGE_S", "0")]);
     let text = text_of(&output);
     assert!(!output.status.success(), "{text}");
     assert!(text.contains("notes.mp4"), "{text}");
