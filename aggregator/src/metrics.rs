@@ -39,6 +39,9 @@ pub const PAUSED: &str = "picket_aggregator_consume_paused_partitions";
 /// Checkpoints outside the log.
 pub const OUT_OF_RANGE: &str = "picket_aggregator_consume_log_out_of_range_total";
 
+/// Heartbeats of two agents that run as one device.
+pub const TWINS: &str = "picket_aggregator_consume_twin_heartbeats_total";
+
 /// All of them, for `/metrics` and the reference page.
 pub const TABLE: &[Metric] = &[
     metric(
@@ -120,6 +123,13 @@ pub const TABLE: &[Metric] = &[
         &["topic"],
         "Checkpoints that lay outside the log: records expired in the broker, or the topic was made \
          anew. The checkpoint and an ERROR in the log say which offsets.",
+    ),
+    metric(
+        TWINS,
+        MetricKind::Counter,
+        &[],
+        "Heartbeats that show two agents running at once as one device: a copied card, or one \
+         certificate on two boxes. A WARN in the log names the device.",
     ),
     metric(
         PICTURES_REMOVED,

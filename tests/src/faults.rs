@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use mongodb::bson::{Document, doc};
 use tokio::runtime::Runtime;
 use tokio::sync::{Mutex, OnceCell};
@@ -87,6 +87,7 @@ pub async fn wait_for_stored(
         Ok(if stored >= wanted { Ok(()) } else { Err(format!("{stored}")) })
     })
     .await
+    .with_context(|| format!("the agent's log:\n{}", process.log_tail()))
 }
 
 /// How many observations an agent has in its spool.

@@ -170,6 +170,17 @@ impl Agent {
         Ok(file.write_all(text.as_bytes())?)
     }
 
+    /// A copy of it as it is now, with its config, certificate and state, in a folder of its own.
+    pub fn copied(&self) -> Result<Self> {
+        let dir = self.dir.with_extension("copy");
+        let copied = std::process::Command::new("cp").arg("-a").args([&self.dir, &dir]).status()?;
+        ensure!(copied.success(), "cp -a {}: {copied}", self.dir.display());
+        let copy = Self { device: self.device.clone(), config: dir.join("agent.toml"), dir };
+        let text = std::fs::read_to_string(&copy.config)?;
+        copy.write_config(&text.replace(path(&self.state())?, path(&copy.state())?))?;
+        Ok(copy)
+    }
+
     /// What the ids of its records begin with.
     pub fn prefix(&self) -> String {
         format!("{}/", self.device)

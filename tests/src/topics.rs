@@ -1,14 +1,16 @@
-//! Settings of a topic that a test changes at the broker.
+//! What tests do with topics at the broker: change a setting, and look at what lies there.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use anyhow::{Context, Result};
-use picket_wire::{Topic, TopicNames};
+use picket_wire::{Topic, TopicNames, header};
 use rdkafka::admin::{
     AdminClient, AdminOptions, AlterConfig, ConfigSource, OwnedResourceSpecifier, ResourceSpecifier,
 };
 use rdkafka::client::DefaultClientContext;
+use rdkafka::message::{Headers, Message};
 
+use crate::fleet::{Agent, Fleet};
 use crate::stack::Settings;
 
 /// Sets one setting of a topic and returns what it was; the others stay as they are.
@@ -34,4 +36,27 @@ pub async fn set(stack: &Settings, topic: Topic, name: &str, value: &str) -> Res
         })?;
     }
     before.with_context(|| format!("{topic} had no {name} of its own"))
+}
+
+/// Which record.
+pub type IdAndKind = (String, String);
+
+/// Each id of a device on the topic of observations, with the values that came under it. Records of
+/// other kinds may share the id of an observation, so the kind is part of it.
+pub fn values_by_id(fleet: &Fleet, agent: &Agent) -> Result<BTreeMap<IdAndKind, Vec<Vec<u8>>>> {
+    let mut values: BTreeMap<IdAndKind, Vec<Vec<u8>>> = BTreeMap::new();
+    for message in fleet.messages(Topic::Observations)? {
+        let headers = message.headers().context("a message without headers")?;
+        let text = |name: &str| {
+            let found = headers.iter().find(|header| header.key == name);
+            let value =
+                found.and_then(|header| header.value).with_context(|| format!("no {name}"))?;
+            anyhow::Ok(String::from_utf8(value.to_vec())?)
+        };
+        if text(header::DEVICE)? == agent.device {
+            let id = (text(header::ID)?, text(header::KIND)?);
+            values.entry(id).or_default().push(message.payload().unwrap_or_default().to_vec());
+        }
+    }
+    Ok(values)
 }

@@ -8,7 +8,6 @@
     reason = "a panic in a test is a failed test"
 )]
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 use futures_util::TryStreamExt;
@@ -23,8 +22,7 @@ use picket_tests::fleet::{Agent, Fleet, settled};
 use picket_tests::process::{Process, until};
 use picket_tests::proxy::Fault;
 use picket_tests::topics;
-use picket_wire::{Topic, header};
-use rdkafka::message::{Headers, Message};
+use picket_wire::Topic;
 
 /// An agent behind the proxy whose records arrive.
 async fn running(bench: &Bench, device: &str, cameras: &str) -> (Agent, Process) {
@@ -125,25 +123,6 @@ fn pictures_spooled(agent: &Agent) -> u64 {
     spool.query_row("SELECT count(*) FROM pictures", [], |row| row.get(0)).unwrap()
 }
 
-/// Each id on the topic of observations with the values that came under it. Other kinds than
-/// observations may share an id, so the kind is part of it.
-fn log_of(fleet: &Fleet, device: &str) -> BTreeMap<(String, String), Vec<Vec<u8>>> {
-    let mut log: BTreeMap<_, Vec<_>> = BTreeMap::new();
-    for message in fleet.messages(Topic::Observations).unwrap() {
-        let headers = message.headers().unwrap();
-        let text = |name: &str| {
-            let mut all = headers.iter();
-            let value = all.find(|header| header.key == name).unwrap().value.unwrap();
-            String::from_utf8(value.to_vec()).unwrap()
-        };
-        if text(header::DEVICE) == device {
-            let id = (text(header::ID), text(header::KIND));
-            log.entry(id).or_default().push(message.payload().unwrap().to_vec());
-        }
-    }
-    log
-}
-
 /// Waits until the broker has answered and the answers were dropped.
 async fn wait_for_lost_answers(bench: &Bench) {
     let before = bench.proxy.traffic();
@@ -192,7 +171,7 @@ fn what_the_broker_wrote_before_its_answer_was_lost_and_the_agent_was_killed_is_
         for (epoch, account) in &findings.accounts {
             assert!(account.drops().keys().all(|reason| reason == "crash"), "{epoch}");
         }
-        let log = log_of(&bench.fleet, &agent.device);
+        let log = topics::values_by_id(&bench.fleet, &agent)?;
         let resent = log.values().filter(|values| values.len() > 1).count();
         assert!(resent > 0, "no record is on the topic twice: the fault was not there");
         for (id, values) in log {

@@ -37,6 +37,7 @@ mod settings;
 mod status;
 pub mod topics;
 mod turn;
+mod twins;
 mod work;
 
 use std::sync::Arc;

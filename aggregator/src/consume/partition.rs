@@ -20,6 +20,7 @@ use super::membership::PartitionId;
 use super::observations::Observations;
 use super::settings::Settings;
 use super::status;
+use super::twins::Twins;
 use crate::metrics as names;
 use crate::store::Store;
 use crate::store::checkpoints::Owner;
@@ -58,7 +59,7 @@ pub enum Lane {
     /// Pictures.
     Frames(Frames),
     /// Heartbeats.
-    Status,
+    Status(Twins),
 }
 
 impl Lane {
@@ -73,7 +74,7 @@ impl Lane {
             let known = match self {
                 Self::Observations(lane) => lane.load(&entries).await,
                 Self::Frames(lane) => lane.load(&entries).await,
-                Self::Status => return Ok(status::apply(entries)),
+                Self::Status(twins) => return Ok(status::apply(entries, twins)),
             };
             match known {
                 Ok(known) => break known,
@@ -83,7 +84,7 @@ impl Lane {
         match self {
             Self::Observations(lane) => lane.apply(entries, known),
             Self::Frames(lane) => lane.apply(entries, known),
-            Self::Status => Ok(status::apply(entries)),
+            Self::Status(twins) => Ok(status::apply(entries, twins)),
         }
         .map_err(PartitionError::Apply)
     }

@@ -13,6 +13,7 @@ use super::inbox::{Inbox, Sender};
 use super::membership::PartitionId;
 use super::observations::Observations;
 use super::partition::{Lane, Report, Shared, Worker};
+use super::twins::Twins;
 use crate::store::checkpoints::Owner;
 use crate::track::Settings as TrackSettings;
 use crate::upsert::Retention;
@@ -91,7 +92,7 @@ impl Works {
                 Lane::Observations(Box::new(lane.map_err(PartitionError::Apply)?))
             }
             Topic::Frames => Lane::Frames(Frames::new(store, self.retention)),
-            Topic::Status | Topic::Tracks | Topic::DeadLetter => Lane::Status,
+            Topic::Status | Topic::Tracks | Topic::DeadLetter => Lane::Status(Twins::default()),
         };
         let (stop, stopped) = watch::channel(false);
         let shared = self.shared.clone();
