@@ -16,7 +16,7 @@ BIN := $(or $(CARGO_TARGET_DIR),target)/debug
 CROSS_LIST := $(if $(filter arm64,$(shell dpkg --print-architecture)),,deb-arm64)
 STACK_DIR ?= .cache/run/stack
 
-.PHONY: help demo test test-faults check generate check-detector test-fresh test-device deps fetch build stack stack-down clean-all deb check-deb test-package test-arm64
+.PHONY: help demo test test-faults test-mutants check generate check-detector test-fresh test-device deps fetch build stack stack-down clean-all deb check-deb test-package test-arm64
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,7 @@ test: ## install what is missing and run all tests
 	@$(CARGO) build --locked --workspace --bins
 	@python3 -m unittest discover --start-directory models --verbose
 	@python3 -m unittest discover --start-directory tests/faults --verbose
+	@python3 -m unittest discover --start-directory tests/mutants --verbose
 	@$(CARGO) test --locked --workspace --exclude picket-tests --no-fail-fast
 	@$(CARGO) test --locked --package picket-tests --no-fail-fast -- --test-threads=1
 	@$(MAKE) check-detector
@@ -45,6 +46,11 @@ test-faults: ## run each test of docs/faults.md in its long form, and print its 
 	@$(MAKE) fetch
 	@$(CARGO) build --locked --workspace --bins
 	@PATH="$$(install/cargo-path.sh):$$PATH" tests/faults/run.py $(ONLY)
+
+test-mutants: ## put faults into a copy of the sources, and require a test to fail on each (ONLY=words)
+	@install/install-packages.sh
+	@$(MAKE) fetch
+	@PATH="$$(install/cargo-path.sh):$$PATH" tests/mutants/run.py $(ONLY)
 
 check: ## run the linters: format, clippy with warnings as errors, licences and sources
 	@install/install-packages.sh
