@@ -209,6 +209,12 @@ pub const TABLE: &[Metric] = &[
         "Pages of the write-ahead log that are not in the database yet.",
     ),
     metric(
+        "picket_agent_spool_reserve_bytes",
+        MetricKind::Gauge,
+        &[],
+        "Disk space kept for the moment when the file system is full; 0 while it is given up.",
+    ),
+    metric(
         "picket_agent_spool_commit_seconds",
         MetricKind::Histogram,
         &[],

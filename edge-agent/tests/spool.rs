@@ -291,6 +291,11 @@ fn corrupt_database_is_set_aside() {
     assert_eq!(spool::stat(dir.path()).unwrap().set_aside, 1);
 }
 
+fn page_bytes(path: &Path) -> usize {
+    let connection = Connection::open(path).unwrap();
+    connection.pragma_query_value(None, "page_size", |row| row.get(0)).unwrap()
+}
+
 /// Damages the first page of a table, behind the file's head.
 fn damage(dir: &Path, table: &str) {
     use std::os::unix::fs::FileExt;
@@ -299,8 +304,9 @@ fn damage(dir: &Path, table: &str) {
     let connection = Connection::open(&path).unwrap();
     let page: u32 = connection.query_row(sql, [table], |row| row.get(0)).unwrap();
     drop(connection);
+    let bytes = page_bytes(&path);
     let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
-    file.write_all_at(&[0xaa; 8192], u64::from(page - 1) * 8192).unwrap();
+    file.write_all_at(&vec![0xaa; bytes], u64::from(page - 1) * bytes as u64).unwrap();
 }
 
 #[test]
@@ -352,9 +358,10 @@ fn row_on_damaged_pages_is_named_and_hides_none_behind_it() {
     let path = dir.path().join("spool.sqlite");
     let bytes = std::fs::read(&path).unwrap();
     let within = |page: &[u8]| page[4..].iter().all(|byte| *byte == 2);
-    let page = bytes.chunks(8192).position(within).unwrap();
+    let page_bytes = page_bytes(&path);
+    let page = bytes.chunks(page_bytes).position(within).unwrap();
     let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
-    file.write_all_at(&[0xff; 4], page as u64 * 8192).unwrap();
+    file.write_all_at(&[0xff; 4], (page * page_bytes) as u64).unwrap();
 
     let agent = start(dir.path());
     let first = agent.take(Topic::Frames);

@@ -79,6 +79,8 @@ impl Reason {
     pub const NO_MOTION: &'static str = "no-motion";
     /// The spool was at its cap.
     pub const SPOOL_FULL: &'static str = "spool-full";
+    /// It waited in the spool for longer than was allowed.
+    pub const SPOOL_EXPIRED: &'static str = "spool-expired";
     /// The row in the spool could not be read any more.
     pub const SPOOL_DAMAGED: &'static str = "spool-damaged";
     /// The spool could not be written.

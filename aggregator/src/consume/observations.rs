@@ -294,6 +294,7 @@ fn label(reason: &str) -> &'static str {
         Reason::DETECTOR_BUSY,
         Reason::DETECTOR_FAILED,
         Reason::SPOOL_FULL,
+        Reason::SPOOL_EXPIRED,
         Reason::SPOOL_DAMAGED,
         Reason::SPOOL_FAILED,
         Reason::TOO_LARGE,

@@ -16,6 +16,7 @@ use rusqlite::{Connection, Row as SqlRow, params};
 
 use super::error::SpoolError;
 use super::record::{Dropped, Row, frames};
+use super::worth::Weights;
 
 /// One camera's row of `accounts`.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,12 +29,20 @@ pub struct Account {
     pub last_committed: u64,
     /// `in_memory` is always 0 here.
     pub books: Books,
+    /// Bytes of its rows.
+    pub weights: Weights,
 }
 
 impl Account {
     /// A camera that begins in `epoch`.
     pub fn new(epoch: EpochId) -> Self {
-        Self { epoch, reserved: 0, last_committed: 0, books: Books::default() }
+        Self {
+            epoch,
+            reserved: 0,
+            last_committed: 0,
+            books: Books::default(),
+            weights: Weights::default(),
+        }
     }
 
     /// A row is committed that was in memory.
@@ -87,7 +96,8 @@ pub fn load(connection: &Connection) -> Result<BTreeMap<CameraKey, Account>, Spo
     let mut statement = connection
         .prepare(
             "SELECT key, epoch, reserved, last_committed, captured, skipped, spooled, \
-             acknowledged, dropped, pictures_dropped FROM accounts",
+             acknowledged, dropped, pictures_dropped, frame_bytes, crop_bytes, observation_bytes \
+             FROM accounts",
         )
         .map_err(read)?;
     let mut rows = statement.query([]).map_err(read)?;
@@ -117,6 +127,11 @@ fn of_row(row: &SqlRow<'_>) -> Result<(CameraKey, Account), SpoolError> {
         reserved: number("reserved")?,
         last_committed: number("last_committed")?,
         books,
+        weights: Weights {
+            frames: number("frame_bytes")?,
+            crops: number("crop_bytes")?,
+            observations: number("observation_bytes")?,
+        },
     };
     Ok((parsed("key", &text("key")?)?, account))
 }
@@ -143,12 +158,14 @@ pub fn unsigned(number: i64) -> u64 {
 
 /// Writes an account, within the transaction that made it so.
 pub fn store(connection: &Connection, key: &CameraKey, account: &Account) -> rusqlite::Result<()> {
-    let books = &account.books;
+    let (books, weights) = (&account.books, &account.weights);
     let json = |map: &BTreeMap<Reason, u64>| {
         serde_json::to_string(map).map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))
     };
     connection
-        .prepare_cached("INSERT OR REPLACE INTO accounts VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10)")?
+        .prepare_cached(
+            "INSERT OR REPLACE INTO accounts VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13)",
+        )?
         .execute(params![
             key.to_string(),
             account.epoch.to_string(),
@@ -160,6 +177,9 @@ pub fn store(connection: &Connection, key: &CameraKey, account: &Account) -> rus
             signed(books.acknowledged),
             json(&books.dropped)?,
             json(&books.pictures_dropped)?,
+            signed(weights.frames),
+            signed(weights.crops),
+            signed(weights.observations),
         ])?;
     Ok(())
 }

@@ -6,7 +6,7 @@ use picket_wire::observation::{ClockRelation, ClockState, Stamp};
 use picket_wire::{CameraKey, CameraName, CameraRecord, EpochId, ObservationId};
 
 /// A wall clock that moved by more than this against the monotonic one was set, not steered.
-const JUMP_US: i64 = 500_000;
+pub const JUMP_US: i64 = 500_000;
 
 /// Both clocks; a test's clock stands where the test put it.
 pub trait Clock: Send + Sync {
@@ -56,7 +56,7 @@ impl Relations {
 }
 
 /// Wall time at the epoch's zero.
-fn offset_us(now: &Stamp) -> Option<i64> {
+pub fn offset_us(now: &Stamp) -> Option<i64> {
     let wall = now.captured_at?.as_microsecond();
     Some(wall.saturating_sub(i64::try_from(now.mono_us).ok()?))
 }

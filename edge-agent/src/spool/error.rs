@@ -95,6 +95,19 @@ pub enum SpoolError {
         /// The newest that this build knows.
         known: i32,
     },
+    /// Written before the first release.
+    #[error(
+        "the spool {} has format {found}, which no release has written, and this agent reads {known}: \
+         move it away", path.display()
+    )]
+    UnreleasedFormat {
+        /// Which file.
+        path: PathBuf,
+        /// Its format.
+        found: i32,
+        /// The one that this build reads.
+        known: i32,
+    },
     /// Some other program's database.
     #[error("{} is an SQLite database, but not a spool: move it away", path.display())]
     NotASpool {

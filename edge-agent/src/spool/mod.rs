@@ -18,8 +18,10 @@
 //!   exceptions are damage: a database that is set aside, and a row of which not even the camera can
 //!   be read; both are errors in the log.
 //!
-//! **Limits**: the database takes `max_bytes`; pictures go before observations, oldest first, never
-//! what is on its way. Memory: one batch, and `max_pending_bytes` while the disk refuses writes. A
+//! **Limits**: the database takes `max_bytes`, and does not grow where `min_free_bytes` of its file
+//! system are not free; pictures of frames go before crops, and those before observations, oldest
+//! first, of the camera that holds most, never what is on its way. When the file system is full all
+//! the same, a reserve (`spool.reserve`) is given up so that what is old can go. Memory: one batch, and `max_pending_bytes` while the disk refuses writes. A
 //! gap, epoch or clock record is never evicted, nor dropped when it is refused; adjoining gaps become one until they are sent, so
 //! that they stay few. The file does not shrink.
 //!
@@ -28,14 +30,14 @@
 //! In the state directory: `spool.sqlite` with its `-wal` and `-shm`, `epoch` (the counter once
 //! more), `lock`, `spool.sqlite.corrupt-<n>` for each damaged database that was set aside, and
 //! `spool.sqlite.former-<n>` for each of another device (`reset-identity`). All
-//! tables are `STRICT`; format 1 (`user_version`), `application_id` 0x506b5370. A reader opens it
+//! tables are `STRICT`; format 2 (`user_version`), `application_id` 0x506b5370. A reader opens it
 //! with `mode=ro` at any time.
 //!
 //! | table | row | columns |
 //! |---|---|---|
-//! | `records` | one message of the observations topic | `id`, `key` (`<device>/<camera>`), `epoch` (`<n>-<hex>`), `first`, `last` (the `seq` it is about), `kind` (as `picket-kind`), `bytes` (headers and value), `committed_at_ms` (Unix; null without a clock), `headers` (JSON pairs, without the lane), `value` |
+//! | `records` | one message of the observations topic | `id`, `key` (`<device>/<camera>`), `epoch` (`<n>-<hex>`), `first`, `last` (the `seq` it is about), `kind` (as `picket-kind`), `bytes` (headers and value), `committed_at_ms` (Unix; null without a clock), `synchronised` (whether a time source kept that clock), `headers` (JSON pairs, without the lane), `value` |
 //! | `pictures` | one message of the frames topic | the same |
-//! | `accounts` | one camera | `key`, newest `epoch`, its `reserved` and `last_committed`, `captured`, `skipped`, `spooled`, `acknowledged`, `dropped` and `pictures_dropped` (JSON: reason to count) |
+//! | `accounts` | one camera | `key`, newest `epoch`, its `reserved` and `last_committed`, `captured`, `skipped`, `spooled`, `acknowledged`, `dropped` and `pictures_dropped` (JSON: reason to count), `frame_bytes`, `crop_bytes`, `observation_bytes` of its rows |
 //! | `recordings` | one recording of one camera | `key`, `fingerprint`, `media_time_ns`, `at_end` |
 //! | `spool` | one, `id` 1 | `epoch_number`, and the totals `records`, `record_bytes`, `pictures`, `picture_bytes` |
 //!
@@ -53,12 +55,14 @@
 //! into each commit (by a trial with 100 KB pictures 12 % more bytes written for one camera, and 33 %
 //! more where only records are kept), where looking past the rows of others reads one page for several.
 
+mod age;
 mod batch;
 mod books;
 mod carried;
 mod clock;
 mod epoch;
 mod error;
+mod eviction;
 mod export;
 mod former;
 mod handle;
@@ -70,6 +74,8 @@ mod quota;
 mod reader;
 mod record;
 mod recordings;
+mod reserve;
+mod room;
 mod schema;
 mod settings;
 mod store;
@@ -77,6 +83,7 @@ mod totals;
 mod transaction;
 mod verify;
 mod walk;
+mod worth;
 mod writer;
 
 pub use batch::{Outcome, Settled};

@@ -5,20 +5,30 @@ use serde::{Deserialize, Serialize};
 
 const MIB: u64 = 1024 * 1024;
 /// Room for a batch that holds the largest picture, four times over.
-const LEAST_BYTES: u64 = 16 * MIB;
+pub(super) const LEAST_BYTES: u64 = 16 * MIB;
 /// SQLite counts pages in 32 bits.
-const MOST_BYTES: u64 = 16 * 1024 * 1024 * MIB;
+const MOST_BYTES: u64 = 8 * 1024 * 1024 * MIB;
+/// Ten years.
+const MOST_AGE_HOURS: u32 = 87_660;
 
 /// What is kept on disk until the broker has acknowledged it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
     /// Most bytes that the spool's database may take. When it is reached, pictures are dropped
-    /// before observations, oldest first, each counted and told to the centre as a gap. The
-    /// write-ahead log beside it takes up to some 4 times `checkpoint_bytes` more, and up to an eighth
-    /// of `max_bytes` while another program reads the database in one long transaction; after that
-    /// nothing is committed until it ends.
+    /// before observations, oldest first and of the camera that holds most, each counted and told to
+    /// the centre as a gap. The write-ahead log beside it takes some 2 times `checkpoint_bytes` more,
+    /// and as much again twice is kept in reserve for the moment when the file system is full. While
+    /// another program reads the database in one long transaction, the log takes up to an eighth of
+    /// `max_bytes`; after that nothing is committed until it ends.
     pub max_bytes: u64,
+    /// The database does not grow when fewer bytes than this are free on its file system, but drops
+    /// what is old for what is new, as at `max_bytes`. The first 16 MiB it takes all the same.
+    pub min_free_bytes: u64,
+    /// Records that wait longer than this many hours are dropped, counted and told to the centre as a
+    /// gap; unset, they are kept until there is no room. Nothing is too old while no time source keeps
+    /// the clock, nor for ten minutes after it jumped.
+    pub max_age_hours: Option<u32>,
     /// Longest time in milliseconds that a record waits in memory for its commit. It is the window
     /// that a power cut can take, and part of the latency of a live record.
     pub commit_interval_ms: u64,
@@ -39,6 +49,8 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             max_bytes: 4 * 1024 * MIB,
+            min_free_bytes: 32 * MIB,
+            max_age_hours: None,
             commit_interval_ms: 50,
             commit_records: 256,
             commit_bytes: 4 * MIB,
@@ -62,7 +74,16 @@ impl Settings {
     pub fn check(&self) -> Result<(), SettingsError> {
         let refuse = |field, value, rule| Err(SettingsError { field, value, rule });
         if !(LEAST_BYTES..=MOST_BYTES).contains(&self.max_bytes) {
-            return refuse("max_bytes", self.max_bytes, "16777216 (16 MiB) to 17592186044416");
+            return refuse(
+                "max_bytes",
+                self.max_bytes,
+                "16777216 (16 MiB) to 8796093022208 (8 TiB)",
+            );
+        }
+        if let Some(hours) = self.max_age_hours
+            && !(1..=MOST_AGE_HOURS).contains(&hours)
+        {
+            return refuse("max_age_hours", hours.into(), "1 to 87660 (ten years), or left out");
         }
         if !(1..=10_000).contains(&self.commit_interval_ms) {
             return refuse("commit_interval_ms", self.commit_interval_ms, "1 to 10000");
@@ -77,6 +98,12 @@ impl Settings {
             return refuse("checkpoint_bytes", self.checkpoint_bytes, "at least 262144");
         }
         Ok(())
+    }
+
+    /// Disk space to keep for the moment when the file system is full: twice the write-ahead log at
+    /// its largest, which is twice `checkpoint_bytes` unless a reader holds it up.
+    pub(super) fn reserve_bytes(&self) -> u64 {
+        (self.checkpoint_bytes * 4).min(self.max_bytes / 8)
     }
 }
 

@@ -10,20 +10,23 @@ use picket_wire::observation::{EpochStart, PreviousEpoch, Stamp};
 use picket_wire::{CameraKey, CameraName, CameraRecord, DeviceName, EpochId, ObservationId};
 use rusqlite::{Connection, TransactionBehavior};
 
+use super::age::{Ages, Old};
 use super::batch::{Batch, Entry, Outcome};
 use super::books::{self, Account, Ledger, unsigned};
 use super::clock::{self, Clock, Relations};
 use super::error::SpoolError;
+use super::eviction::Cursors;
 use super::lease::Leases;
 use super::lock::StateLock;
 use super::log::LogLimit;
 use super::record::{Row, RowId};
 use super::recordings::{self, Positions, Recordings};
+use super::room::Room;
 use super::schema::{self, PAGE_BYTES};
 use super::settings::Settings;
 use super::totals::{self, Totals};
 use super::transaction::{OpenGaps, Transaction};
-use super::{epoch, quota};
+use super::{epoch, eviction, quota};
 
 /// What the writer shows to the rest of the agent.
 pub struct Shared {
@@ -54,8 +57,12 @@ pub struct Store {
     relations: Relations,
     totals: Totals,
     next_id: RowId,
-    cap_pages: u64,
     log: LogLimit,
+    room: Room,
+    cursors: Cursors,
+    ages: Ages,
+    /// Rows that are too old, to be dropped with the next commit.
+    old: Vec<Old>,
     checkpoint_bytes: u64,
     since_checkpoint_bytes: u64,
     pub shared: Arc<Shared>,
@@ -128,8 +135,11 @@ impl Store {
             relations: Relations::default(),
             totals,
             next_id,
-            cap_pages: settings.max_bytes / PAGE_BYTES,
             log: LogLimit::new(state_dir, settings),
+            room: Room::new(state_dir, settings),
+            cursors: Cursors::default(),
+            ages: Ages::new(settings.max_age_hours),
+            old: Vec::new(),
             checkpoint_bytes: settings.checkpoint_bytes,
             since_checkpoint_bytes: 0,
             shared,
@@ -165,11 +175,12 @@ impl Store {
         let now = self.now();
         let before = cameras.iter().filter_map(|key| Some((key, self.accounts.get(key)?.clone())));
         let before: Vec<_> = before.map(|(key, account)| (key.clone(), account)).collect();
-        let cap_pages = self.cap_pages;
+        let most_pages = self.most_pages()?;
         let needed = quota::pages_for(cameras.iter().map(|_| 1024));
+        let mut cursors = self.cursors.clone();
         let mut evicted = Vec::new();
         self.transact(now, true, |tx| {
-            evicted = quota::evict(tx, cap_pages, needed)?;
+            evicted = eviction::make_room(tx, &mut cursors, most_pages, needed)?;
             for key in cameras {
                 let previous = tx.accounts.get(key).map(|account| PreviousEpoch {
                     epoch: account.epoch,
@@ -187,7 +198,8 @@ impl Store {
             }
             Ok(())
         })?;
-        quota::tell(&evicted);
+        self.cursors = cursors;
+        eviction::tell(&evicted);
         before.iter().for_each(|(key, account)| tell_what_a_crash_took(key, account));
         Ok(())
     }
@@ -215,20 +227,26 @@ impl Store {
     pub fn commit(&mut self, batch: &Batch, extra_pages: u64) -> Result<(), SpoolError> {
         self.log.check(&self.connection)?;
         let now = self.now();
+        let most_pages = self.most_pages()?;
         let needed = extra_pages + pages_needed(batch);
-        let full = quota::free_pages(&self.connection, self.cap_pages)? < needed;
+        let full = quota::free_pages(&self.connection, most_pages)? < needed;
         let gaps = batch.entries.iter().any(|entry| matches!(entry, Entry::Dropped(_)))
             || batch.settled.iter().any(|settled| settled.outcome != Outcome::Acknowledged);
         let mut positions = Positions::new();
         let mut evicted = Vec::new();
         let clocks = self.clock_records(&now);
-        let cap_pages = self.cap_pages;
-        self.transact(now, full || gaps, |tx| {
+        let mut cursors = self.cursors.clone();
+        let old = std::mem::take(&mut self.old);
+        let exclusive = full || gaps || !old.is_empty();
+        self.transact(now, exclusive, |tx| {
             for settled in &batch.settled {
                 tx.settle(settled)?;
             }
+            for old in &old {
+                evicted.extend(eviction::drop_old(tx, old)?);
+            }
             if full {
-                evicted = quota::evict(tx, cap_pages, needed)?;
+                evicted.extend(eviction::make_room(tx, &mut cursors, most_pages, needed)?);
             }
             for record in &clocks {
                 tx.insert(&Row::of_record(record)?)?;
@@ -236,7 +254,9 @@ impl Store {
             positions = write_entries(tx, &batch.entries)?;
             Ok(())
         })?;
-        quota::tell(&evicted);
+        self.cursors = cursors;
+        self.ages.dropped(&old);
+        eviction::tell(&evicted);
         for record in &clocks {
             let id = record.id();
             self.relations.said(id.key.clone(), id.seq, &now);
@@ -249,12 +269,46 @@ impl Store {
 
     /// Whether the database is near its cap, as against a file system that is full.
     pub fn is_near_cap(&self) -> bool {
-        quota::is_near_cap(&self.connection, self.cap_pages).unwrap_or(false)
+        quota::is_near_cap(&self.connection, self.cap_pages()).unwrap_or(false)
     }
 
-    /// Most pages that the database may take.
+    /// Most pages that the database may ever take.
     pub fn cap_pages(&self) -> u64 {
-        self.cap_pages
+        self.room.cap_pages()
+    }
+
+    /// Most pages that it may take now.
+    fn most_pages(&self) -> Result<u64, SpoolError> {
+        Ok(self.room.pages(quota::page_count(&self.connection)?))
+    }
+
+    /// The file system took no more bytes. From now on the database makes do with the pages it has.
+    pub fn file_system_is_full(&mut self) {
+        self.room.is_full_now();
+        // A log that was moved is written again from its beginning, and needs no space.
+        if let Err(error) = self.checkpoint("PASSIVE") {
+            tracing::debug!(target: "spool", error = picket_service::logging::chain(&error),
+                "the log could not be moved on a full file system");
+        }
+    }
+
+    /// Looks whether there is space again on the file system, and which rows are too old.
+    pub fn look_around(&mut self) {
+        self.room.take_back();
+        if !self.old.is_empty() {
+            return;
+        }
+        let now = self.now();
+        match self.ages.find(&self.connection, &now) {
+            Ok(old) => self.old = old,
+            Err(error) => tracing::warn!(target: "spool",
+                error = picket_service::logging::chain(&error), "the ages cannot be looked at"),
+        }
+    }
+
+    /// Whether there are rows to drop because of their age.
+    pub fn has_old(&self) -> bool {
+        !self.old.is_empty()
     }
 
     /// Whether a clock record is due though no frame came.
@@ -325,7 +379,7 @@ impl Store {
         self.open_gaps.extend(new_gaps);
         (self.totals, self.next_id) = (totals, next_id);
         self.shared.next_id.store(next_id, Ordering::SeqCst);
-        if let Ok(free) = quota::free_pages(&self.connection, self.cap_pages) {
+        if let Ok(free) = quota::free_pages(&self.connection, self.cap_pages()) {
             let used = self.shared.cap_bytes.saturating_sub(free * PAGE_BYTES);
             self.shared.used_bytes.store(used, Ordering::Relaxed);
             metrics::gauge!("picket_agent_spool_used_bytes").set(used as f64);
@@ -338,7 +392,7 @@ impl Store {
 
     /// Moves the log into the database when it has grown enough. Readers are not waited for.
     pub fn checkpoint_if_due(&mut self) {
-        if self.since_checkpoint_bytes < self.checkpoint_bytes {
+        if self.since_checkpoint_bytes < self.checkpoint_bytes && !self.room.is_full() {
             return;
         }
         match self.checkpoint("PASSIVE") {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use picket_wire::observation::{GapOf, Reason, Stamp};
+use picket_wire::observation::{ClockState, GapOf, Reason, Stamp};
 use picket_wire::{CameraKey, EpochId, Kind, Topic};
 use rusqlite::{Connection, OptionalExtension, Row as SqlRow, params};
 
@@ -12,6 +12,7 @@ use super::error::SpoolError;
 use super::lease::Held;
 use super::record::{Dropped, Row, RowId, frames};
 use super::totals::{Totals, table};
+use super::worth::Worth;
 
 /// The newest gap row of each line of each camera: it may grow as long as nobody has seen it.
 pub type OpenGaps = BTreeMap<Line, (RowId, Dropped)>;
@@ -94,7 +95,7 @@ impl Transaction<'_> {
     pub fn insert(&mut self, row: &Row) -> Result<RowId, SpoolError> {
         let id = self.next_id;
         let sql = format!(
-            "INSERT INTO {} VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+            "INSERT INTO {} VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
             table(row.topic)
         );
         let values = params![
@@ -106,6 +107,7 @@ impl Transaction<'_> {
             row.kind.as_str(),
             signed(row.bytes()),
             self.now.captured_at.map(|at| at.as_millisecond()),
+            self.now.clock == ClockState::Synchronised,
             row.headers,
             row.value,
         ];
@@ -115,6 +117,9 @@ impl Transaction<'_> {
             .map_err(|source| SpoolError::Commit { step: "write a row", source })?;
         self.next_id += 1;
         self.totals.add(row.topic, row.bytes());
+        if let Some(worth) = Worth::of(row.kind.as_str()) {
+            self.account(&row.key).weights.add(worth, row.bytes());
+        }
         Ok(id)
     }
 
@@ -132,6 +137,9 @@ impl Transaction<'_> {
             .transpose()?;
         if let Some(outline) = &outline {
             self.totals.subtract(topic, outline.bytes);
+            if let Some(worth) = Worth::of(&outline.kind) {
+                self.account(&outline.key).weights.subtract(worth, outline.bytes);
+            }
         }
         Ok(outline)
     }

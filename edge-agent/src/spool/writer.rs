@@ -131,6 +131,7 @@ impl Writer {
         while asked || !self.batch.is_empty() {
             self.store.shared.turns.fetch_add(1, Ordering::Relaxed);
             asked = self.turn() && asked;
+            self.store.look_around();
             if self.is_due() {
                 self.commit();
             }
@@ -258,6 +259,7 @@ impl Writer {
                 (self.is_asked() && !self.batch.is_empty())
                     || self.batch.due_at(&self.settings).is_some_and(|due| due <= now)
                     || self.store.has_clock_news()
+                    || self.store.has_old()
             }
         }
     }
@@ -298,7 +300,11 @@ impl Writer {
         if error.is_corruption() {
             schema::mark_suspect(&self.store.shared.state_dir);
         }
-        let more_pages = if error.is_full() && self.store.is_near_cap() { 64 } else { 0 };
+        let near_cap = self.store.is_near_cap();
+        let more_pages = if error.is_full() && near_cap { 256 } else { 0 };
+        if error.is_full() && !near_cap {
+            self.store.file_system_is_full();
+        }
         let most_pages = self.store.cap_pages() / 8;
         match &mut self.failing {
             None => {

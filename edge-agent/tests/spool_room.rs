@@ -1,0 +1,233 @@
+//! What has to go when there is no room or when it is too old, on a real SQLite database.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use common::uplink::{gate, north, observation};
+use crossbeam_channel::{Sender, unbounded};
+use picket_edge_agent::detect::Observed;
+use picket_edge_agent::spool::{Clock, Limits, Settings, Spool, SpoolHandle, SpoolReader, Spooled};
+use picket_wire::observation::{ClockState, GapOf, Reason, Stamp};
+use picket_wire::{
+    CameraKey, CameraName, CameraRecord, EpochId, Kind, Message, ObservationId, Picture, Topic,
+    decode, header,
+};
+
+const LIMIT: Duration = Duration::from_secs(40);
+const ALL: Limits = Limits { rows: 100_000, bytes: u64::MAX };
+const MINUTE_US: u64 = 60_000_000;
+const HOUR_US: u64 = 60 * MINUTE_US;
+
+fn south() -> CameraName {
+    "south".parse().unwrap()
+}
+
+/// A synchronised clock that stands where the test puts it.
+struct TestClock(AtomicU64);
+
+impl TestClock {
+    fn pass(&self, us: u64) {
+        self.0.fetch_add(us, Ordering::SeqCst);
+    }
+}
+
+impl Clock for TestClock {
+    fn now(&self) -> Stamp {
+        let mono_us = self.0.fetch_add(1, Ordering::SeqCst);
+        let wall = 1_800_000_000_000_000 + i64::try_from(mono_us).unwrap();
+        let captured_at = Some(jiff::Timestamp::from_microsecond(wall).unwrap());
+        Stamp { mono_us, captured_at, clock: ClockState::Synchronised }
+    }
+    fn stamps(&self, _: &CameraName) -> bool {
+        true
+    }
+}
+
+/// An agent with two cameras, and no uplink.
+struct Agent {
+    clock: Arc<TestClock>,
+    spool: SpoolHandle,
+    epoch: EpochId,
+    input: Sender<Observed>,
+    reader: SpoolReader,
+}
+
+impl Agent {
+    fn start(dir: &Path, settings: &Settings) -> Self {
+        let clock = Arc::new(TestClock(AtomicU64::new(1)));
+        let (spool, epoch) =
+            Spool::open(settings, dir, &gate(), &[north(), south()], clock.clone()).unwrap();
+        let (input, rx) = unbounded();
+        let spool = spool.spawn_writer(rx).unwrap();
+        let reader = spool.reader().unwrap();
+        Self { clock, spool, epoch, input, reader }
+    }
+
+    /// An observation, and a picture and a crop of it of so many bytes, if any.
+    fn capture(&self, camera: &CameraName, seq: u64, picture: usize, crop: usize) {
+        self.spool.ledger().captured(camera, 1);
+        let id: ObservationId = format!("gate/{camera}/{}/{seq}", self.epoch).parse().unwrap();
+        let stamp = self.clock.now();
+        let of = |bytes: usize, crop: Option<u32>| {
+            let mut jpeg = vec![0xff, 0xd8, 0xff];
+            jpeg.resize(bytes, 7);
+            let (id, redacted) = (id.clone(), "none".to_owned());
+            Picture { id, crop, stamp, width: 640, height: 480, redacted, jpeg }
+        };
+        let observed = Observed::Observation {
+            observation: observation(id.clone(), stamp),
+            picture: (picture > 0).then(|| of(picture, None)),
+            picture_lost: None,
+            position: None,
+        };
+        self.input.send(observed).unwrap();
+        if crop > 0 {
+            self.input.send(Observed::Picture(of(crop, Some(0)))).unwrap();
+        }
+        self.spool.flush(LIMIT).unwrap();
+    }
+
+    fn take(&self, topic: Topic) -> Vec<Spooled> {
+        self.reader.next_batch(topic, 0..i64::MAX, ALL).unwrap()
+    }
+
+    fn books(&self, camera: &CameraName) -> picket_wire::status::Books {
+        let books = self.spool.ledger().books(camera).unwrap();
+        assert!(books.balanced(), "{books:?}");
+        books
+    }
+}
+
+fn header<'a>(row: &'a Spooled, name: &str) -> &'a str {
+    row.headers.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value)
+}
+
+/// How many rows of each kind each camera has.
+fn kinds(rows: &[Spooled]) -> BTreeMap<(String, String), u64> {
+    let mut kinds = BTreeMap::new();
+    for row in rows {
+        let kind = header(row, header::KIND).to_owned();
+        *kinds.entry((row.key.clone(), kind)).or_default() += 1;
+    }
+    kinds
+}
+
+fn count(kinds: &BTreeMap<(String, String), u64>, camera: &CameraName, kind: Kind) -> u64 {
+    let key = CameraKey { device: gate(), camera: camera.clone() };
+    kinds.get(&(key.to_string(), kind.to_string())).copied().unwrap_or(0)
+}
+
+fn dropped(books: &BTreeMap<Reason, u64>, reason: &'static str) -> u64 {
+    books.get(&Reason::from(reason)).copied().unwrap_or(0)
+}
+
+/// What the gap records say was dropped.
+fn gaps(rows: &[Spooled], of: GapOf) -> u64 {
+    let counts = rows.iter().map(|row| {
+        let mut headers: Vec<_> =
+            row.headers.iter().map(|(n, v)| (n.clone(), v.clone().into_bytes())).collect();
+        headers.push((header::LANE.to_owned(), b"live".to_vec()));
+        match decode(row.topic, row.key.as_bytes(), &headers, &row.value).unwrap() {
+            Message::Record { record: CameraRecord::Gap(gap), .. } if gap.of == of => gap.count,
+            _ => 0,
+        }
+    });
+    counts.sum()
+}
+
+#[test]
+fn a_camera_that_fills_the_spool_does_not_push_out_what_another_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings { max_bytes: 16 << 20, ..Settings::default() };
+    let agent = Agent::start(dir.path(), &settings);
+    for seq in 1..=4 {
+        agent.capture(&south(), seq, 100_000, 0);
+    }
+    for seq in 1..=60 {
+        agent.capture(&north(), seq, 700_000, 0);
+    }
+    let pictures = kinds(&agent.take(Topic::Frames));
+    assert_eq!(count(&pictures, &south(), Kind::Frame), 4, "older, and all there");
+    let left = count(&pictures, &north(), Kind::Frame);
+    assert!((1..60).contains(&left), "{left}");
+    let books = agent.books(&north());
+    assert_eq!(dropped(&books.pictures_dropped, Reason::SPOOL_FULL), 60 - left);
+    assert_eq!(gaps(&agent.take(Topic::Observations), GapOf::Frames), 60 - left);
+    assert_eq!(agent.books(&south()).pictures_dropped, BTreeMap::new());
+}
+
+#[test]
+fn frames_go_before_crops_and_crops_before_observations() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings { max_bytes: 16 << 20, ..Settings::default() };
+    let agent = Agent::start(dir.path(), &settings);
+    for seq in 1..=30 {
+        agent.capture(&north(), seq, 400_000, 400_000);
+    }
+    let pictures = kinds(&agent.take(Topic::Frames));
+    assert_eq!(count(&pictures, &north(), Kind::Crop), 30);
+    let frames = count(&pictures, &north(), Kind::Frame);
+    assert!((1..30).contains(&frames), "{frames}");
+    agent.reader.give_back(0..10_000);
+    for seq in 31..=60 {
+        agent.capture(&north(), seq, 0, 700_000);
+    }
+    let pictures = kinds(&agent.take(Topic::Frames));
+    assert_eq!(count(&pictures, &north(), Kind::Frame), 0);
+    let crops = count(&pictures, &north(), Kind::Crop);
+    assert!((1..60).contains(&crops), "{crops}");
+    let rows = agent.take(Topic::Observations);
+    assert_eq!(count(&kinds(&rows), &north(), Kind::Observation), 60);
+    let lost = (gaps(&rows, GapOf::Frames), gaps(&rows, GapOf::Crops));
+    assert_eq!(lost, (30, 60 - crops));
+    let books = agent.books(&north());
+    assert_eq!(dropped(&books.pictures_dropped, Reason::SPOOL_FULL), 90 - crops);
+}
+
+#[test]
+fn what_is_too_old_is_dropped_and_told_and_what_is_younger_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings { max_age_hours: Some(24), ..Settings::default() };
+    let agent = Agent::start(dir.path(), &settings);
+    for seq in 1..=300 {
+        agent.capture(&north(), seq, 1000, 0);
+    }
+    agent.clock.pass(23 * HOUR_US);
+    agent.capture(&north(), 301, 1000, 0);
+    assert_eq!(agent.books(&north()).spooled, 301, "a day is not over");
+    agent.clock.pass(2 * HOUR_US);
+    let until = std::time::Instant::now() + LIMIT;
+    while agent.books(&north()).spooled > 1 {
+        assert!(std::time::Instant::now() < until, "{:?}", agent.books(&north()));
+        agent.clock.pass(MINUTE_US);
+        agent.spool.flush(LIMIT).unwrap();
+    }
+    let books = agent.books(&north());
+    assert_eq!(dropped(&books.dropped, Reason::SPOOL_EXPIRED), 300);
+    assert_eq!(dropped(&books.pictures_dropped, Reason::SPOOL_EXPIRED), 300);
+    let rows = agent.take(Topic::Observations);
+    assert_eq!(gaps(&rows, GapOf::Observations), 300);
+    assert_eq!(count(&kinds(&rows), &north(), Kind::Epoch), 1, "never goes");
+    assert_eq!(agent.take(Topic::Frames).len(), 1);
+}
+
+#[test]
+fn without_a_limit_nothing_is_ever_too_old() {
+    let dir = tempfile::tempdir().unwrap();
+    let agent = Agent::start(dir.path(), &Settings::default());
+    agent.capture(&north(), 1, 1000, 0);
+    for seq in 1..=20 {
+        agent.clock.pass(1000 * HOUR_US);
+        agent.capture(&south(), seq, 0, 0);
+        agent.clock.pass(MINUTE_US);
+        agent.spool.flush(LIMIT).unwrap();
+    }
+    assert_eq!(agent.take(Topic::Frames).len(), 1);
+}
