@@ -21,11 +21,8 @@ const LEAST_SQLITE_TEXT: &str = "3.51.3";
 
 /// "PkSp": tells a spool from any other database.
 pub const APPLICATION_ID: i32 = 0x506b_5370;
-/// Rises with every change of the tables; see `upgrade`.
-pub const FORMAT: i32 = 1;
-const APPLICATION_ID: i32 = 0x506b_5370;
 /// Rises with every change of the tables. No release has an earlier one.
-const FORMAT: i32 = 2;
+pub const FORMAT: i32 = 2;
 
 /// Bytes per page. Each commit writes some five pages that hold little news (books, totals, the leaves
 /// of the tables), so that small ones write least: `make bench-spool` gives 1.20 bytes written for one
