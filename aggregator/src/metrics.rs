@@ -38,6 +38,12 @@ pub const LAG: &str = "picket_aggregator_consume_lag_records";
 pub const PAUSED: &str = "picket_aggregator_consume_paused_partitions";
 /// Checkpoints outside the log.
 pub const OUT_OF_RANGE: &str = "picket_aggregator_consume_log_out_of_range_total";
+/// How often changed files were taken up.
+pub const RENEWALS: &str = "picket_aggregator_consume_renewals_total";
+/// Whether changed files cannot be.
+pub const FILES_REFUSED: &str = "picket_aggregator_consume_files_refused";
+/// Of the certificate in use.
+pub const CERTIFICATE_DAYS_LEFT: &str = "picket_aggregator_consume_certificate_days_left";
 
 /// Heartbeats of two agents that run as one device.
 pub const TWINS: &str = "picket_aggregator_consume_twin_heartbeats_total";
@@ -117,6 +123,24 @@ pub const TABLE: &[Metric] = &[
         "Records in the broker that are not yet stored.",
     ),
     metric(PAUSED, MetricKind::Gauge, &[], "Partitions whose reading waits for their writes."),
+    metric(
+        RENEWALS,
+        MetricKind::Counter,
+        &[],
+        "How often the group was joined anew with changed certificates or a changed password.",
+    ),
+    metric(
+        FILES_REFUSED,
+        MetricKind::Gauge,
+        &[],
+        "1 while the certificate, key, CA or password on disk cannot be used, and the former stay in use.",
+    ),
+    metric(
+        CERTIFICATE_DAYS_LEFT,
+        MetricKind::Gauge,
+        &[],
+        "Days from when it was taken up until the aggregator's certificate expires.",
+    ),
     metric(
         OUT_OF_RANGE,
         MetricKind::Counter,

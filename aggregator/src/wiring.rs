@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use crate::config::Settings;
-use crate::consume::{Centre, Membership, Progress};
+use crate::consume::{Centre, Membership, Progress, Renewal};
 use crate::metrics;
 use crate::remedy::Remedy;
 use crate::store::{self, Store};
@@ -31,7 +31,7 @@ const STUCK: Duration = Duration::from_secs(30);
 const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 
 /// The place in the group, once there is one.
-type Place = Arc<OnceLock<watch::Receiver<Membership>>>;
+type Place = Arc<Mutex<Option<watch::Receiver<Membership>>>>;
 
 /// Runs the aggregator until it is told to end.
 pub async fn run(settings: Settings) -> Result<()> {
@@ -70,29 +70,39 @@ pub async fn run(settings: Settings) -> Result<()> {
 
     let retention = settings.upsert.retention();
     let sweep = tokio::spawn(sweep_hourly(images.clone(), retention));
-    let mut centre = Centre::spawn(settings.consume, settings.track, retention, store, images)?;
-    // Set here and nowhere else, so it cannot be set already.
-    let _ = place.set(centre.membership());
-    notify::ready("consuming");
+    let mut renewal = Renewal::new(&settings.consume)?;
+    while !shutdown.is_asked() {
+        let (consume, track) = (settings.consume.clone(), settings.track.clone());
+        let mut centre = Centre::spawn(consume, track, retention, store.clone(), images.clone())?;
+        *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(centre.membership());
+        notify::ready("consuming");
 
-    let progress = centre.progress();
-    tokio::select! {
-        () = watch_progress(&progress, &shutdown) => {}
-        ended = centre.ended() => {
+        let progress = centre.progress();
+        tokio::select! {
+            () = watch_progress(&progress, &shutdown) => notify::stopping(),
+            // What is in hand is brought to its end and the group left and joined anew: where to
+            // resume stands in MongoDB.
+            () = renewal.changed() => {}
+            ended = centre.ended() => {
+                shutdown.ask();
+                pages.await??;
+                return ended.context("consuming ended by itself");
+            }
+        }
+        let stopped = tokio::select! {
+            stopped = centre.stop() => stopped,
+            never = keep_alive() => match never {},
+        };
+        if let Err(error) = stopped {
             shutdown.ask();
             pages.await??;
-            return ended.context("consuming ended by itself");
+            return Err(error.into());
         }
     }
-    notify::stopping();
     sweep.abort();
-    let stopped = tokio::select! {
-        stopped = centre.stop() => stopped,
-        never = keep_alive() => match never {},
-    };
     pages.await??;
     tracing::info!("ended in order");
-    Ok(stopped?)
+    Ok(())
 }
 
 /// Reaches MongoDB and prepares it, however long that takes; false if the end was asked for first.
@@ -162,7 +172,8 @@ async fn watch_progress(progress: &Progress, shutdown: &Shutdown) {
 /// The place in the group, as the pages ask for it.
 fn group_state(place: Place) -> web::Membership {
     Arc::new(move || {
-        let Some(membership) = place.get() else {
+        let place = place.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(membership) = place else {
             return GroupState::Unknown("not joined before MongoDB answers".to_owned());
         };
         let membership = membership.borrow();

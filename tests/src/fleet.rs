@@ -76,6 +76,11 @@ impl Fleet {
         .await
     }
 
+    /// The aggregator's config file.
+    pub fn aggregator_config(&self) -> PathBuf {
+        self.dir.join("aggregator.toml")
+    }
+
     /// Starts the aggregator again after it ended.
     pub async fn restart_aggregator(&mut self) -> Result<()> {
         std::fs::rename(self.dir.join("aggregator.log"), self.dir.join("aggregator.before.log"))?;

@@ -58,6 +58,8 @@ impl Bench {
             certificate_file: Some(admin.certificate.clone()),
             key_file: Some(admin.key.clone()),
             allow_plaintext: false,
+            sasl: None,
+            extra: Default::default(),
         };
         let options =
             topics::Options { topics: TopicNames::default(), partitions: PARTITIONS, replicas: 1 };

@@ -1,14 +1,16 @@
 //! Dead letters: what nobody can read is put aside whole, with a reason, and reading goes on.
 
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use picket_wire::{Reject, Topic, TopicNames, dead_letter as header};
+use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 use rdkafka::util::Timeout;
 
-use super::kafka::{self, ClientLog, Received};
+use super::kafka::{self, ClientError, ClientLog, Received};
 use super::settings::Connection;
 use crate::remedy::Remedy;
 
@@ -22,7 +24,7 @@ const MAX_DETAIL_BYTES: usize = 1024;
 pub enum DeadLetterError {
     /// The producer could not be made.
     #[error("cannot set up the producer of dead letters")]
-    Producer(#[source] KafkaError),
+    Producer(#[source] ClientError),
     /// The broker did not acknowledge it.
     #[error("the dead letter of {topic}/{partition} at {offset} was not acknowledged")]
     Send {
@@ -99,7 +101,8 @@ impl DeadLetter {
 /// Sends dead letters. Cheap to clone: all clones share one producer.
 #[derive(Clone)]
 pub struct DeadLetters {
-    producer: FutureProducer<ClientLog>,
+    config: ClientConfig,
+    producer: Arc<RwLock<FutureProducer<ClientLog>>>,
     topic: String,
 }
 
@@ -110,7 +113,7 @@ impl DeadLetters {
         topics: &TopicNames,
         instance: &str,
     ) -> Result<Self, DeadLetterError> {
-        let mut config = kafka::client(connection, instance);
+        let mut config = kafka::client(connection, instance).map_err(DeadLetterError::Producer)?;
         config
             .set("acks", "all")
             .set("enable.idempotence", "true")
@@ -119,8 +122,27 @@ impl DeadLetters {
             .set("message.max.bytes", Topic::DeadLetter.max_message_bytes().to_string())
             .set("queue.buffering.max.kbytes", "65536")
             .set("delivery.timeout.ms", DELIVERY.as_millis().to_string());
-        let producer = config.create_with_context(ClientLog).map_err(DeadLetterError::Producer)?;
-        Ok(Self { producer, topic: topics.name(Topic::DeadLetter) })
+        let producer = Arc::new(RwLock::new(make(&config)?));
+        Ok(Self { config, producer, topic: topics.name(Topic::DeadLetter) })
+    }
+
+    fn producer(&self) -> FutureProducer<ClientLog> {
+        self.producer.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A producer that has failed for good takes nothing more: the repetition of the step goes over
+    /// another.
+    fn replace_if_fatal(&self, failed: &FutureProducer<ClientLog>) -> Result<(), DeadLetterError> {
+        let Some((_, said)) = failed.client().fatal_error() else {
+            return Ok(());
+        };
+        let mut producer = self.producer.write().unwrap_or_else(PoisonError::into_inner);
+        // Another task may have been first.
+        if producer.client().fatal_error().is_some() {
+            tracing::warn!("the producer of dead letters is replaced: {said}");
+            *producer = make(&self.config)?;
+        }
+        Ok(())
     }
 
     /// Sends a dead letter; returns once the broker has it.
@@ -138,16 +160,17 @@ impl DeadLetters {
         let mut record = FutureRecord::<[u8], [u8]>::to(&self.topic).headers(headers);
         record.key = letter.record.key.as_deref();
         record.payload = letter.record.value.as_deref();
-        match self.producer.send(record, Timeout::After(DELIVERY)).await {
-            Ok(_) => Ok(()),
-            Err((source, _)) => Err(DeadLetterError::Send {
-                topic: topic.to_owned(),
-                partition,
-                offset: letter.record.offset,
-                source,
-            }),
-        }
+        let producer = self.producer();
+        let sent = producer.send(record, Timeout::After(DELIVERY)).await;
+        let Err((source, _)) = sent else { return Ok(()) };
+        self.replace_if_fatal(&producer)?;
+        let (topic, offset) = (topic.to_owned(), letter.record.offset);
+        Err(DeadLetterError::Send { topic, partition, offset, source })
     }
+}
+
+fn make(config: &ClientConfig) -> Result<FutureProducer<ClientLog>, DeadLetterError> {
+    config.create_with_context(ClientLog).map_err(|e| DeadLetterError::Producer(e.into()))
 }
 
 #[cfg(test)]

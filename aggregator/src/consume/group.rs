@@ -26,7 +26,7 @@ use super::context::{Context, Rebalance};
 use super::error::PartitionError;
 use super::held::{Held, Holdings, lag_gauge};
 use super::inbox::inbox;
-use super::kafka::{self, Received};
+use super::kafka::{self, ClientError, Received};
 use super::lag::LogEnds;
 use super::membership::{Membership, PartitionId, Progress};
 use super::opening::{Opened, Opener};
@@ -52,7 +52,7 @@ const MIN_INBOX_BYTES: usize = 64 * 1024;
 pub enum GroupError {
     /// The consumer could not be made.
     #[error("cannot set up the consumer")]
-    Consumer(#[source] KafkaError),
+    Consumer(#[source] ClientError),
     /// The topics could not be asked for.
     #[error("cannot subscribe to the topics")]
     Subscribe(#[source] KafkaError),
@@ -108,9 +108,10 @@ impl Group {
             ends: ends.clone(),
             closing: closing.clone(),
         };
-        let consumer: StreamConsumer<Context> = kafka::consumer(&shared.settings, &instance)
+        let config = kafka::consumer(&shared.settings, &instance).map_err(GroupError::Consumer)?;
+        let consumer: StreamConsumer<Context> = config
             .create_with_context(context)
-            .map_err(GroupError::Consumer)?;
+            .map_err(|error| GroupError::Consumer(error.into()))?;
         let consumer = Arc::new(consumer);
         let subscribed = Topic::OF_DEVICES.map(|topic| topics.name(topic));
         let subscribed: Vec<&str> = subscribed.iter().map(String::as_str).collect();

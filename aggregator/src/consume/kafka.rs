@@ -1,23 +1,40 @@
 //! Clients of Kafka: what they all share, and the record as the rest of this stage sees it.
 
+use picket_service::kafka::Extra;
+use picket_service::renewed::{self, Unreadable};
 use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::{ClientConfig, ClientContext};
 
-use super::settings::{Connection, Settings};
+use super::settings::{Connection, PASSWORD_FILE, Settings};
+
+/// Why there is no client.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// A file that says who this aggregator is.
+    #[error(transparent)]
+    File(#[from] Unreadable),
+    /// librdkafka does not make one.
+    #[error("librdkafka does not take the settings of the section consume")]
+    Refused(#[from] KafkaError),
+}
 
 /// A client's settings: where the brokers are and how to prove who one is.
-pub fn client(connection: &Connection, instance: &str) -> ClientConfig {
+pub fn client(connection: &Connection, instance: &str) -> Result<ClientConfig, ClientError> {
     let mut config = ClientConfig::new();
     config
-        .set("bootstrap.servers", connection.brokers.join(","))
-        .set("client.id", instance)
         .set("socket.keepalive.enable", "true")
+        // Doubled with each attempt, and each a quarter less to a half more by chance.
         .set("reconnect.backoff.max.ms", "5000")
         .set_log_level(RDKafkaLogLevel::Warning);
+    for (name, value) in connection.extra.iter() {
+        config.set(name, value);
+    }
+    config.set("bootstrap.servers", connection.brokers.join(",")).set("client.id", instance);
     if connection.allow_plaintext {
-        return config;
+        return Ok(config);
     }
     config.set("security.protocol", "ssl");
     for (name, file) in [
@@ -29,12 +46,42 @@ pub fn client(connection: &Connection, instance: &str) -> ClientConfig {
             config.set(name, file.to_string_lossy());
         }
     }
-    config
+    if let Some(sasl) = &connection.sasl {
+        let password = renewed::read_password(PASSWORD_FILE, &sasl.password_file)?;
+        config.set("security.protocol", "sasl_ssl");
+        config.set("sasl.mechanism", sasl.mechanism.as_str());
+        config.set("sasl.username", &sasl.username);
+        config.set("sasl.password", password);
+    }
+    Ok(config)
+}
+
+/// Has librdkafka look at the settings that are passed on to it: each by itself, then all together.
+/// What it does not like comes with its name and librdkafka's words.
+pub fn check_extra(connection: &Connection) -> Result<(), (String, String)> {
+    let mut names = Vec::new();
+    for (name, value) in connection.extra.iter() {
+        match ClientConfig::new().set(name, value).create_native_config() {
+            Ok(_) => names.push(name),
+            Err(KafkaError::ClientConfig(_, said, ..)) => return Err((name.to_owned(), said)),
+            Err(error) => return Err((name.to_owned(), error.to_string())),
+        }
+    }
+    if names.is_empty() {
+        return Ok(());
+    }
+    // Without a broker it connects to nothing.
+    let mut config = ClientConfig::new();
+    set_reading(&mut config, &connection.extra);
+    let made: Result<BaseConsumer, KafkaError> = config.set("group.id", "check").create();
+    made.map(drop).map_err(|error| (names.join(" with "), error.to_string()))
 }
 
 /// The settings of the group's consumer.
-pub fn consumer(settings: &Settings, instance: &str) -> ClientConfig {
-    let mut config = client(&settings.connection(), instance);
+pub fn consumer(settings: &Settings, instance: &str) -> Result<ClientConfig, ClientError> {
+    let connection = settings.connection();
+    let mut config = client(&connection, instance)?;
+    set_reading(&mut config, &connection.extra);
     config
         .set("group.id", &settings.group)
         // Partitions that stay are not disturbed when others move.
@@ -44,15 +91,25 @@ pub fn consumer(settings: &Settings, instance: &str) -> ClientConfig {
         // Where to begin is decided by the checkpoint; silently jumping elsewhere would be a loss.
         .set("auto.offset.reset", "error")
         .set("allow.auto.create.topics", "false")
+        .set("statistics.interval.ms", "2000");
+    Ok(config)
+}
+
+/// What may be told otherwise.
+fn set_reading(config: &mut ClientConfig, extra: &Extra) {
+    config
         .set("topic.metadata.refresh.interval.ms", "10000")
+        // A half-open connection is noticed after this and the half second of a fetch.
+        .set("socket.timeout.ms", "20000")
         .set("session.timeout.ms", "15000")
         .set("heartbeat.interval.ms", "3000")
         .set("max.poll.interval.ms", "300000")
         .set("queued.min.messages", "10000")
         .set("queued.max.messages.kbytes", "65536")
-        .set("fetch.queue.backoff.ms", "100")
-        .set("statistics.interval.ms", "2000");
-    config
+        .set("fetch.queue.backoff.ms", "100");
+    for (name, value) in extra.iter() {
+        config.set(name, value);
+    }
 }
 
 /// Of a client that has nothing else to say: its words go to the log.

@@ -33,6 +33,7 @@ mod observations;
 mod offsets;
 mod opening;
 mod partition;
+mod renewal;
 mod settings;
 mod status;
 pub mod topics;
@@ -49,6 +50,7 @@ use tokio::task::JoinHandle;
 pub use dead_letter::DeadLetterError;
 pub use group::GroupError;
 pub use membership::{Membership, PartitionId, PartitionState, Progress};
+pub use renewal::Renewal;
 pub use settings::{Connection, Settings};
 
 use dead_letter::DeadLetters;

@@ -1,11 +1,17 @@
 //! How to reach Kafka and how to read from it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use picket_service::config::Problem;
+use picket_service::kafka::{Extra, Sasl};
 use picket_wire::topic::{DEFAULT_PREFIX, TopicNames};
 use schemars::JsonSchema;
 use serde::Deserialize;
+
+use super::kafka;
+
+/// The field of the password's file.
+pub(super) const PASSWORD_FILE: &str = "consume.sasl.password_file";
 
 /// A batch is one transaction, and MongoDB's limits of one are reached beyond this.
 const MAX_BATCH_RECORDS: usize = 100_000;
@@ -38,6 +44,14 @@ pub struct Settings {
     /// Talk to Kafka without TLS. For a broker on this machine only.
     #[serde(default)]
     pub allow_plaintext: bool,
+    /// A login with a password, where the broker asks for one: beside `certificate_file` and
+    /// `key_file` or instead of them.
+    #[serde(default)]
+    pub sasl: Option<Sasl>,
+    /// More settings of librdkafka, by their names there, such as `"fetch.min.bytes" = 65536`. Those
+    /// that would break what Picket promises are refused by name.
+    #[serde(default)]
+    pub extra: Extra,
     /// Name of this instance in logs and checkpoints; drawn at random if it is not set.
     #[serde(default)]
     pub instance: Option<String>,
@@ -132,6 +146,8 @@ impl Settings {
             certificate_file: self.certificate_file.clone(),
             key_file: self.key_file.clone(),
             allow_plaintext: self.allow_plaintext,
+            sasl: self.sasl.clone(),
+            extra: self.extra.clone(),
         }
     }
 }
@@ -149,6 +165,34 @@ pub struct Connection {
     pub key_file: Option<PathBuf>,
     /// Without TLS.
     pub allow_plaintext: bool,
+    /// A login.
+    pub sasl: Option<Sasl>,
+    /// Settings of librdkafka.
+    pub extra: Extra,
+}
+
+impl Connection {
+    /// The files that others may renew, with their fields.
+    pub fn files(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        let files = [
+            ("consume.ca_file", self.ca_file.as_deref()),
+            ("consume.certificate_file", self.certificate_file.as_deref()),
+            ("consume.key_file", self.key_file.as_deref()),
+            (PASSWORD_FILE, self.sasl.as_ref().map(|sasl| sasl.password_file.as_path())),
+        ];
+        files.into_iter().filter_map(|(field, path)| Some((field, path?)))
+    }
+}
+
+fn check_extra(connection: &Connection) -> Result<(), Problem> {
+    let field = |name: &str| format!("extra.{name:?}");
+    if let Some((name, instead)) = connection.extra.refused() {
+        let problem = format!("is not passed on to librdkafka: {instead}");
+        return Err(Problem::new(field(name), problem));
+    }
+    kafka::check_extra(connection).map_err(|(name, said)| {
+        Problem::new(field(&name), format!("librdkafka refuses it: {said}"))
+    })
 }
 
 fn check_connection(connection: &Connection) -> Result<(), Problem> {
@@ -162,7 +206,12 @@ fn check_connection(connection: &Connection) -> Result<(), Problem> {
         }
     }
     let tls = [&connection.ca_file, &connection.certificate_file, &connection.key_file];
+    check_extra(connection)?;
     if connection.allow_plaintext {
+        if connection.sasl.is_some() {
+            let problem = "a password is sent over TLS only: leave allow_plaintext out";
+            return Err(Problem::new("sasl", problem));
+        }
         return match tls.iter().any(|file| file.is_some()) {
             true => Err(Problem::new(
                 "allow_plaintext",
@@ -171,8 +220,14 @@ fn check_connection(connection: &Connection) -> Result<(), Problem> {
             false => Ok(()),
         };
     }
+    if let Some(sasl) = &connection.sasl {
+        sasl.check().map_err(|problem| Problem::new("sasl.username", problem))?;
+    }
+    let has_own = connection.certificate_file.is_some() || connection.key_file.is_some();
     for (field, file) in ["ca_file", "certificate_file", "key_file"].into_iter().zip(tls) {
-        if file.is_none() {
+        // A password says who one is as well as a certificate does.
+        let is_needed = field == "ca_file" || connection.sasl.is_none() || has_own;
+        if file.is_none() && is_needed {
             return Err(Problem::new(
                 field,
                 "is needed: the brokers are reached over TLS with a certificate on both sides",
@@ -195,6 +250,41 @@ mod tests {
         let plain = settings("brokers = ['localhost:9092']");
         assert_eq!(plain.check().unwrap_err().field, "ca_file");
         settings("brokers = ['localhost:9092']\nallow_plaintext = true").check().unwrap();
+    }
+
+    #[test]
+    fn a_password_stands_for_a_certificate_and_never_goes_without_tls() {
+        let sasl = "[sasl]\nmechanism = 'SCRAM-SHA-512'\nusername = 'aggregator-centre'\n\
+                    password_file = '/password'";
+        let over_tls = format!("brokers = ['a:1']\nca_file = '/ca.pem'\n{sasl}");
+        settings(&over_tls).check().unwrap();
+        let open = format!("brokers = ['a:1']\nallow_plaintext = true\n{sasl}");
+        assert_eq!(settings(&open).check().unwrap_err().field, "sasl");
+        let half = format!("brokers = ['a:1']\nca_file = '/ca.pem'\nkey_file = '/key'\n{sasl}");
+        assert_eq!(settings(&half).check().unwrap_err().field, "certificate_file");
+    }
+
+    #[test]
+    fn what_breaks_a_promise_or_is_unknown_to_librdkafka_is_refused_by_name() {
+        let with = |line: &str| {
+            let text = format!("brokers = ['a:1']\nallow_plaintext = true\n[extra]\n{line}");
+            settings(&text).check()
+        };
+        with("fetch.min.bytes = 65536").unwrap();
+        for (line, field, said) in [
+            ("enable.auto.commit = true", "extra.\"enable.auto.commit\"", "MongoDB"),
+            ("fetch.minbytes = 1", "extra.\"fetch.minbytes\"", "No such configuration property"),
+            ("fetch.min.bytes = 'few'", "extra.\"fetch.min.bytes\"", "Invalid value"),
+            // It is right by itself.
+            (
+                "max.partition.fetch.bytes = 9\nsession.timeout.ms = 400000",
+                "extra.\"max.partition.fetch.bytes with session.timeout.ms\"",
+                "max.poll.interval.ms",
+            ),
+        ] {
+            let error = with(line).unwrap_err();
+            assert!(error.field == field && error.problem.contains(said), "{error:?}");
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ use picket_wire::{Topic, TopicNames};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-use super::kafka::{self, ClientLog};
+use super::kafka::{self, ClientError, ClientLog};
 use super::settings::Connection;
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -27,7 +27,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 pub enum TopicsError {
     /// The client could not be made.
     #[error("cannot set up the Kafka client")]
-    Client(#[source] KafkaError),
+    Client(#[source] ClientError),
     /// The cluster could not be looked at.
     #[error("cannot ask the brokers at {brokers} for their topics")]
     Metadata {
@@ -172,9 +172,9 @@ pub async fn create(connection: &Connection, options: &Options) -> Result<Report
             return Err(TopicsError::Zero { what });
         }
     }
-    let admin: AdminClient<ClientLog> = kafka::client(connection, "picket-topics")
-        .create_with_context(ClientLog)
-        .map_err(TopicsError::Client)?;
+    let config = kafka::client(connection, "picket-topics").map_err(TopicsError::Client)?;
+    let admin: AdminClient<ClientLog> =
+        config.create_with_context(ClientLog).map_err(|e| TopicsError::Client(e.into()))?;
     let admin = Arc::new(admin);
     let (brokers, existing) = look(&admin, connection).await?;
     if usize::from(options.replicas) > brokers {

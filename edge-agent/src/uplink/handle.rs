@@ -8,11 +8,11 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender as ChannelSender, bounded, unbounded};
+use picket_service::renewed::Watch;
 use picket_wire::message::Outgoing;
 use picket_wire::status::LinkStatus;
 use picket_wire::{DeviceName, TopicNames};
 
-use super::files::Watch;
 use super::link::Link;
 use super::pairs::{Pace, Pairs};
 use super::queues::Queues;

@@ -10,11 +10,10 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 use picket_wire::observation::Reason;
 use picket_wire::{DeviceName, Lane, TopicNames};
-use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode as Code;
 
 use super::link::{self, Verdict};
-use super::producer::{Producers, Report};
+use super::producer::{ProducerError, Producers, Report};
 use super::settings::{Settings, SettingsError};
 use super::window::Ticket;
 use crate::spool::{CarriedError, Spooled};
@@ -44,8 +43,8 @@ pub enum ImportError {
     #[error("the uplink's settings are not valid")]
     Settings(#[from] SettingsError),
     /// The producer.
-    #[error("cannot make a producer")]
-    Producer(#[source] KafkaError),
+    #[error(transparent)]
+    Producer(#[from] ProducerError),
     /// The file.
     #[error("the file cannot be read on; {acknowledged} records went before")]
     File {
@@ -75,8 +74,7 @@ pub fn import(
     settings.check()?;
     let (reports_tx, reports) = crossbeam_channel::unbounded();
     let client_id = format!("picket-{device}-import");
-    let producers =
-        Producers::new(PAIR, settings, &client_id, &reports_tx).map_err(ImportError::Producer)?;
+    let producers = Producers::new(PAIR, settings, &client_id, &reports_tx)?;
     let import = Import {
         names: TopicNames::new(settings.topic_prefix.clone()),
         most: (settings.max_in_flight_records as usize, settings.max_in_flight_bytes),

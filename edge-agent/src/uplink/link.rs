@@ -52,7 +52,15 @@ pub fn judge(code: Code, topic: Topic, names: &TopicNames) -> Verdict {
 
 /// What librdkafka says, with what it means put before it. It knows no passwords to tell.
 pub fn explain(said: &str) -> String {
-    const MEANINGS: [(&[&str], &str); 10] = [
+    const MEANINGS: [(&[&str], &str); 12] = [
+        (
+            &["SASL authentication error", "Authentication failed during"],
+            "the broker does not accept the user name or the password: see uplink.sasl",
+        ),
+        (
+            &["mechanism handshake failed"],
+            "the broker does not know the mechanism in uplink.sasl.mechanism",
+        ),
         (
             &["alert certificate expired", "certificate expired"],
             "the broker says that this device's certificate has expired",
@@ -290,6 +298,10 @@ mod tests {
                 "uplink.ca_file did not sign",
             ),
             ("SSL handshake failed: ... sslv3 alert certificate expired", "this device's"),
+            (
+                "SASL authentication error: Authentication failed: Invalid username or password",
+                "user name or the password",
+            ),
             ("Failed to resolve 'nowhere:9093': Name or service not known", "resolved"),
         ];
         for (said, meaning) in cases {

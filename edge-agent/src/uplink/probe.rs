@@ -9,7 +9,7 @@ use rdkafka::producer::{BaseProducer, NoCustomPartitioner, Producer};
 use rdkafka::types::RDKafkaErrorCode as Code;
 
 use super::link::{self, Verdict};
-use super::producer::{self, Report, Reporter};
+use super::producer::{self, ProducerError, Report, Reporter};
 use super::security;
 use super::settings::{Settings, SettingsError};
 
@@ -35,8 +35,8 @@ pub enum ProbeError {
     #[error("the uplink's settings are not valid")]
     Settings(#[from] SettingsError),
     /// The producer.
-    #[error("cannot make a producer")]
-    Producer(#[source] rdkafka::error::KafkaError),
+    #[error(transparent)]
+    Producer(#[from] ProducerError),
     /// The broker.
     #[error("cannot reach {brokers}: {why}")]
     Unreachable {
@@ -58,8 +58,9 @@ pub fn probe(
     let client_id = format!("picket-{device}-doctor");
     let producer: BaseProducer<Reporter, NoCustomPartitioner> =
         producer::config(settings, &client_id)
+            .map_err(ProducerError::from)?
             .create_with_context(Reporter::new(0, Topic::Observations, reports_tx))
-            .map_err(ProbeError::Producer)?;
+            .map_err(ProducerError::from)?;
     let names = TopicNames::new(settings.topic_prefix.clone());
     let dates_problem = security::dates_problem(settings);
     let until = Instant::now() + limit;

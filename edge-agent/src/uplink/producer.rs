@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
+use picket_service::renewed::{self, Unreadable};
 use picket_wire::{Lane, Topic, TopicNames, header};
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
@@ -14,13 +15,25 @@ use rdkafka::producer::{
 use rdkafka::types::RDKafkaErrorCode as Code;
 
 use super::polled::Polled;
-use super::settings::Settings;
+use super::security::SecurityError;
+use super::settings::{PASSWORD_FILE, Settings};
 use super::window::Ticket;
 
 /// The record's own framing, over the longest value that the spool lets through.
 const FRAMING_BYTES: u32 = 4096;
 /// What one request holds, unless one record alone is larger.
 pub const BATCH_BYTES: u64 = 512 * 1024;
+
+/// Why there are no producers.
+#[derive(Debug, thiserror::Error)]
+pub enum ProducerError {
+    /// The password.
+    #[error(transparent)]
+    Password(#[from] Unreadable),
+    /// librdkafka does not make one.
+    #[error("cannot make a producer")]
+    Client(#[from] KafkaError),
+}
 
 /// What the producers report.
 #[derive(Debug)]
@@ -106,9 +119,10 @@ impl Producers {
         settings: &Settings,
         client_id: &str,
         reports: &Sender<Report>,
-    ) -> Result<Self, KafkaError> {
+    ) -> Result<Self, ProducerError> {
+        let common = config(settings, client_id)?;
         let make = |topic| -> Result<Polled, KafkaError> {
-            let mut config = config(settings, client_id);
+            let mut config = common.clone();
             let most = Topic::max_message_bytes(topic) + FRAMING_BYTES;
             config.set("message.max.bytes", most.to_string());
             let codec = if topic == Topic::Frames { "none" } else { "zstd" };
@@ -183,15 +197,32 @@ impl Producers {
 }
 
 /// What both have in common, and `doctor` too.
-pub fn config(settings: &Settings, client_id: &str) -> ClientConfig {
+pub fn config(settings: &Settings, client_id: &str) -> Result<ClientConfig, Unreadable> {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", settings.brokers.join(","));
     set_common(&mut config, settings, client_id);
-    set_tls(&mut config, settings);
-    config
+    set_security(&mut config, settings)?;
+    Ok(config)
 }
 
 fn set_common(config: &mut ClientConfig, settings: &Settings, client_id: &str) {
+    // What may be told otherwise.
+    config
+        .set("linger.ms", "5")
+        // A half-open connection is noticed by the first of these that passes.
+        .set("request.timeout.ms", "10000")
+        .set("socket.timeout.ms", "15000")
+        .set("socket.keepalive.enable", "true")
+        // Doubled with each attempt, and each a quarter less to a half more by chance, so that a
+        // fleet does not come back all at once.
+        .set("reconnect.backoff.ms", "250")
+        .set("reconnect.backoff.max.ms", "10000")
+        // How long a topic that is not there may still appear before that is said.
+        .set("topic.metadata.propagation.max.ms", "5000")
+        .set_log_level(RDKafkaLogLevel::Info);
+    for (name, value) in settings.extra.iter() {
+        config.set(name, value);
+    }
     // Twice the window: the window is the bound, this one must never be met.
     let queue_kbytes = settings.max_in_flight_bytes.max(16 << 20) * 2 / 1024;
     config
@@ -202,43 +233,77 @@ fn set_common(config: &mut ClientConfig, settings: &Settings, client_id: &str) {
         .set("partitioner", "murmur2_random")
         // Never give up: a message that timed out here would only be read from the spool again.
         .set("message.timeout.ms", "0")
-        .set("linger.ms", "5")
         .set("batch.size", BATCH_BYTES.to_string())
         .set("queue.buffering.max.kbytes", queue_kbytes.to_string())
-        .set("queue.buffering.max.messages", "200000")
-        // A half-open connection is noticed by the first of these that passes.
-        .set("request.timeout.ms", "10000")
-        .set("socket.timeout.ms", "15000")
-        .set("socket.keepalive.enable", "true")
-        .set("reconnect.backoff.ms", "250")
-        .set("reconnect.backoff.max.ms", "10000")
-        // How long a topic that is not there may still appear before that is said.
-        .set("topic.metadata.propagation.max.ms", "5000")
-        .set_log_level(RDKafkaLogLevel::Info);
+        .set("queue.buffering.max.messages", "200000");
 }
 
-fn set_tls(config: &mut ClientConfig, settings: &Settings) {
+fn set_security(config: &mut ClientConfig, settings: &Settings) -> Result<(), Unreadable> {
     if !settings.uses_tls() {
-        return;
+        return Ok(());
     }
     config.set("security.protocol", "ssl");
     config.set("ssl.endpoint.identification.algorithm", "https");
-    for (field, path) in settings.files() {
-        let name = match field {
-            "ca_file" => "ssl.ca.location",
-            "certificate_file" => "ssl.certificate.location",
-            _ => "ssl.key.location",
-        };
-        config.set(name, path.to_string_lossy());
+    let files = [
+        ("ssl.ca.location", &settings.ca_file),
+        ("ssl.certificate.location", &settings.certificate_file),
+        ("ssl.key.location", &settings.key_file),
+    ];
+    for (name, path) in files {
+        if let Some(path) = path {
+            config.set(name, path.to_string_lossy());
+        }
     }
+    if let Some(sasl) = &settings.sasl {
+        let password = renewed::read_password(PASSWORD_FILE, &sasl.password_file)?;
+        config.set("security.protocol", "sasl_ssl");
+        config.set("sasl.mechanism", sasl.mechanism.as_str());
+        config.set("sasl.username", &sasl.username);
+        config.set("sasl.password", password);
+    }
+    Ok(())
 }
 
-/// Makes a producer that connects to nothing, to let the TLS library look at the files.
-pub fn check_tls(settings: &Settings) -> Result<(), String> {
+/// Has librdkafka look at the settings that are passed on to it: each by itself, then all together.
+/// What it does not like comes with its name and librdkafka's words.
+pub fn check_extra(settings: &Settings) -> Result<(), (String, String)> {
+    let mut names = Vec::new();
+    for (name, value) in settings.extra.iter() {
+        let quoted = format!("{name:?}");
+        match ClientConfig::new().set(name, value).create_native_config() {
+            Ok(_) => names.push(quoted),
+            Err(KafkaError::ClientConfig(_, said, ..)) => return Err((quoted, said)),
+            Err(error) => return Err((quoted, error.to_string())),
+        }
+    }
+    if names.is_empty() {
+        return Ok(());
+    }
     let mut config = ClientConfig::new();
-    set_tls(&mut config, settings);
+    set_common(&mut config, settings, "check");
+    make_unconnected(&config).map_err(|why| (names.join(" with "), why))
+}
+
+/// Has the TLS library look at the files.
+pub fn check_security(settings: &Settings) -> Result<(), SecurityError> {
+    let mut config = ClientConfig::new();
+    set_security(&mut config, settings)?;
+    make_unconnected(&config).map_err(|why| {
+        let mismatch = ["key values mismatch", "Private key check failed", "mismatch"];
+        match mismatch.iter().any(|text| why.contains(text)) {
+            true => SecurityError::KeyMismatch,
+            false => SecurityError::Refused { why },
+        }
+    })
+}
+
+/// Makes a producer that knows no broker, and so connects to nothing.
+fn make_unconnected(config: &ClientConfig) -> Result<(), String> {
     let (reports, _) = crossbeam_channel::unbounded();
     let made: Result<BaseProducer<Reporter, NoCustomPartitioner>, KafkaError> =
         config.create_with_context(Reporter::new(0, Topic::Observations, reports));
-    made.map(|_| ()).map_err(|error| error.to_string())
+    made.map(drop).map_err(|error| match error {
+        KafkaError::ClientCreation(said) => said,
+        other => other.to_string(),
+    })
 }

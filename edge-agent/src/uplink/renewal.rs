@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use picket_service::logging::chain;
+use picket_service::renewed::{Digest, Look};
 
-use super::files::{self, Look, Snapshot};
+use super::files::{self, Snapshot};
 use super::link;
 use super::pairs::Tried;
 use super::producer::Producers;
@@ -39,7 +40,7 @@ impl Sender {
     fn make_producers(&mut self) -> Result<Producers, String> {
         let pair = self.pairs.next_number();
         Producers::new(pair, &self.settings, &self.client_id, &self.reports_tx)
-            .map_err(|error| error.to_string())
+            .map_err(|error| chain(&error))
     }
 
     /// How long a pair that is replaced may take for what is on its way: as long as silence may last.
@@ -82,7 +83,7 @@ impl Sender {
                         && now.saturating_duration_since(at) < TRY_AGAIN
                 });
                 if !is_tried && !self.pairs.is_trying() {
-                    self.take_up_files(now);
+                    self.take_up_files(digest, now);
                 }
             }
         }
@@ -90,12 +91,15 @@ impl Sender {
 
     /// While the link works, what the new files are good for is found out before the former producers
     /// are given up for them. While it does not, there is nothing to lose.
-    fn take_up_files(&mut self, now: Instant) {
+    fn take_up_files(&mut self, digest: Digest, now: Instant) {
         let checked = security::check(&self.settings).map_err(|error| chain(&error));
         let made = checked.and_then(|files| Ok((files, self.make_producers()?)));
         let (files, producers) = match made {
             Ok(made) => made,
-            Err(problem) => return self.files_are(Some(problem)),
+            Err(problem) => {
+                self.turned_away = Some((digest, now));
+                return self.files_are(Some(problem));
+            }
         };
         // Read by the library since they were checked: a change meanwhile is seen at the next look.
         if files::digest(&self.settings).ok() != Some(files.digest) {

@@ -1,7 +1,8 @@
-//! TLS: the files, and how long they last.
+//! TLS and passwords: whether the files can be used.
 
-use std::io;
 use std::path::PathBuf;
+
+use picket_service::renewed::Unreadable;
 
 use super::files::Snapshot;
 use super::producer;
@@ -11,17 +12,10 @@ use super::settings::Settings;
 #[derive(Debug, thiserror::Error)]
 pub enum SecurityError {
     /// Cannot be read.
-    #[error("cannot read uplink.{field} {}", path.display())]
-    Unreadable {
-        /// Field of the config.
-        field: &'static str,
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
     /// Holds no certificate.
-    #[error("uplink.{field} {} holds no certificate in PEM form", path.display())]
+    #[error("{field} {} holds no certificate in PEM form", path.display())]
     NoCertificate {
         /// Field of the config.
         field: &'static str,
@@ -47,16 +41,8 @@ pub fn check(settings: &Settings) -> Result<Snapshot, SecurityError> {
     if !settings.uses_tls() {
         return Ok(snapshot);
     }
-    // The TLS library itself compares key and certificate when a producer is made; one without a
-    // broker connects to nothing.
-    producer::check_tls(settings).map_err(|why| {
-        let mismatch = ["key values mismatch", "Private key check failed", "mismatch"];
-        if mismatch.iter().any(|text| why.contains(text)) {
-            SecurityError::KeyMismatch
-        } else {
-            SecurityError::Refused { why }
-        }
-    })?;
+    // The TLS library itself compares key and certificate when a producer is made.
+    producer::check_security(settings)?;
     Ok(snapshot)
 }
 

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender as ChannelSender, select};
 use picket_service::logging::chain;
+use picket_service::renewed::{Digest, Watch};
 use picket_wire::message::Outgoing;
 use picket_wire::observation::Reason;
 use picket_wire::{Lane, Topic, TopicNames};
 use rdkafka::types::RDKafkaErrorCode as Code;
 
-use super::files::{Digest, Snapshot, Watch};
+use super::files::Snapshot;
 use super::handle::{Drained, Shared};
 use super::lanes::Queue;
 use super::link::{self, Link, Verdict};

@@ -2,16 +2,21 @@
 
 use std::path::{Path, PathBuf};
 
+use picket_service::kafka::{Extra, Sasl};
 use picket_wire::topic::DEFAULT_PREFIX;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::files::Snapshot;
+use super::producer;
 use super::security::{self, SecurityError};
 
 /// Longest `drain_timeout_ms`. With the other steps of a stop it fits into the service manager's limit,
 /// past which it would kill the agent before the spool is closed; a test of `wiring` adds them up.
 pub(super) const MAX_DRAIN_MS: u64 = 10_000;
+
+/// The field of the password's file.
+pub(super) const PASSWORD_FILE: &str = "uplink.sasl.password_file";
 
 /// The way to Kafka.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -31,6 +36,12 @@ pub struct Settings {
     /// Whether records may be sent without TLS when no `ca_file` is given. Only for a broker on
     /// the same machine or a network that nobody else is on: pictures of persons go over it.
     pub allow_plaintext: bool,
+    /// A login with a password, where the broker asks for one: beside `certificate_file` or instead
+    /// of it. Needs `ca_file`.
+    pub sasl: Option<Sasl>,
+    /// More settings of librdkafka, by their names there, such as `"socket.send.buffer.bytes" =
+    /// 65536`. Those that would break what Picket promises are refused by name.
+    pub extra: Extra,
     /// Most bytes handed to the producer and not yet acknowledged; they are held in memory.
     pub max_in_flight_bytes: u64,
     /// Most records handed to the producer and not yet acknowledged.
@@ -55,6 +66,8 @@ impl Default for Settings {
             certificate_file: None,
             key_file: None,
             allow_plaintext: false,
+            sasl: None,
+            extra: Extra::default(),
             max_in_flight_bytes: 16 * 1024 * 1024,
             max_in_flight_records: 1000,
             backlog_one_in: 4,
@@ -113,8 +126,27 @@ pub enum SettingsError {
         /// Why it is needed.
         why: &'static str,
     },
+    /// The login.
+    #[error("uplink.sasl.username {0}")]
+    Username(&'static str),
+    /// A setting that is Picket's own.
+    #[error("uplink.extra: {name:?} is not passed on to librdkafka: {instead}")]
+    NotPassedOn {
+        /// Which.
+        name: String,
+        /// Why, or what to use.
+        instead: &'static str,
+    },
+    /// librdkafka does not take it.
+    #[error("uplink.extra: librdkafka refuses {names}: {why}")]
+    Extra {
+        /// Which, or which together.
+        names: String,
+        /// In its words.
+        why: String,
+    },
     /// The files.
-    #[error("the uplink's TLS files are not valid")]
+    #[error("the uplink's files are not valid")]
     Security(#[from] SecurityError),
 }
 
@@ -124,6 +156,7 @@ impl Settings {
     pub fn check(&self) -> Result<Snapshot, SettingsError> {
         self.check_values()?;
         self.check_presence()?;
+        self.check_extra()?;
         Ok(security::check(self)?)
     }
 
@@ -132,14 +165,23 @@ impl Settings {
         self.ca_file.is_some()
     }
 
-    /// The certificate's file and its field, where there is one.
+    /// The files that others may renew, with their fields.
     pub(super) fn files(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        let password_file = self.sasl.as_ref().map(|sasl| sasl.password_file.as_path());
         let files = [
-            ("ca_file", &self.ca_file),
-            ("certificate_file", &self.certificate_file),
-            ("key_file", &self.key_file),
+            ("uplink.ca_file", self.ca_file.as_deref()),
+            ("uplink.certificate_file", self.certificate_file.as_deref()),
+            ("uplink.key_file", self.key_file.as_deref()),
+            (PASSWORD_FILE, password_file),
         ];
-        files.into_iter().filter_map(|(field, path)| Some((field, path.as_deref()?)))
+        files.into_iter().filter_map(|(field, path)| Some((field, path?)))
+    }
+
+    fn check_extra(&self) -> Result<(), SettingsError> {
+        if let Some((name, instead)) = self.extra.refused() {
+            return Err(SettingsError::NotPassedOn { name: name.to_owned(), instead });
+        }
+        producer::check_extra(self).map_err(|(names, why)| SettingsError::Extra { names, why })
     }
 
     fn check_values(&self) -> Result<(), SettingsError> {
@@ -185,6 +227,12 @@ impl Settings {
     fn check_presence(&self) -> Result<(), SettingsError> {
         let incomplete =
             |given, missing, why| Err(SettingsError::Incomplete { given, missing, why });
+        if let Some(sasl) = &self.sasl {
+            sasl.check().map_err(SettingsError::Username)?;
+            if self.ca_file.is_none() {
+                return incomplete("sasl", "ca_file", "a password is sent over TLS only");
+            }
+        }
         match (&self.ca_file, &self.certificate_file, &self.key_file) {
             (_, Some(_), None) => {
                 incomplete("certificate_file", "key_file", "a certificate is used with its key")
@@ -214,6 +262,8 @@ fn is_host_and_port(broker: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use picket_service::kafka::Mechanism;
+
     use super::*;
 
     fn plain() -> Settings {
@@ -250,6 +300,48 @@ mod tests {
         let certificate_file = Some(PathBuf::from("device.pem"));
         let error = Settings { certificate_file, ..plain() }.check().unwrap_err().to_string();
         assert!(error.contains("uplink.key_file is not"), "{error}");
+    }
+
+    #[test]
+    fn what_breaks_a_promise_or_is_unknown_to_librdkafka_is_refused_by_name() {
+        let with = |name, value| {
+            let extra = Extra::from([("linger.ms", "20"), (name, value)]);
+            Settings { extra, ..plain() }.check().map_err(|error| error.to_string())
+        };
+        with("socket.nagle.disable", "true").unwrap();
+        let cases = [
+            ("acks", "1", "\"acks\" is not passed on"),
+            ("lingre.ms", "1", "\"lingre.ms\": No such configuration property"),
+            ("socket.timeout.ms", "soon", "\"socket.timeout.ms\": Invalid value"),
+            // Each is right by itself.
+            ("reconnect.backoff.max.ms", "100", "\"reconnect.backoff.max.ms\""),
+        ];
+        for (name, value, said) in cases {
+            let error = with(name, value).unwrap_err();
+            assert!(error.contains("uplink.extra") && error.contains(said), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_refused_without_tls_and_its_file_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let sasl = Sasl {
+            mechanism: Mechanism::ScramSha512,
+            username: "device-gate".to_owned(),
+            password_file: dir.path().join("password"),
+        };
+        let open = Settings { sasl: Some(sasl.clone()), ..plain() };
+        let error = open.check().unwrap_err().to_string();
+        assert!(error.contains("uplink.ca_file is not") && error.contains("TLS only"), "{error}");
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec!["ca".to_owned()]).unwrap();
+        let ca_file = dir.path().join("ca.pem");
+        std::fs::write(&ca_file, params.self_signed(&key).unwrap().pem()).unwrap();
+        let closed = Settings { ca_file: Some(ca_file), ..open };
+        let text = picket_service::logging::chain(&closed.check().unwrap_err());
+        assert!(text.contains("uplink.sasl.password_file"), "{text}");
+        std::fs::write(&sasl.password_file, "secret\n").unwrap();
+        closed.check().unwrap();
     }
 
     #[test]

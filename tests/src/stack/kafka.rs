@@ -20,6 +20,9 @@ const START_LIMIT: Duration = Duration::from_secs(120);
 /// 16 bytes in base64, "picket-stack-001": an id that every stack may share, as none meets another.
 const CLUSTER_ID: &str = "cGlja2V0LXN0YWNrLTAwMQ";
 
+/// The one principal that may log in by PLAIN, and its password: Kafka reads these at its start.
+pub const PLAIN_USER: (&str, &str) = ("device-plain", "plain-Pa55word");
+
 pub struct Kafka {
     pub(super) part: Part,
     jars: PathBuf,
@@ -60,6 +63,25 @@ impl Kafka {
                 String::from_utf8_lossy(&output.stderr)
             );
         }
+        Ok(())
+    }
+
+    /// By Kafka's own tool: the credential is kept with the cluster's metadata.
+    pub fn set_password(&self, settings: &Settings, user: &str, password: &str) -> Result<()> {
+        let admin = settings.dir.join("kafka/clients/admin.properties");
+        let output = Command::new(java())
+            .args(self.jvm_args())
+            .args(["kafka.admin.ConfigCommand", "--bootstrap-server", &settings.kafka.bootstrap])
+            .arg("--command-config")
+            .arg(admin)
+            .args(["--alter", "--entity-type", "users", "--entity-name", user, "--add-config"])
+            .arg(format!("SCRAM-SHA-512=[iterations=4096,password={password}]"))
+            .stdin(Stdio::null())
+            .output()
+            .context("start java")?;
+        let said =
+            [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+        anyhow::ensure!(output.status.success(), "no password for {user}:\n{}", said.concat());
         Ok(())
     }
 
@@ -122,7 +144,8 @@ fn java() -> String {
 
 fn server_properties(settings: &Settings, dir: &Path) -> String {
     let (kafka, controller, guests) = (settings.ports[0], settings.ports[1], settings.ports[3]);
-    let (proxied, proxy) = (settings.ports[4], settings.ports[5]);
+    let (proxied, proxy, passwords) = (settings.ports[4], settings.ports[5], settings.ports[6]);
+    let (plain_user, plain_password) = PLAIN_USER;
     let pki = settings.pki_dir();
     let [broker, admin] = [Role::Broker.principal("kafka"), Role::Admin.principal("admin")];
     format!(
@@ -131,11 +154,12 @@ process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@{HOST}:{controller}
 listeners=CLIENT://{HOST}:{kafka},GUESTS://{HOST}:{guests},PROXIED://{HOST}:{proxied},\
-CONTROLLER://{HOST}:{controller}
+PASSWORDS://{HOST}:{passwords},CONTROLLER://{HOST}:{controller}
 # A broker tells each client where to find it, by the way that the client came: for a virtual machine
 # this host is not 127.0.0.1, and who came through a proxy must come back through it.
-advertised.listeners=CLIENT://{HOST}:{kafka},GUESTS://{GUESTS_NAME}:{guests},PROXIED://{HOST}:{proxy}
-listener.security.protocol.map=CLIENT:SSL,GUESTS:SSL,PROXIED:SSL,CONTROLLER:SSL
+advertised.listeners=CLIENT://{HOST}:{kafka},GUESTS://{GUESTS_NAME}:{guests},PROXIED://{HOST}:{proxy},\
+PASSWORDS://{HOST}:{passwords}
+listener.security.protocol.map=CLIENT:SSL,GUESTS:SSL,PROXIED:SSL,PASSWORDS:SASL_SSL,CONTROLLER:SSL
 inter.broker.listener.name=CLIENT
 controller.listener.names=CONTROLLER
 log.dirs={data}
@@ -148,6 +172,14 @@ ssl.keystore.location={keystore}
 ssl.truststore.type=PEM
 ssl.truststore.location={truststore}
 ssl.principal.mapping.rules={rules}
+# The user's name is the principal.
+listener.name.passwords.ssl.client.auth=requested
+listener.name.passwords.sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-512
+listener.name.passwords.plain.sasl.jaas.config=\
+org.apache.kafka.common.security.plain.PlainLoginModule required \
+user_{plain_user}=\"{plain_password}\";
+listener.name.passwords.scram-sha-512.sasl.jaas.config=\
+org.apache.kafka.common.security.scram.ScramLoginModule required;
 authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
 super.users=User:{broker};User:{admin}
 allow.everyone.if.no.acl.found=false

@@ -33,6 +33,7 @@ use picket_pki::{Authority, IssueOptions, Role};
 
 use crate::proxy::Proxy;
 pub use enrol::enrol_device;
+pub use kafka::PLAIN_USER;
 pub(crate) use part::spawn;
 use ports::Lease;
 pub use settings::{Credentials, KafkaSettings, MongoSettings, Settings};
@@ -42,7 +43,7 @@ const HOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
 /// What Kafka is called in a virtual machine on this host.
 pub const GUESTS_NAME: &str = "kafka.picket.test";
 /// How many ports a stack has.
-const PORTS: usize = 6;
+const PORTS: usize = 7;
 
 #[derive(Clone, Debug)]
 pub struct StackOptions {
@@ -109,9 +110,14 @@ impl Stack {
         enrol_device(&self.settings, name).await
     }
 
+    /// Gives a principal a password for SCRAM at `settings().kafka.passwords`, or another one.
+    pub fn set_password(&self, user: &str, password: &str) -> Result<()> {
+        self.kafka.set_password(&self.settings, user, password)
+    }
+
     /// A proxy before the broker, for clients that connect to `settings().kafka.proxy`.
     pub fn proxy(&self) -> Result<Proxy> {
-        let [.., proxied, proxy] = self.settings.ports.as_slice() else {
+        let [_, _, _, _, proxied, proxy, ..] = self.settings.ports.as_slice() else {
             bail!("the stack has no port for a proxy")
         };
         let at = |port: u16| SocketAddr::from((HOST, port));

@@ -15,7 +15,7 @@ use super::{GUESTS_NAME, HOST, PORTS, StackOptions};
 pub struct Settings {
     pub dir: PathBuf,
     /// Kafka's, its controller's, MongoDB's, Kafka's for virtual machines, Kafka's behind a proxy, the
-    /// proxy's.
+    /// proxy's, Kafka's for clients with a password.
     pub ports: Vec<u16>,
     pub kafka: KafkaSettings,
     pub mongodb: MongoSettings,
@@ -31,6 +31,8 @@ pub struct KafkaSettings {
     pub bootstrap_for_guests: String,
     /// The same broker by way of a proxy, while one runs there.
     pub proxy: String,
+    /// The same broker for clients that log in with a password, and may show a certificate.
+    pub passwords: String,
     pub topic_prefix: String,
 }
 
@@ -75,7 +77,7 @@ impl Settings {
         authority: &Authority,
         ports: Vec<u16>,
     ) -> Result<Self> {
-        let &[kafka, _, mongodb, guests, _, proxy] = ports.as_slice() else {
+        let &[kafka, _, mongodb, guests, _, proxy, passwords] = ports.as_slice() else {
             anyhow::bail!(
                 "a stack has {PORTS} ports, and {} has {}: an older stack was made in it; use a new folder",
                 dir.display(),
@@ -90,6 +92,7 @@ impl Settings {
                 bootstrap: format!("{HOST}:{kafka}"),
                 bootstrap_for_guests: format!("{GUESTS_NAME}:{guests}"),
                 proxy: format!("{HOST}:{proxy}"),
+                passwords: format!("{HOST}:{passwords}"),
                 topic_prefix: options.topic_prefix.clone(),
             },
             mongodb: MongoSettings {
