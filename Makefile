@@ -103,7 +103,7 @@ test-device: ## install the .deb on a Debian 12 in QEMU, and break things there 
 
 # The benchmarks build release programs: 15 minutes the first time.
 bench = PATH="$$(install/cargo-path.sh):$$PATH" benches/run.sh $(1)
-.PHONY: bench-edge bench-cameras bench-idle
+.PHONY: bench-edge bench-cameras bench-idle bench-spool
 
 bench-edge: deps fetch ## the agent beside a Python script and bare kernels (ROUNDS, SECONDS_OF_VIDEO, EVERY)
 	@$(call bench,edge) --rounds $(or $(ROUNDS),3) --seconds $(or $(SECONDS_OF_VIDEO),20) --every $(or $(EVERY),3)
@@ -113,6 +113,10 @@ bench-cameras: deps fetch ## what four 1280x720 cameras cost in one agent, and h
 
 bench-idle: deps fetch ## what a still scene costs with the motion gate, without, and in the script (DURATION_S)
 	@$(call bench,idle) --seconds $(or $(DURATION_S),40)
+
+bench-spool: ## bytes written to disk for one that the spool keeps, by layout and page size (FOLDER, FRAMES)
+	@mkdir -p .cache
+	@benches/spool_layouts.py --folder $(or $(FOLDER),.cache) --frames $(or $(FRAMES),800)
 
 deps: ## install the system's packages that are missing (says which first; root or sudo)
 	@install/install-packages.sh

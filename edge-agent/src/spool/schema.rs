@@ -25,9 +25,9 @@ pub const APPLICATION_ID: i32 = 0x506b_5370;
 pub const FORMAT: i32 = 2;
 
 /// Bytes per page. Each commit writes some five pages that hold little news (books, totals, the leaves
-/// of the tables), so that small ones write least: `make bench-spool` gives 1.20 bytes written for one
-/// of pictures with the link up, against 1.38 of 4096 and 1.54 of 8192. With 1024 it is 1.17, but then
-/// a row's key need not lie in the page that its scan reads.
+/// of the tables), so that small ones write least: `make bench-spool` gives 1.19 bytes written for one
+/// that is kept with the link up, against 1.38 with 4096 and 1.54 with 8192. With 1024 it is 1.17, but
+/// then a row's key need not lie in the page that a scan reads.
 pub const PAGE_BYTES: u64 = 2048;
 
 const TABLES: &str = "
