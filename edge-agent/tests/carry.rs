@@ -48,8 +48,11 @@ fn records(file: &Path) -> Vec<Spooled> {
     CarriedReader::open(file).unwrap().collect::<Result<_, _>>().unwrap()
 }
 
-/// What the tables hold, read without Picket: topic, key, headers, value.
-fn rows(state_dir: &Path) -> Vec<(Topic, String, Vec<(String, String)>, Vec<u8>)> {
+/// Topic, key, headers, value.
+type Row = (Topic, String, Vec<(String, String)>, Vec<u8>);
+
+/// What the tables hold, read without Picket.
+fn rows(state_dir: &Path) -> Vec<Row> {
     let connection = Connection::open(state_dir.join("spool.sqlite")).unwrap();
     let mut all = Vec::new();
     for (topic, table) in [(Topic::Observations, "records"), (Topic::Frames, "pictures")] {
@@ -64,7 +67,7 @@ fn rows(state_dir: &Path) -> Vec<(Topic, String, Vec<(String, String)>, Vec<u8>)
     all
 }
 
-fn plain(records: &[Spooled]) -> Vec<(Topic, String, Vec<(String, String)>, Vec<u8>)> {
+fn plain(records: &[Spooled]) -> Vec<Row> {
     let plain = |r: &Spooled| (r.topic, r.key.clone(), r.headers.clone(), r.value.clone());
     records.iter().map(plain).collect()
 }
@@ -120,6 +123,51 @@ fn an_export_that_cannot_be_made_names_the_file_and_what_to_do_and_leaves_nothin
     let text = picket_service::logging::chain(&error);
     assert!(text.contains("cannot open the spool") && text.contains("spool.sqlite"), "{text}");
     assert_eq!(fs::read_dir(empty.path()).unwrap().count(), 0);
+}
+
+/// Names the small file system, in the process within the namespace.
+const STICK: &str = "PICKET_TEST_STICK";
+
+/// Runs this test again where a file system of 16 KiB is mounted. The machine must allow a mount
+/// namespace: to root, or to a user in a user namespace.
+fn with_a_small_stick(test: &str) {
+    use std::os::unix::fs::MetadataExt;
+    let dir = tempfile::tempdir().unwrap();
+    let namespace = if fs::metadata("/proc/self").unwrap().uid() == 0 { "-m" } else { "-rm" };
+    let script = format!(
+        "mount -t tmpfs -o size=16k picket-test \"${STICK}\" && exec \"$0\" --exact {test} --nocapture"
+    );
+    let output = std::process::Command::new("unshare")
+        .args([namespace, "sh", "-c", &script])
+        .arg(std::env::current_exe().unwrap())
+        .env(STICK, dir.path())
+        .output()
+        .expect("unshare of util-linux is missing");
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+}
+
+#[test]
+fn a_stick_that_is_full_or_read_only_is_said_and_nothing_is_left_on_it() {
+    let Some(stick) = std::env::var_os(STICK).map(PathBuf::from) else {
+        return with_a_small_stick(
+            "a_stick_that_is_full_or_read_only_is_said_and_nothing_is_left_on_it",
+        );
+    };
+    let dir = tempfile::tempdir().unwrap();
+    box_without_a_network(dir.path());
+    let export = || {
+        let error = spool::export(dir.path(), &stick.join("carried"), false, None, None);
+        picket_service::logging::chain(&error.unwrap_err())
+    };
+    let error = export();
+    assert!(error.contains("carried.part") && error.contains("no room left"), "{error}");
+    assert_eq!(fs::read_dir(&stick).unwrap().count(), 0);
+    let remount = ["-o", "remount,ro"];
+    let done = std::process::Command::new("mount").args(remount).arg(&stick).status().unwrap();
+    assert!(done.success());
+    let error = export();
+    assert!(error.contains("carried") && error.contains("read-only"), "{error}");
 }
 
 #[test]

@@ -523,10 +523,11 @@ fn gap_of_a_sealed_spool_keeps_its_bytes_as_an_export_has_them() {
     let carried = std::io::BufReader::new(std::fs::File::open(file).unwrap());
     let carried: Vec<_> =
         spool::CarriedReader::open(carried).unwrap().map(Result::unwrap).collect();
-    let gaps = |rows: &[Spooled]| -> Vec<(Vec<(String, String)>, Vec<u8>)> {
+    let gaps = |rows: &[Spooled]| -> Vec<Spooled> {
         let gaps = rows.iter().filter(|row| row.topic == Topic::Observations);
         let gaps = gaps.filter(|row| matches!(record(row), CameraRecord::Gap(_)));
-        gaps.map(|row| (row.headers.clone(), row.value.clone())).collect()
+        // A file numbers its records anew.
+        gaps.map(|row| Spooled { id: 0, ..row.clone() }).collect()
     };
     agent.capture(61..=80, Some(700_000));
     agent.flush();

@@ -1,8 +1,8 @@
 //! Whether the spool is whole: its pages, its rows, its totals, its books, its epoch.
 //!
-//! May run beside the agent. Totals and books are compared with the rows in one reading, so that a
-//! commit in between makes no difference; as long as that reading lasts, the agent's log grows. The
-//! values, which are most of the bytes, are read row by row after it.
+//! May run beside the agent. SQLite looks at the pages in one reading, and totals and books are
+//! compared with the rows in another, so that a commit in between makes no difference; as long as each
+//! lasts, the agent's log grows. The values are read once more after that, row by row.
 
 use std::collections::BTreeMap;
 use std::path::Path;
