@@ -11,6 +11,8 @@ use crate::capture::settings::{Sampling, Source};
 use crate::detect::PublishPolicy;
 
 const DAY_S: f64 = 86_400.0;
+/// The longest month.
+const MONTH_DAYS: f64 = 31.0;
 /// Of a source that does not say.
 const ASSUMED_FPS: f64 = 25.0;
 const ASSUMED_PX: (u32, u32) = (1920, 1080);
@@ -111,6 +113,22 @@ pub fn megabytes(bytes: f64) -> String {
         10.0.. => format!("{mb:.0} MB"),
         _ => format!("{mb:.1} MB"),
     }
+}
+
+/// How the bytes of a day compare with the budget of a month.
+pub fn against_budget(bytes_a_day: f64, budget_bytes: u64) -> String {
+    let (month, budget) = (bytes_a_day * MONTH_DAYS, budget_bytes as f64);
+    let (of_month, of_budget) = (megabytes(month), megabytes(budget));
+    if month <= budget {
+        return format!(
+            "uplink.monthly_budget_bytes: about {of_month} a month, within {of_budget}"
+        );
+    }
+    format!(
+        "WARNING: uplink.monthly_budget_bytes: about {of_month} a month; {of_budget} would be used \
+         up after some {:.0} days, and pictures left out from then on",
+        budget / bytes_a_day
+    )
 }
 
 fn fps(camera: &CameraSettings) -> (f64, bool) {
@@ -262,6 +280,14 @@ mod tests {
         let text = "name = 'cam'\n[source.rtsp]\nurl = 'rtsp://10.0.0.1/'";
         let estimate = Estimate::of(&toml::from_str(text).unwrap(), 0.1).to_string();
         assert!(estimate.contains("25.0 frames a second (assumed) of 1920x1080 (assumed)"));
+    }
+
+    #[test]
+    fn a_budget_that_a_month_would_exceed_is_said_to_end_after_so_many_days() {
+        let within = against_budget(1e9, 31_000_000_000);
+        assert!(within.contains("31.0 GB") && !within.contains("WARNING"), "{within}");
+        let beyond = against_budget(1e9, 10_000_000_000);
+        assert!(beyond.contains("WARNING") && beyond.contains("some 10 days"), "{beyond}");
     }
 
     #[test]

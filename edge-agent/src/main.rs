@@ -200,12 +200,12 @@ fn check_config(path: &Path, show: bool, faces: f64) -> Result<ExitCode> {
     if let Holder::Another(problem) = ops::holder(settings.ops.listen, metrics::PREFIX) {
         println!("WARNING: without /metrics and /healthz as long as it is so: {problem}");
     }
-    print_estimate(&cameras, faces);
+    print_estimate(&cameras, faces, settings.uplink.monthly_budget_bytes);
     Ok(ExitCode::SUCCESS)
 }
 
 /// Of what runs on; a recording is over some day.
-fn print_estimate(cameras: &[CameraSettings], faces: f64) {
+fn print_estimate(cameras: &[CameraSettings], faces: f64, monthly_budget_bytes: Option<u64>) {
     let mut total_bytes = 0.0;
     for camera in cameras.iter().filter(|camera| !camera.is_recording()) {
         let estimate = Estimate::of(camera, faces);
@@ -215,6 +215,9 @@ fn print_estimate(cameras: &[CameraSettings], faces: f64) {
     if total_bytes > 0.0 {
         println!("all cameras: about {} a day", estimate::megabytes(total_bytes));
         println!("{}", estimate::assumptions(faces));
+        if let Some(budget_bytes) = monthly_budget_bytes {
+            println!("{}", estimate::against_budget(total_bytes, budget_bytes));
+        }
     }
 }
 

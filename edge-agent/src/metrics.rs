@@ -296,6 +296,30 @@ pub const TABLE: &[Metric] = &[
     ),
     metric("picket_agent_uplink_in_flight_bytes", MetricKind::Gauge, &[], "Bytes of these."),
     metric(
+        "picket_agent_uplink_carried_bytes_total",
+        MetricKind::Counter,
+        &[],
+        "Bytes that went over the connections to brokers, both ways, without what TLS and TCP add.",
+    ),
+    metric(
+        "picket_agent_uplink_month_bytes",
+        MetricKind::Gauge,
+        &[],
+        "The same in this calendar month of the site, kept over restarts; `uplink.monthly_budget_bytes` is its limit.",
+    ),
+    metric(
+        "picket_agent_uplink_over_budget",
+        MetricKind::Gauge,
+        &[],
+        "1 while pictures are left out because the month's bytes are used up.",
+    ),
+    metric(
+        "picket_agent_uplink_bulk_limit_bytes",
+        MetricKind::Gauge,
+        &[],
+        "Bytes of pictures and backlog that may be on their way, so that live records do not wait behind them.",
+    ),
+    metric(
         "picket_agent_uplink_certificate_days_left",
         MetricKind::Gauge,
         &[],

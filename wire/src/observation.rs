@@ -94,6 +94,9 @@ impl Reason {
     /// What must not be seen could not be made unrecognisable, so the picture was not kept.
     pub const REDACT_FAILED: &'static str = "redact-failed";
 
+    /// The month's bytes were used up, so that only observations go.
+    pub const BUDGET: &'static str = "budget";
+
     /// The word.
     pub fn as_str(&self) -> &str {
         &self.0

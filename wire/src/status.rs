@@ -76,6 +76,16 @@ pub struct SpoolStatus {
     pub cap_bytes: u64,
     /// Age of the oldest record, milliseconds.
     pub oldest_age_ms: Option<u64>,
+    /// The calendar month of the site that bytes are counted in, as `2026-11`; null until the clock
+    /// was set.
+    #[serde(default)]
+    pub month: Option<String>,
+    /// Bytes that went over the link in it.
+    #[serde(default)]
+    pub month_bytes: u64,
+    /// Most bytes that may go in a month; past it pictures are left out.
+    #[serde(default)]
+    pub month_budget_bytes: Option<u64>,
 }
 
 /// How a camera is.

@@ -3,13 +3,16 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use picket_wire::observation::{Observation, Reason, Skip, Stamp};
+use picket_wire::observation::{FrameFate, Observation, Reason, Skip, Stamp};
 use picket_wire::{CameraKey, CameraRecord, DeviceName, ObservationId, Picture, Topic};
 
-use super::record::{Dropped, Row, RowId};
+use super::record::{Dropped, Row, RowId, push_dropped};
 use super::settings::Settings;
 use crate::capture::SourcePosition;
 use crate::detect::Observed;
+
+/// How long what needs no commit of its own waits for one.
+const LONGEST_COMPANY: Duration = Duration::from_secs(10);
 
 /// One thing to write, in the order in which it came.
 #[derive(Debug, Clone)]
@@ -56,13 +59,23 @@ pub struct Settled {
 pub struct Batch {
     pub entries: VecDeque<Entry>,
     pub settled: Vec<Settled>,
+    /// What went over the link.
+    pub carried_bytes: u64,
+    /// What went over it lately, and since when: no reason for a commit as yet.
+    carried_lately: u64,
+    carried_since: Option<Instant>,
+    /// The month's budget is used up: pictures are left out.
+    pub without_pictures: bool,
+    /// Those that were left out and not told yet, and since when.
+    left_out: Vec<Dropped>,
+    left_out_since: Option<Instant>,
     bytes: u64,
     since: Option<Instant>,
 }
 
 impl Batch {
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty() && self.settled.is_empty()
+        self.entries.is_empty() && self.settled.is_empty() && self.carried_bytes == 0
     }
 
     /// Bytes of the rows in it.
@@ -84,6 +97,9 @@ impl Batch {
     pub fn take_part(&mut self, max_bytes: u64) -> Self {
         let mut part = Self { since: self.since, ..Self::default() };
         std::mem::swap(&mut part.settled, &mut self.settled);
+        part.carried_bytes = std::mem::take(&mut self.carried_bytes);
+        part.carried_bytes += std::mem::take(&mut self.carried_lately);
+        self.carried_since = None;
         while part.bytes < max_bytes
             && let Some(entry) = self.entries.pop_front()
         {
@@ -103,6 +119,7 @@ impl Batch {
         part.settled.append(&mut self.settled);
         self.entries = part.entries;
         self.settled = part.settled;
+        self.carried_bytes += part.carried_bytes;
         self.bytes += part.bytes;
         self.since = part.since;
     }
@@ -151,11 +168,14 @@ impl Batch {
 
     fn observation(
         &mut self,
-        observation: Observation,
+        mut observation: Observation,
         picture: Option<Picture>,
         picture_lost: Option<Reason>,
         now: Stamp,
     ) {
+        if self.without_pictures && picture.is_some() {
+            observation.frame = FrameFate::Withheld;
+        }
         let id = observation.id.clone();
         match fitting_row(CameraRecord::Observation(observation)) {
             Ok(row) => self.row(row),
@@ -172,9 +192,45 @@ impl Batch {
     }
 
     fn picture(&mut self, picture: Picture, now: Stamp) {
+        if self.without_pictures {
+            let left_out = dropped_picture(&picture, Reason::BUDGET.into(), now);
+            push_dropped(&mut self.left_out, left_out);
+            self.left_out_since.get_or_insert_with(Instant::now);
+            return;
+        }
         let too_large = dropped_picture(&picture, Reason::TOO_LARGE.into(), now);
         let row = Row::of_picture(picture);
         if row.fits_topic() { self.row(row) } else { self.drop_run(too_large) }
+    }
+
+    /// Counts what went over the link.
+    pub fn carried(&mut self, bytes: u64) {
+        self.carried_lately += bytes;
+        self.carried_since.get_or_insert_with(Instant::now);
+    }
+
+    /// Makes what waits for company a reason for a commit: now, or at a time if it has waited long
+    /// enough by then.
+    pub fn collect(&mut self, at: Option<Instant>) {
+        let is_due = |since: &Instant| {
+            at.is_none_or(|at| at.saturating_duration_since(*since) >= LONGEST_COMPANY)
+        };
+        if self.carried_since.take_if(|since| is_due(since)).is_some() {
+            self.carried_bytes += std::mem::take(&mut self.carried_lately);
+            self.since.get_or_insert_with(Instant::now);
+        }
+        if self.left_out_since.take_if(|since| is_due(since)).is_some() {
+            self.tell_left_out();
+        }
+    }
+
+    /// Makes gaps of what was left out. One gap for each picture would weigh as much as the observations, which are
+    /// all that the link is to carry then. A crash takes the count of these seconds with it; the
+    /// observations say by themselves that their pictures were not kept.
+    fn tell_left_out(&mut self) {
+        for dropped in std::mem::take(&mut self.left_out) {
+            self.push(Entry::Dropped(dropped));
+        }
     }
 
     fn skip(&mut self, skip: Skip, now: Stamp) {

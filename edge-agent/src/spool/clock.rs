@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::tz::TimeZone;
 use picket_wire::observation::{ClockRelation, ClockState, Stamp};
 use picket_wire::{CameraKey, CameraName, CameraRecord, EpochId, ObservationId};
 
@@ -16,6 +17,11 @@ pub trait Clock: Send + Sync {
     /// Whether this clock stamps the camera's frames. That of a recording is its media time, and a
     /// relation of this clock would be wrong for it.
     fn stamps(&self, camera: &CameraName) -> bool;
+
+    /// Time zone of the site, in whose calendar months bytes are counted.
+    fn zone(&self) -> TimeZone {
+        TimeZone::UTC
+    }
 }
 
 /// What was said of the clocks to one camera's log.

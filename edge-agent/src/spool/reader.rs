@@ -16,6 +16,7 @@ use super::batch::Settled;
 use super::books;
 use super::error::SpoolError;
 use super::lease::Held;
+use super::month::Month;
 use super::record::RowId;
 use super::schema;
 use super::store::Shared;
@@ -247,6 +248,21 @@ impl SpoolReader {
         &self.committed
     }
 
+    /// So many bytes went over the link. They are kept with the next commit.
+    pub fn carried(&self, bytes: u64) -> Result<(), SpoolError> {
+        self.commands.send(Command::Carried(bytes)).map_err(|_| SpoolError::WriterGone)
+    }
+
+    /// Sets the bytes that may go over the link in a month.
+    pub fn set_monthly_budget(&self, bytes: Option<u64>) {
+        self.shared.month_budget_bytes.store(bytes.unwrap_or(u64::MAX), Ordering::SeqCst);
+    }
+
+    /// Whether they have gone: pictures are left out until the month ends.
+    pub fn is_over_budget(&self) -> bool {
+        self.shared.is_over_budget()
+    }
+
     /// The number of the first row of this run of the agent.
     pub fn first_id(&self) -> RowId {
         self.shared.first_id
@@ -277,7 +293,12 @@ impl SpoolReader {
     pub fn status(&self, now_ms: Option<i64>) -> Result<SpoolStatus, SpoolError> {
         let (_, totals) = totals::load(&self.connection)?;
         let oldest = oldest_ms(&self.connection)?;
+        let month = Month::load(&self.connection)?;
+        let budget = self.shared.month_budget_bytes.load(Ordering::SeqCst);
         Ok(SpoolStatus {
+            month: month.name,
+            month_bytes: month.bytes,
+            month_budget_bytes: (budget != u64::MAX).then_some(budget),
             records: totals.records + totals.pictures,
             bytes: totals.record_bytes + totals.picture_bytes,
             cap_bytes: self.shared.cap_bytes,

@@ -37,9 +37,11 @@ CREATE TABLE spool (
     records        INTEGER NOT NULL,
     record_bytes   INTEGER NOT NULL,
     pictures       INTEGER NOT NULL,
-    picture_bytes  INTEGER NOT NULL
+    picture_bytes  INTEGER NOT NULL,
+    month          TEXT,
+    month_bytes    INTEGER NOT NULL
 ) STRICT;
-INSERT INTO spool VALUES (1, 0, 0, 0, 0, 0);
+INSERT INTO spool VALUES (1, 0, 0, 0, 0, 0, NULL, 0);
 
 CREATE TABLE records (
     id              INTEGER PRIMARY KEY,

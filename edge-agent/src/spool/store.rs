@@ -19,6 +19,7 @@ use super::eviction::Cursors;
 use super::lease::Leases;
 use super::lock::StateLock;
 use super::log::LogLimit;
+use super::month::Month;
 use super::record::{Row, RowId};
 use super::recordings::{self, Positions, Recordings};
 use super::room::Room;
@@ -43,8 +44,20 @@ pub struct Shared {
     pub next_id: AtomicI64,
     /// Bytes in use, of `cap_bytes`.
     pub used_bytes: AtomicU64,
+    /// Bytes that went over the link in this month.
+    pub month_bytes: AtomicU64,
+    /// Most bytes that may go in a month; the largest number where there is no budget.
+    pub month_budget_bytes: AtomicU64,
     /// Rises with each turn of the writer: standing still means stuck.
     pub turns: AtomicU64,
+}
+
+impl Shared {
+    /// Whether more went over the link in this month than the budget allows.
+    pub fn is_over_budget(&self) -> bool {
+        let budget = self.month_budget_bytes.load(Ordering::SeqCst);
+        self.month_bytes.load(Ordering::SeqCst) >= budget
+    }
 }
 
 /// The database, and what stands in it, as the writer has it in memory.
@@ -56,6 +69,7 @@ pub struct Store {
     open_gaps: OpenGaps,
     relations: Relations,
     totals: Totals,
+    month: Month,
     next_id: RowId,
     log: LogLimit,
     room: Room,
@@ -110,6 +124,7 @@ impl Store {
         let accounts = books::load(&connection)?;
         let (epoch_in_database, totals) = totals::load(&connection)?;
         let epoch = epoch::begin(state_dir, epoch_in_database)?;
+        let month = Month::load(&connection)?;
         let next_id = totals::last_id(&connection)? + 1;
         let shared = Arc::new(Shared {
             state_dir: state_dir.to_path_buf(),
@@ -122,6 +137,8 @@ impl Store {
             first_id: next_id,
             next_id: AtomicI64::new(next_id),
             used_bytes: AtomicU64::new(0),
+            month_bytes: AtomicU64::new(month.bytes),
+            month_budget_bytes: AtomicU64::new(u64::MAX),
             turns: AtomicU64::new(0),
         });
         let key =
@@ -134,6 +151,7 @@ impl Store {
             open_gaps: OpenGaps::new(),
             relations: Relations::default(),
             totals,
+            month,
             next_id,
             log: LogLimit::new(state_dir, settings),
             room: Room::new(state_dir, settings),
@@ -239,6 +257,7 @@ impl Store {
         let old = std::mem::take(&mut self.old);
         let exclusive = full || gaps || !old.is_empty();
         self.transact(now, exclusive, |tx| {
+            tx.month.bytes = tx.month.bytes.saturating_add(batch.carried_bytes);
             for settled in &batch.settled {
                 tx.settle(settled)?;
             }
@@ -347,6 +366,8 @@ impl Store {
         let behaviour = TransactionBehavior::Immediate;
         let guard = rusqlite::Transaction::new_unchecked(&self.connection, behaviour)
             .map_err(step("begin a commit"))?;
+        let mut month = self.month.clone();
+        month.turn(&now, &self.clock.zone());
         let mut tx = Transaction {
             connection: &guard,
             accounts: &self.accounts,
@@ -357,12 +378,15 @@ impl Store {
             changed: BTreeMap::new(),
             new_gaps: OpenGaps::new(),
             totals: self.totals,
+            month,
             next_id: self.next_id,
         };
         work(&mut tx)?;
         tx.close()?;
-        let Transaction { changed, new_gaps, totals, next_id, .. } = tx;
+        let Transaction { changed, new_gaps, totals, month, next_id, .. } = tx;
         guard.commit().map_err(step("commit"))?;
+        self.shared.month_bytes.store(month.bytes, Ordering::SeqCst);
+        self.month = month;
         self.take_over(changed, new_gaps, totals, next_id);
         Ok(())
     }
@@ -384,6 +408,7 @@ impl Store {
             self.shared.used_bytes.store(used, Ordering::Relaxed);
             metrics::gauge!("picket_agent_spool_used_bytes").set(used as f64);
         }
+        metrics::gauge!("picket_agent_uplink_month_bytes").set(self.month.bytes as f64);
         let bytes = totals.record_bytes + totals.picture_bytes;
         metrics::gauge!("picket_agent_spool_records").set(totals.records as f64);
         metrics::gauge!("picket_agent_spool_pictures").set(totals.pictures as f64);

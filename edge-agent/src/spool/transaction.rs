@@ -10,6 +10,7 @@ use super::batch::{Outcome, Settled};
 use super::books::{self, Account, parsed, signed, unsigned};
 use super::error::SpoolError;
 use super::lease::Held;
+use super::month::Month;
 use super::record::{Dropped, Row, RowId, frames};
 use super::totals::{Totals, table};
 use super::worth::Worth;
@@ -81,6 +82,7 @@ pub struct Transaction<'a> {
     pub changed: BTreeMap<CameraKey, Account>,
     pub new_gaps: OpenGaps,
     pub totals: Totals,
+    pub month: Month,
     pub next_id: RowId,
 }
 
@@ -249,7 +251,8 @@ impl Transaction<'_> {
                 statement.execute(params![epoch, records, record_bytes, pictures, picture_bytes])
             })
             .map_err(|source| SpoolError::Commit { step, source })?;
-        Ok(())
+        let month = self.month.store(self.connection);
+        month.map_err(|source| SpoolError::Commit { step, source })
     }
 }
 

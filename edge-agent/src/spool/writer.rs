@@ -45,6 +45,8 @@ pub enum Command {
     },
     /// Rows that the uplink is done with.
     Settle(Vec<Settled>),
+    /// So many bytes went over the link.
+    Carried(u64),
     /// Commit all that came before.
     Flush(Reply<()>),
     /// Commit all that came before, close the books, and end.
@@ -150,6 +152,7 @@ impl Writer {
                 Ok(command) => self.obey(command),
                 Err(_) => {
                     self.take_all_input();
+                    self.batch.collect(None);
                     self.commands = never();
                     return false;
                 }
@@ -161,6 +164,7 @@ impl Writer {
             },
             default(wait) => {}
         }
+        self.batch.collect(Some(Instant::now()));
         true
     }
 
@@ -183,12 +187,15 @@ impl Writer {
                 let _ = reply.send(added);
             }
             Command::Settle(settled) => self.batch.settle(settled),
+            Command::Carried(bytes) => self.batch.carried(bytes),
             Command::Flush(reply) => {
                 self.take_all_input();
+                self.batch.collect(None);
                 self.flushes.push(reply);
             }
             Command::Finish(reply) => {
                 self.take_all_input();
+                self.batch.collect(None);
                 self.finish = Some(reply);
             }
         }
@@ -232,7 +239,10 @@ impl Writer {
                 }
                 self.batch.refuse(&device, observed, now);
             }
-            _ => self.batch.take(&device, observed, now),
+            _ => {
+                self.batch.without_pictures = self.store.shared.is_over_budget();
+                self.batch.take(&device, observed, now);
+            }
         }
     }
 

@@ -13,6 +13,8 @@ use picket_wire::message::Outgoing;
 use picket_wire::status::LinkStatus;
 use picket_wire::{DeviceName, TopicNames};
 
+use super::bulk::BulkLimit;
+use super::ceiling::Ceiling;
 use super::link::Link;
 use super::pairs::{Pace, Pairs};
 use super::queues::Queues;
@@ -83,6 +85,7 @@ impl Uplink {
         let problem = Some("connecting".to_owned());
         let status = LinkStatus { up: false, problem, certificate_days_left: None };
         let shared = Arc::new(Shared { status: Mutex::new(status), turns: AtomicU64::new(0) });
+        reader.set_monthly_budget(settings.monthly_budget_bytes);
         let sender = Sender {
             client_id: format!("picket-{device}"),
             names: TopicNames::new(settings.topic_prefix.clone()),
@@ -97,6 +100,10 @@ impl Uplink {
             files_problem: None,
             queues: Queues::new(settings.backlog_one_in, reader.first_id()),
             window: Window::new(settings.max_in_flight_records, settings.max_in_flight_bytes),
+            over_budget: false,
+            left_out_in_turn: 0,
+            bulk: BulkLimit::new(settings.max_in_flight_bytes * 3 / 4, Instant::now()),
+            ceiling: Ceiling::new(settings.max_bytes_per_second, Instant::now()),
             link: Link::new(Duration::from_millis(settings.stall_ms), Instant::now()),
             troubles: Troubles::default(),
             silent: None,

@@ -177,7 +177,8 @@ impl<T: FnMut(&str)> Import<T> {
                 self.imported.bytes += record.value.len() as u64;
                 (self.last_acknowledged, self.complaint) = (Instant::now(), None);
             }
-            Ok(Report::Trouble { code: Code::AllBrokersDown, .. }) => {}
+            // A site's budget is for its own link; this is another.
+            Ok(Report::Trouble { code: Code::AllBrokersDown, .. } | Report::Carried { .. }) => {}
             Ok(Report::Trouble { said, .. }) => self.complaint = Some(link::explain(&said)),
             Err(_) => {
                 if let Some(said) = self.producers.fatal() {

@@ -6,6 +6,8 @@
 
 use picket_wire::{Lane, Topic};
 
+use super::bulk::Class;
+
 /// One of the four queues that wait to be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Queue {
@@ -23,6 +25,14 @@ impl Queue {
         Self { lane: Lane::Backlog, topic: Topic::Observations },
         Self { lane: Lane::Backlog, topic: Topic::Frames },
     ];
+
+    /// How soon what it holds must be there.
+    pub fn class(self) -> Class {
+        match (self.lane, self.topic) {
+            (Lane::Live, Topic::Observations) => Class::Prompt,
+            _ => Class::Bulk,
+        }
+    }
 
     /// Its place in [`Queue::ALL`].
     pub fn index(self) -> usize {

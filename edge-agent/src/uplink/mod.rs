@@ -16,11 +16,14 @@
 //!   fewest bytes is next. One whose partition takes nothing holds up no other.
 //! - *Duplicates*: after a crash or a replaced producer a message may be sent twice, with the same
 //!   bytes; the centre knows it by its id.
-//! - *Loss*: only what the broker will never take, each tried alone before it is given up, and rows
+//! - *Loss*: past `monthly_budget_bytes` pictures, which are then dropped as their turn comes, counted
+//!   and told as gaps; the spool keeps no new ones. Else only what the broker will never take, each tried alone before it is given up, and rows
 //!   that the spool cannot read any more; counted, and told as a gap. A gap, epoch or clock record is
 //!   tried for ever: nothing could stand for it.
 //!
-//! **Limits**: `max_in_flight_bytes` in memory at the producer, and for each camera the numbers of
+//! **Limits**: `max_in_flight_bytes` in memory at the producer; of pictures and backlog less, where
+//! live records feel it: these are to be acknowledged within 0.75 s. At most `max_bytes_per_second`
+//! are handed over in the long run. For each camera the numbers of
 //! at most 4 times 256 rows (16 KiB). While the link is down nothing is handed over but one message at
 //! a time that tries the way. A heartbeat may be lost without a trace, and one old one may arrive
 //! after an outage. After a start the heads of all rows of the backlog are read once, in steps, in
@@ -29,6 +32,9 @@
 //! Beside the running uplink: [`probe`] asks the broker for `doctor`, and [`import`] publishes what was
 //! carried by hand from another device's spool.
 
+mod budget;
+mod bulk;
+mod ceiling;
 mod cut;
 mod files;
 mod handle;

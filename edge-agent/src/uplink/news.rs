@@ -9,9 +9,6 @@ use super::sender::Sender;
 const LOOK_AT_CERTIFICATE: Duration = Duration::from_secs(3600);
 /// While its dates are wrong: a clock that is set soon after the start makes them right.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
-/// One key may wait so many times as long as all of them together before that is said: on a slow link
-/// what goes of another can take long.
-const SILENT_STALLS: u32 = 3;
 /// From here on a certificate that nobody renews is said with every look at it.
 const RENEW_DAYS: i64 = 14;
 
@@ -28,6 +25,7 @@ impl Sender {
                 // All that came meanwhile is backlog: what comes from now on goes before it.
                 self.queues.restart(&self.reader);
                 self.silent_keys.clear();
+                self.bulk.restart(Instant::now());
                 self.window.forget_silence(Instant::now());
                 tracing::warn!(target: "uplink", outage_ms = outage.as_millis() as u64,
                     "the link is up again");
@@ -66,6 +64,7 @@ impl Sender {
         let (records, bytes) = self.window.depth();
         metrics::gauge!("picket_agent_uplink_in_flight_records").set(records as f64);
         metrics::gauge!("picket_agent_uplink_in_flight_bytes").set(bytes as f64);
+        metrics::gauge!("picket_agent_uplink_bulk_limit_bytes").set(self.bulk.bytes() as f64);
         let every = if self.dates_problem.is_some() { LOOK_AGAIN } else { LOOK_AT_CERTIFICATE };
         if self.certificate_looked_at.is_none_or(|at| now - at >= every) {
             self.certificate_looked_at = Some(now);
@@ -77,7 +76,7 @@ impl Sender {
 
     /// Acknowledgements come, but none for one of the keys: its partition is not well.
     fn look_for_silence(&mut self, now: Instant) {
-        let limit = Duration::from_millis(self.settings.stall_ms) * SILENT_STALLS;
+        let limit = self.settings.silence();
         let mut silent = self.window.silent_for(limit, now).filter(|_| self.link.is_up());
         let first = silent.next();
         self.silent_keys.extend(first.iter().cloned().chain(silent).map(|(_, key)| key.to_owned()));

@@ -112,7 +112,9 @@ fn verdict(
 /// The newest that is not merely the sum of the others.
 fn newest_complaint(reports: &Receiver<Report>) -> Option<String> {
     let said = reports.try_iter().filter_map(|report| match report {
-        Report::Trouble { code: Code::AllBrokersDown, .. } | Report::Delivered { .. } => None,
+        Report::Trouble { code: Code::AllBrokersDown, .. }
+        | Report::Delivered { .. }
+        | Report::Carried { .. } => None,
         Report::Trouble { said, .. } => Some(link::explain(&said)),
     });
     said.last()

@@ -1,5 +1,6 @@
 //! The two librdkafka producers, and their settings.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
@@ -13,6 +14,7 @@ use rdkafka::producer::{
     BaseProducer, BaseRecord, NoCustomPartitioner, Producer, ProducerContext, PurgeConfig,
 };
 use rdkafka::types::RDKafkaErrorCode as Code;
+use serde::Deserialize;
 
 use super::polled::Polled;
 use super::security::SecurityError;
@@ -23,6 +25,9 @@ use super::window::Ticket;
 const FRAMING_BYTES: u32 = 4096;
 /// What one request holds, unless one record alone is larger.
 pub const BATCH_BYTES: u64 = 512 * 1024;
+
+/// How often it is counted what went over the connections.
+const COUNTED_EVERY_MS: u32 = 5000;
 
 /// Why there are no producers.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +50,11 @@ pub enum Report {
         /// The broker's word, or why it did not take it.
         result: Result<(), Code>,
     },
+    /// So many bytes went over connections since the last such report, both ways.
+    Carried {
+        /// Without what TLS and TCP add.
+        bytes: u64,
+    },
     /// Something is wrong with the connection or the producer.
     Trouble {
         /// Of which pair of producers.
@@ -63,12 +73,21 @@ pub struct Reporter {
     pair: u32,
     topic: Topic,
     reports: Sender<Report>,
+    /// What the library's own counts came to when they were last reported.
+    carried_bytes: AtomicU64,
+}
+
+/// Of the library's statistics, what a data plan counts.
+#[derive(Deserialize)]
+struct Traffic {
+    tx_bytes: u64,
+    rx_bytes: u64,
 }
 
 impl Reporter {
     /// Reports to `reports`, for the producer of `topic` in this pair.
     pub fn new(pair: u32, topic: Topic, reports: Sender<Report>) -> Self {
-        Self { pair, topic, reports }
+        Self { pair, topic, reports, carried_bytes: AtomicU64::new(0) }
     }
 }
 
@@ -82,6 +101,19 @@ impl ClientContext for Reporter {
             }
             _ => tracing::debug!(target: "uplink", facility, "{message}"),
         }
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        let traffic: Traffic = match serde_json::from_slice(statistics) {
+            Ok(traffic) => traffic,
+            Err(error) => {
+                tracing::warn!(target: "uplink", %error, "the library's counts cannot be read");
+                return;
+            }
+        };
+        let all = traffic.tx_bytes.saturating_add(traffic.rx_bytes);
+        let bytes = all.saturating_sub(self.carried_bytes.swap(all, Ordering::Relaxed));
+        let _ = self.reports.send(Report::Carried { bytes });
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
@@ -127,6 +159,7 @@ impl Producers {
             config.set("message.max.bytes", most.to_string());
             let codec = if topic == Topic::Frames { "none" } else { "zstd" };
             config.set("compression.type", codec);
+            config.set("statistics.interval.ms", COUNTED_EVERY_MS.to_string());
             Polled::new(&config, Reporter::new(pair, topic, reports.clone()))
         };
         let names = TopicNames::new(settings.topic_prefix.clone());

@@ -13,6 +13,8 @@ use picket_wire::observation::Reason;
 use picket_wire::{Lane, Topic, TopicNames};
 use rdkafka::types::RDKafkaErrorCode as Code;
 
+use super::bulk::{BulkLimit, Class};
+use super::ceiling::Ceiling;
 use super::files::Snapshot;
 use super::handle::{Drained, Shared};
 use super::lanes::Queue;
@@ -27,6 +29,9 @@ use crate::spool::{Outcome, RowId, Settled, SpoolReader, Spooled};
 
 /// How often time is looked at when nothing happens.
 const TICK: Duration = Duration::from_millis(200);
+
+/// What Kafka puts around a record and its headers, near enough.
+const ENVELOPE_BYTES: u64 = 80;
 
 const REMIND_EVERY: Duration = Duration::from_secs(60);
 /// How long the last settlements may take to be committed.
@@ -89,6 +94,11 @@ pub struct Sender {
     pub(super) files_problem: Option<String>,
     pub(super) queues: Queues,
     pub(super) window: Window,
+    /// Whether the month's bytes are used up.
+    pub(super) over_budget: bool,
+    pub(super) left_out_in_turn: u32,
+    pub(super) bulk: BulkLimit,
+    pub(super) ceiling: Ceiling,
     pub(super) link: Link,
     pub(super) troubles: Troubles,
     /// What one partition keeps waiting while others go on.
@@ -178,6 +188,7 @@ impl Sender {
                 }
             }
             // Of a pair that is not in use: it says nothing of the link.
+            Report::Carried { bytes } => self.carried(bytes),
             Report::Trouble { pair, code, said, .. } if !self.pairs.is_current(pair) => {
                 tracing::debug!(target: "uplink", said, "another producer complains");
                 if code != Code::AllBrokersDown {
@@ -200,6 +211,7 @@ impl Sender {
     }
 
     fn delivered(&mut self, sent: Sent, now: Instant) {
+        self.bulk.acknowledged(sent.parcel.class(), sent.at, now);
         let topic = sent.parcel.topic();
         if self.troubles.cleared(topic) {
             tracing::warn!(target: "uplink", topic = self.names.name(topic),
@@ -287,6 +299,10 @@ impl Sender {
     fn tick(&mut self, now: Instant) {
         let change = self.link.tick(self.window.oldest_age(now), now);
         self.tell(change);
+        self.bulk.on_way(self.window.bulk_bytes(), now);
+        if self.bulk.is_due(now) {
+            self.bulk.step(self.window.oldest(), now);
+        }
         self.measure(now);
         if self.look_at_cut(now) {
             self.look_after_producers(now);
@@ -299,9 +315,12 @@ impl Sender {
         if self.pairs.current().is_none() {
             return;
         }
-        self.window.begin_turn();
+        let now = Instant::now();
+        self.window.begin_turn(self.settings.silence(), now);
+        self.ceiling.begin_turn(now);
         self.pairs.begin_turn(&self.window);
         self.queues.begin_turn();
+        self.look_at_budget();
         self.send_suspect();
         loop {
             let now = Instant::now();
@@ -319,22 +338,37 @@ impl Sender {
             self.suspects.iter().any(|suspect| suspect.topic == of)
                 || self.alone.is_some_and(|alone| alone.topic == of)
         };
+        let (bulk_room, ceiling) = (window.has_bulk_room(self.bulk.bytes()), &self.ceiling);
+        let admits = |queue: Queue| {
+            (bulk_room || queue.class() == Class::Prompt) && ceiling.admits(queue.class())
+        };
         let open = |queue: Queue, key: &str| {
             let topic = queue.topic;
-            let has_room = window.has_room_for(topic, key) && !pairs.awaits(topic, key);
-            has_room && !is_suspect(topic) && !troubles.holds(topic, now)
+            let has_room = window.has_room_for(queue, key) && !pairs.awaits(topic, key);
+            admits(queue) && has_room && !is_suspect(topic) && !troubles.holds(topic, now)
         };
         let next = self.queues.next(&self.reader, open, now);
+        if next.is_none() && !bulk_room {
+            self.bulk.was_reached();
+        }
         self.searching = next.is_none() && self.queues.is_searching(open, now);
         self.settled.extend(self.queues.given_up());
-        next.is_some_and(|(lane, spooled)| self.send(&spooled, lane, now).is_some())
+        match next {
+            None => false,
+            Some((_, picture)) if picture.topic == Topic::Frames && self.over_budget => {
+                self.leave_out(&picture)
+            }
+            Some((lane, spooled)) => self.send(&spooled, lane, now).is_some(),
+        }
     }
 
     fn send(&mut self, spooled: &Spooled, lane: Lane, now: Instant) -> Option<Ticket> {
         let producers = self.pairs.current()?;
         let (topic, id) = (spooled.topic, spooled.id);
         let parcel = Parcel::Row { topic, id, lane };
-        let ticket = self.window.issue(parcel, &spooled.key, spooled.bytes(), now);
+        let bytes = spooled.bytes();
+        let ticket = self.window.issue(parcel, &spooled.key, bytes, now);
+        self.ceiling.spent(parcel.class(), bytes + ENVELOPE_BYTES);
         let sent = producers.send(
             topic,
             &spooled.key,
@@ -404,6 +438,7 @@ impl Sender {
         };
         let bytes = status.value.len() as u64;
         let ticket = self.window.issue(Parcel::Status, &status.key, bytes, now);
+        self.ceiling.spent(Class::Prompt, bytes + ENVELOPE_BYTES);
         let Outgoing { topic, key, headers, value } = &status;
         if let Err(code) = producers.send(*topic, key, headers, None, value, ticket)
             && let Some(sent) = self.window.settle(ticket, now)

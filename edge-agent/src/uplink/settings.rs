@@ -1,6 +1,7 @@
 //! The uplink's section of the config.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use picket_service::kafka::{Extra, Sasl};
 use picket_wire::topic::DEFAULT_PREFIX;
@@ -46,6 +47,16 @@ pub struct Settings {
     pub max_in_flight_bytes: u64,
     /// Most records handed to the producer and not yet acknowledged.
     pub max_in_flight_records: u32,
+    /// Most bytes to send in a second, headers included, counted before compression; leave it out for
+    /// no ceiling. What is not sent waits in the spool: pictures and the backlog first, so that live
+    /// records are late only where they alone are more. Heartbeats count and are not held up.
+    pub max_bytes_per_second: Option<u64>,
+    /// Most bytes that may go over the link in a calendar month of the site's `time_zone`, both ways,
+    /// as Kafka's client counts them (after compression, without what TLS and TCP add: some 5 %);
+    /// leave it out for no budget. Once they have gone only observations go: pictures that come, and
+    /// those that wait in the spool, are dropped with the reason `budget`, counted and told as gaps,
+    /// until the month ends. While the clock is not set it is counted on in the last known month.
+    pub monthly_budget_bytes: Option<u64>,
     /// While both live records and a backlog wait, one byte in this many is of the backlog.
     pub backlog_one_in: u32,
     /// The link counts as down when nothing was acknowledged for this many milliseconds though
@@ -70,6 +81,8 @@ impl Default for Settings {
             extra: Extra::default(),
             max_in_flight_bytes: 16 * 1024 * 1024,
             max_in_flight_records: 1000,
+            max_bytes_per_second: None,
+            monthly_budget_bytes: None,
             backlog_one_in: 4,
             stall_ms: 10_000,
             drain_timeout_ms: 10_000,
@@ -184,6 +197,12 @@ impl Settings {
         producer::check_extra(self).map_err(|(names, why)| SettingsError::Extra { names, why })
     }
 
+    /// One key may be silent so long while others are acknowledged before its partition counts as
+    /// away: on a slow link what goes of another can take some time.
+    pub(super) fn silence(&self) -> Duration {
+        Duration::from_millis(self.stall_ms) * 3
+    }
+
     fn check_values(&self) -> Result<(), SettingsError> {
         if self.brokers.is_empty() {
             return Err(SettingsError::NoBrokers);
@@ -205,6 +224,20 @@ impl Settings {
                 "8388608 (8 MiB, two of the largest pictures) to 1073741824",
             ),
             ("max_in_flight_records", self.max_in_flight_records.into(), 1, 100_000, "1 to 100000"),
+            (
+                "max_bytes_per_second",
+                self.max_bytes_per_second.unwrap_or(1000),
+                1000,
+                1 << 40,
+                "1000 to 1099511627776, or left out for no ceiling",
+            ),
+            (
+                "monthly_budget_bytes",
+                self.monthly_budget_bytes.unwrap_or(1 << 20),
+                1 << 20,
+                1 << 50,
+                "1048576 (1 MiB) to 1125899906842624, or left out for no budget",
+            ),
             ("backlog_one_in", self.backlog_one_in.into(), 2, 1000, "2 to 1000"),
             ("stall_ms", self.stall_ms, 1000, 600_000, "1000 to 600000"),
             (

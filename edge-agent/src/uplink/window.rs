@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use picket_wire::{Lane, Topic};
 
+use super::bulk::Class;
+use super::lanes::Queue;
 use super::producer::BATCH_BYTES;
 use crate::spool::RowId;
 
@@ -46,6 +48,16 @@ impl Parcel {
     }
 }
 
+impl Parcel {
+    /// How soon it must be there.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Row { topic, lane, .. } => Queue { topic: *topic, lane: *lane }.class(),
+            Self::Status => Class::Prompt,
+        }
+    }
+}
+
 /// Something on its way.
 #[derive(Debug, Clone)]
 pub struct Sent {
@@ -63,6 +75,8 @@ pub struct Sent {
 #[derive(Debug)]
 struct Load {
     records: usize,
+    /// Bytes that are not prompt.
+    bulk_bytes: u64,
     /// How many were on their way when this turn began.
     at_turn: usize,
     /// Handed over in this turn.
@@ -87,39 +101,57 @@ pub struct Window {
     sent: BTreeMap<Ticket, Sent>,
     next: Ticket,
     loads: BTreeMap<Topic, BTreeMap<String, Load>>,
+    /// Bytes that are not prompt, but for those of partitions that take nothing.
+    bulk_bytes: u64,
 }
 
 impl Window {
     /// An empty window.
     pub fn new(max_records: u32, max_bytes: u64) -> Self {
         let (bytes, sent, next, loads) = (0, BTreeMap::new(), 1, BTreeMap::new());
-        Self { max_records: max_records as usize, max_bytes, bytes, sent, next, loads }
+        let bulk_bytes = 0;
+        Self { max_records: max_records as usize, max_bytes, bytes, sent, next, loads, bulk_bytes }
     }
 
-    /// To be called before what waits is handed over: looks which keys may be given more.
-    pub fn begin_turn(&mut self) {
+    /// To be called before what waits is handed over: looks which keys may be given more. One that
+    /// was silent for `silence` counts against no other.
+    pub fn begin_turn(&mut self, silence: Duration, now: Instant) {
+        self.bulk_bytes = 0;
         for loads in self.loads.values_mut() {
             loads.retain(|_, load| load.records > 0);
             for load in loads.values_mut() {
                 (load.at_turn, load.turn_bytes) = (load.records, 0);
+                if now.saturating_duration_since(load.silent_since) < silence {
+                    self.bulk_bytes += load.bulk_bytes;
+                }
             }
         }
     }
 
-    /// Whether something more of this topic may be sent. A quarter is kept free of pictures, so
-    /// that a slow link that is full of them still takes observations.
-    pub fn has_room(&self, topic: Topic) -> bool {
-        let (records, bytes) = match topic {
-            Topic::Frames => (self.max_records * 3 / 4, self.max_bytes * 3 / 4),
-            _ => (self.max_records, self.max_bytes),
+    /// Whether a limit leaves room for more that is not prompt: one thing may always go.
+    pub fn has_bulk_room(&self, limit: u64) -> bool {
+        self.bulk_bytes < limit.max(1)
+    }
+
+    /// Bytes on their way that are not prompt.
+    pub fn bulk_bytes(&self) -> u64 {
+        self.bulk_bytes
+    }
+
+    /// Whether something more of this class may be sent. A quarter is kept free of pictures and of
+    /// the backlog, so that a slow link that is full of them still takes live records.
+    fn has_room(&self, class: Class) -> bool {
+        let (records, bytes) = match class {
+            Class::Bulk => (self.max_records * 3 / 4, self.max_bytes * 3 / 4),
+            Class::Prompt => (self.max_records, self.max_bytes),
         };
         self.sent.is_empty() || (self.sent.len() < records && self.bytes < bytes)
     }
 
     /// Whether that may be something of this key.
-    pub fn has_room_for(&self, topic: Topic, key: &str) -> bool {
-        let load = self.loads.get(&topic).and_then(|loads| loads.get(key));
-        self.has_room(topic) && load.is_none_or(Load::has_room)
+    pub fn has_room_for(&self, queue: Queue, key: &str) -> bool {
+        let load = self.loads.get(&queue.topic).and_then(|loads| loads.get(key));
+        self.has_room(queue.class()) && load.is_none_or(Load::has_room)
     }
 
     /// A ticket for something that is about to be sent.
@@ -127,10 +159,14 @@ impl Window {
         let ticket = self.next;
         self.next += 1;
         self.bytes += bytes;
-        let new = || Load { records: 0, at_turn: 0, turn_bytes: 0, silent_since: at };
+        let new =
+            || Load { records: 0, bulk_bytes: 0, at_turn: 0, turn_bytes: 0, silent_since: at };
+        let bulk_bytes = if parcel.class() == Class::Bulk { bytes } else { 0 };
+        self.bulk_bytes += bulk_bytes;
         let loads = self.loads.entry(parcel.topic()).or_default();
         let load = loads.entry(key.to_owned()).or_insert_with(new);
         load.records += 1;
+        load.bulk_bytes += bulk_bytes;
         load.turn_bytes += bytes;
         self.sent.insert(ticket, Sent { parcel, key: key.to_owned(), bytes, at });
         ticket
@@ -149,6 +185,10 @@ impl Window {
         if let Some(load) = loads.and_then(|loads| loads.get_mut(&sent.key)) {
             load.records = load.records.saturating_sub(1);
             load.silent_since = now;
+            if sent.parcel.class() == Class::Bulk {
+                load.bulk_bytes = load.bulk_bytes.saturating_sub(sent.bytes);
+                self.bulk_bytes = self.bulk_bytes.saturating_sub(sent.bytes);
+            }
         }
         Some(sent)
     }
@@ -180,6 +220,14 @@ impl Window {
         self.sent.first_key_value().map(|(_, sent)| now.saturating_duration_since(sent.at))
     }
 
+    /// When the oldest of each class was handed over.
+    pub fn oldest(&self) -> [Option<Instant>; 2] {
+        Class::ALL.map(|class| {
+            let mut all = self.sent.values();
+            all.find(|sent| sent.parcel.class() == class).map(|sent| sent.at)
+        })
+    }
+
     /// Whether nothing is on its way.
     pub fn is_empty(&self) -> bool {
         self.sent.is_empty()
@@ -205,9 +253,9 @@ mod tests {
 
     /// Hands over rows of so many bytes until there is no room; how many that were.
     fn hand_over(window: &mut Window, topic: Topic, key: &str, bytes: u64) -> usize {
-        window.begin_turn();
+        window.begin_turn(Duration::from_secs(30), Instant::now());
         let before = window.depth().0;
-        while window.has_room_for(topic, key) {
+        while window.has_room_for(Queue { lane: Lane::Live, topic }, key) {
             let row = Parcel::Row { topic, id: 0, lane: Lane::Live };
             window.issue(row, key, bytes, Instant::now());
         }
@@ -219,7 +267,7 @@ mod tests {
         let mut window = Window::new(100, 1000);
         assert_eq!(hand_over(&mut window, Topic::Frames, A, 100), 8);
         assert_eq!(window.depth(), (8, 800));
-        assert!(window.has_room(Topic::Observations));
+        assert!(window.has_room(Class::Prompt) && !window.has_room(Class::Bulk));
         for ticket in 1..window.next_ticket() {
             assert!(window.settle(ticket, Instant::now()).is_some());
             assert!(window.settle(ticket, Instant::now()).is_none());
@@ -258,8 +306,28 @@ mod tests {
     }
 
     #[test]
+    fn what_a_silent_partition_keeps_counts_against_no_other_and_one_thing_always_goes() {
+        let mut window = Window::new(100, 10_000_000);
+        let (began, silence) = (Instant::now(), Duration::from_secs(30));
+        let row = |topic, lane| Parcel::Row { topic, id: 1, lane };
+        assert!(window.has_bulk_room(0));
+        window.issue(row(Topic::Frames, Lane::Live), A, 5000, began);
+        let live = window.issue(row(Topic::Observations, Lane::Live), A, 500, began);
+        let backlog = window.issue(row(Topic::Observations, Lane::Backlog), B, 700, began);
+        assert_eq!((window.bulk_bytes(), window.oldest()), (5700, [Some(began); 2]));
+        assert!(!window.has_bulk_room(5000) && window.has_bulk_room(5701));
+        let later = began + silence;
+        assert!(window.settle(live, later).is_some() && window.settle(backlog, later).is_some());
+        assert_eq!(window.oldest(), [None, Some(began)]);
+        window.begin_turn(silence, later - Duration::from_secs(1));
+        assert_eq!(window.bulk_bytes(), 5000);
+        window.begin_turn(silence, later);
+        assert!(window.has_bulk_room(0), "the picture is silent for too long to be waited for");
+    }
+
+    #[test]
     fn one_record_larger_than_the_window_still_goes() {
         let window = Window::new(1, 10);
-        assert!(window.has_room_for(Topic::Frames, A));
+        assert!(window.has_room_for(Queue { lane: Lane::Live, topic: Topic::Frames }, A));
     }
 }

@@ -414,7 +414,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let device: picket_wire::DeviceName = "box".parse().unwrap();
         let clock: Arc<dyn capture::Clock> = Arc::new(SystemClock::start());
-        let spool_clock = Arc::new(SpoolClock::new(Arc::clone(&clock), &[]));
+        let spool_clock =
+            Arc::new(SpoolClock::new(Arc::clone(&clock), jiff::tz::TimeZone::UTC, &[]));
         let for_spool = Arc::clone(&spool_clock) as Arc<dyn crate::spool::Clock>;
         let (spool, epoch) =
             Spool::open(&Default::default(), dir.path(), &device, &[], for_spool).unwrap();

@@ -144,7 +144,8 @@ impl Agent {
         let configured = sources.cameras.clone();
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
         let names: Vec<_> = configured.iter().map(|camera| camera.name.clone()).collect();
-        let spool_clock = Arc::new(SpoolClock::new(Arc::clone(&clock), &configured));
+        let spool_clock =
+            Arc::new(SpoolClock::new(Arc::clone(&clock), settings.zone(), &configured));
         let (observed, to_keep) = bounded(OBSERVED);
         // Not bounded: one for each camera, at the start and when its settings change.
         let (to_detector, additions) = unbounded();

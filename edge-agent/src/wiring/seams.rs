@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use jiff::tz::TimeZone;
 use picket_wire::CameraName;
 use picket_wire::observation::Stamp;
 
@@ -43,12 +44,13 @@ impl RecordingLog for SpoolNumbers {
 /// The device's clocks, as the spool's own records need them.
 pub(super) struct SpoolClock {
     clock: Arc<dyn Clock>,
+    zone: TimeZone,
     recordings: RwLock<BTreeSet<CameraName>>,
 }
 
 impl SpoolClock {
-    pub fn new(clock: Arc<dyn Clock>, cameras: &[CameraSettings]) -> Self {
-        let this = Self { clock, recordings: RwLock::default() };
+    pub fn new(clock: Arc<dyn Clock>, zone: TimeZone, cameras: &[CameraSettings]) -> Self {
+        let this = Self { clock, zone, recordings: RwLock::default() };
         cameras.iter().for_each(|camera| this.add(camera));
         this
     }
@@ -83,5 +85,9 @@ impl spool::Clock for SpoolClock {
 
     fn stamps(&self, camera: &CameraName) -> bool {
         !self.is_recording(camera)
+    }
+
+    fn zone(&self) -> TimeZone {
+        self.zone.clone()
     }
 }
