@@ -428,11 +428,20 @@ fn torn_pages_and_a_lost_epoch_file_are_named_and_verify_ends_with_1() {
     let (whole, said) = verify().unwrap();
     assert!(!whole && said.contains("WRONG: the epoch file is not there"), "{said}");
     assert!(said.contains("note: 1 damaged databases were set aside"), "{said}");
-    for page in 2..6 {
-        file.write_all_at(&[0xaa; 100], page * 8192 + 4000).unwrap();
-    }
+    fs::write(dir.path().join("epoch"), "1\n").unwrap();
+    assert!(verify().unwrap().0, "{}", verify().unwrap().1);
+    let connection = Connection::open(&database).unwrap();
+    let (page, page_bytes): (u64, u64) = connection
+        .query_row(
+            "SELECT rootpage, page_size FROM sqlite_schema, pragma_page_size WHERE name = 'records'",
+            [],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
+        .unwrap();
+    drop(connection);
+    file.write_all_at(&[0xaa; 100], (page - 1) * page_bytes).unwrap();
     let (whole, said) = verify().unwrap();
-    assert!(!whole && said.contains("NOT WHOLE"), "{said}");
+    assert!(!whole && said.contains("WRONG: ") && said.contains("NOT WHOLE"), "{said}");
     file.write_all_at(&[0; 100], 0).unwrap();
     let (whole, said) = verify().unwrap();
     assert!(!whole && said.contains("not a database"), "{said}");
