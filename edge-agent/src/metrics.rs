@@ -238,6 +238,18 @@ pub const TABLE: &[Metric] = &[
         &[],
         "Damaged databases that were set aside.",
     ),
+    metric(
+        "picket_agent_spool_salvaged_rows_total",
+        MetricKind::Counter,
+        &[],
+        "Rows that were brought over from a damaged database.",
+    ),
+    metric(
+        "picket_agent_spool_unreadable_rows_total",
+        MetricKind::Counter,
+        &[],
+        "Rows, and stretches of rows, of a damaged database that could not be read.",
+    ),
     metric("picket_agent_uplink_cut", MetricKind::Gauge, &[], "1 while a drill has the link cut."),
     metric("picket_agent_uplink_up", MetricKind::Gauge, &[], "1 while the broker acknowledges."),
     metric(

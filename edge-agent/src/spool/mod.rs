@@ -15,8 +15,8 @@
 //! - *Duplicates*: a row is deleted only after the broker has acknowledged it; one that was
 //!   acknowledged when the power went is sent again, byte for byte the same.
 //! - *Loss*: nothing is dropped without a count and a gap record, both in one transaction. The
-//!   exceptions are damage: a database that is set aside, and a row of which not even the camera can
-//!   be read; both are errors in the log.
+//!   exceptions are damage: what cannot be read of a database that was set aside (the rest comes over,
+//!   see [`salvage`]), and a row of which not even the camera can be read; both are errors in the log.
 //!
 //! **Limits**: the database takes `max_bytes`, and does not grow where `min_free_bytes` of its file
 //! system are not free; pictures of frames go before crops, and those before observations, oldest
@@ -28,8 +28,9 @@
 //! # On disk
 //!
 //! In the state directory: `spool.sqlite` with its `-wal` and `-shm`, `epoch` (the counter once
-//! more), `lock`, `spool.sqlite.corrupt-<n>` for each damaged database that was set aside, and
-//! `spool.sqlite.former-<n>` for each of another device (`reset-identity`). All
+//! more), `lock`, `spool.sqlite.corrupt-<n>` for each damaged database that was set aside, under the
+//! name of `remains-<n>` once all was brought over that can be read of it (it goes where that is all),
+//! and `spool.sqlite.former-<n>` for each of another device (`reset-identity`). All
 //! tables are `STRICT`; format 2 (`user_version`), `application_id` 0x506b5370. A reader opens it
 //! with `mode=ro` at any time.
 //!
@@ -40,6 +41,7 @@
 //! | `accounts` | one camera | `key`, newest `epoch`, its `reserved` and `last_committed`, `captured`, `skipped`, `spooled`, `acknowledged`, `dropped` and `pictures_dropped` (JSON: reason to count), `frame_bytes`, `crop_bytes`, `observation_bytes` of its rows |
 //! | `recordings` | one recording of one camera | `key`, `fingerprint`, `media_time_ns`, `at_end` |
 //! | `spool` | one, `id` 1 | `epoch_number`, and the totals `records`, `record_bytes`, `pictures`, `picture_bytes`; the `month` of the site (`2026-11`) and the `month_bytes` that went over the link in it |
+//! | `salvage`, `salvage_waiting` | after damage only: one database, one camera | how far the salvage got; frames that the damaged books said were spooled and that have not come over |
 //!
 //! `id` rises over both tables with each commit. The `seq` of a camera that are still spooled:
 //! `SELECT epoch, first, last FROM records WHERE key = ? AND kind IN ('observation', 'skip')`.
@@ -77,6 +79,7 @@ mod record;
 mod recordings;
 mod reserve;
 mod room;
+mod salvage;
 mod schema;
 mod settings;
 mod store;

@@ -263,6 +263,14 @@ impl SpoolReader {
         self.shared.is_over_budget()
     }
 
+    /// Of each queue to which rows of a damaged database came since the last call: the first of them.
+    pub fn salvaged(&self) -> Vec<(Topic, RowId)> {
+        let topics = [Topic::Observations, Topic::Frames].into_iter();
+        let firsts =
+            self.shared.salvaged.iter().map(|first| first.swap(RowId::MAX, Ordering::SeqCst));
+        topics.zip(firsts).filter(|(_, first)| *first != RowId::MAX).collect()
+    }
+
     /// The number of the first row of this run of the agent.
     pub fn first_id(&self) -> RowId {
         self.shared.first_id

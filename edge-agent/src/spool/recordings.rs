@@ -44,6 +44,11 @@ impl Recordings {
         positions.get(&(key.clone(), fingerprint.to_owned())).cloned()
     }
 
+    /// All of them.
+    pub fn all(&self) -> Positions {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Takes over what a transaction has made durable.
     pub fn settle(&self, changed: Positions) {
         let mut positions = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,6 +1,7 @@
 //! The database: its tables, its pragmas, its version, and what becomes of a damaged one.
 
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +12,10 @@ use super::settings::Settings;
 
 /// The database's file in the state directory.
 pub const FILE: &str = "spool.sqlite";
+/// In the name of a damaged database that was set aside.
+const CORRUPT: &str = "corrupt";
+/// In its name once all that can be read of it was salvaged.
+const REMAINS: &str = "remains";
 /// Left by a writer that met damage while running, so that the next start looks closely.
 pub const SUSPECT_FILE: &str = "spool.sqlite.suspect";
 
@@ -117,7 +122,7 @@ pub fn give_up(state_dir: &Path, error: &SpoolError) -> Result<(), SpoolError> {
     metrics::counter!("picket_agent_spool_corrupt_databases_total").increment(1);
     tracing::error!(target: "spool", error = picket_service::logging::chain(error),
         aside = %aside.display(),
-        "the spool is damaged: it was set aside and a new one begun; what it held is not sent");
+        "the spool is damaged: it was set aside and a new one begun; what can be read of it is brought over");
     Ok(())
 }
 
@@ -248,7 +253,7 @@ pub fn mark_suspect(state_dir: &Path) {
 
 /// Moves a damaged database away.
 fn set_aside(state_dir: &Path) -> Result<PathBuf, SpoolError> {
-    let aside = set_aside_as(state_dir, "corrupt")?;
+    let aside = set_aside_as(state_dir, CORRUPT)?;
     let _ = fs::remove_file(state_dir.join(SUSPECT_FILE));
     Ok(aside)
 }
@@ -257,10 +262,14 @@ fn set_aside(state_dir: &Path) -> Result<PathBuf, SpoolError> {
 pub fn set_aside_as(state_dir: &Path, word: &str) -> Result<PathBuf, SpoolError> {
     let name = |n: u32| state_dir.join(format!("{FILE}.{word}-{n}"));
     let n = (1..).find(|n| !name(*n).exists()).unwrap_or(u32::MAX);
-    let moves = [("", ""), ("-wal", "-wal"), ("-shm", "-shm")];
-    for (from, to) in moves {
-        let from = state_dir.join(format!("{FILE}{from}"));
-        let path = PathBuf::from(format!("{}{to}", name(n).display()));
+    move_database(&state_dir.join(FILE), name(n))
+}
+
+/// With its log.
+fn move_database(from: &Path, to: PathBuf) -> Result<PathBuf, SpoolError> {
+    for suffix in ["", "-wal", "-shm"] {
+        let from = PathBuf::from(format!("{}{suffix}", from.display()));
+        let path = PathBuf::from(format!("{}{suffix}", to.display()));
         match fs::rename(&from, &path) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                 return Err(SpoolError::SetAside { path, source: e });
@@ -268,18 +277,42 @@ pub fn set_aside_as(state_dir: &Path, word: &str) -> Result<PathBuf, SpoolError>
             _ => {}
         }
     }
-    Ok(name(n))
+    Ok(to)
 }
 
-/// How many databases were set aside.
+/// How many databases were set aside and are still there, salvaged or not.
 pub fn count_set_aside(state_dir: &Path) -> u64 {
+    let count = |word| numbers_of(state_dir, word).len() as u64;
+    count(CORRUPT) + count(REMAINS)
+}
+
+/// Those that nothing was salvaged from yet, oldest first.
+pub fn set_aside_databases(state_dir: &Path) -> Vec<PathBuf> {
+    let path = |n| state_dir.join(format!("{FILE}.{CORRUPT}-{n}"));
+    numbers_of(state_dir, CORRUPT).into_iter().map(path).collect()
+}
+
+/// Gives a database that was salvaged as far as it can be read the name of one that nobody will look at
+/// again.
+pub fn keep_remains(state_dir: &Path, path: &Path) -> Result<PathBuf, SpoolError> {
+    let n = (1..).find(|n| !numbers_of(state_dir, REMAINS).contains(n)).unwrap_or(u32::MAX);
+    move_database(path, state_dir.join(format!("{FILE}.{REMAINS}-{n}")))
+}
+
+fn numbers_of(state_dir: &Path, word: &str) -> BTreeSet<u32> {
     let Ok(entries) = fs::read_dir(state_dir) else {
-        return 0;
+        return BTreeSet::new();
     };
-    let number =
-        |name: &str| name.strip_prefix(FILE)?.strip_prefix(".corrupt-")?.parse::<u32>().ok();
+    let number = |name: &str| {
+        name.strip_prefix(FILE)?
+            .strip_prefix('.')?
+            .strip_prefix(word)?
+            .strip_prefix('-')?
+            .parse()
+            .ok()
+    };
     let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    names.filter(|name| number(name).is_some()).count() as u64
+    names.filter_map(|name| number(&name)).collect()
 }
 
 /// Opens the database for reading only; it does not disturb a running agent.

@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Instant;
 
 use picket_wire::observation::{EpochStart, PreviousEpoch, Stamp};
 use picket_wire::{CameraKey, CameraName, CameraRecord, DeviceName, EpochId, ObservationId};
@@ -23,6 +24,7 @@ use super::month::Month;
 use super::record::{Row, RowId};
 use super::recordings::{self, Positions, Recordings};
 use super::room::Room;
+use super::salvage::Salvage;
 use super::schema::{self, PAGE_BYTES};
 use super::settings::Settings;
 use super::totals::{self, Totals};
@@ -42,6 +44,9 @@ pub struct Shared {
     pub first_id: RowId,
     /// Rows not yet committed will have this number or a higher one.
     pub next_id: AtomicI64,
+    /// Of records and pictures: the first row that was salvaged since the uplink last asked, or
+    /// `RowId::MAX`.
+    pub salvaged: [AtomicI64; 2],
     /// Bytes in use, of `cap_bytes`.
     pub used_bytes: AtomicU64,
     /// Bytes that went over the link in this month.
@@ -72,6 +77,7 @@ pub struct Store {
     month: Month,
     next_id: RowId,
     log: LogLimit,
+    salvage: Option<Salvage>,
     room: Room,
     cursors: Cursors,
     ages: Ages,
@@ -121,11 +127,13 @@ impl Store {
         lock: Arc<StateLock>,
     ) -> Result<Self, SpoolError> {
         let connection = schema::open_for_writing(state_dir, settings)?;
-        let accounts = books::load(&connection)?;
         let (epoch_in_database, totals) = totals::load(&connection)?;
         let epoch = epoch::begin(state_dir, epoch_in_database)?;
         let month = Month::load(&connection)?;
-        let next_id = totals::last_id(&connection)? + 1;
+        let salvage = Salvage::begin(&connection, state_dir, device, epoch)?;
+        let accounts = books::load(&connection)?;
+        let above_salvaged = salvage.as_ref().map_or(0, Salvage::first_free_id);
+        let next_id = (totals::last_id(&connection)? + 1).max(above_salvaged);
         let shared = Arc::new(Shared {
             state_dir: state_dir.to_path_buf(),
             device: device.clone(),
@@ -136,6 +144,7 @@ impl Store {
             recordings: Recordings::load(&connection)?,
             first_id: next_id,
             next_id: AtomicI64::new(next_id),
+            salvaged: [const { AtomicI64::new(RowId::MAX) }; 2],
             used_bytes: AtomicU64::new(0),
             month_bytes: AtomicU64::new(month.bytes),
             month_budget_bytes: AtomicU64::new(u64::MAX),
@@ -154,6 +163,7 @@ impl Store {
             month,
             next_id,
             log: LogLimit::new(state_dir, settings),
+            salvage,
             room: Room::new(state_dir, settings),
             cursors: Cursors::default(),
             ages: Ages::new(settings.max_age_hours),
@@ -284,6 +294,60 @@ impl Store {
         self.give_back(batch);
         self.since_checkpoint_bytes += batch.bytes() + 4 * PAGE_BYTES;
         Ok(())
+    }
+
+    /// When the next slice of a damaged database may be brought over, if there is one.
+    pub fn salvage_due_at(&self) -> Option<Instant> {
+        self.salvage.as_ref().map(Salvage::due_at)
+    }
+
+    /// Brings a slice of a damaged database over, if one is due; whether one came.
+    pub fn salvage_if_due(&mut self) -> bool {
+        let Some(mut salvage) = self.salvage.take_if(|s| s.due_at() <= Instant::now()) else {
+            return false;
+        };
+        match self.salvage_slice(&mut salvage) {
+            Ok(Some(true)) => {
+                salvage.finish();
+                return true;
+            }
+            Ok(came) => {
+                if came.is_none() {
+                    salvage.try_later();
+                }
+                self.salvage = Some(salvage);
+                came.is_some()
+            }
+            Err(error) => {
+                tracing::warn!(target: "spool", error = picket_service::logging::chain(&error),
+                    "the damaged spool cannot be salvaged at the moment");
+                salvage.try_later();
+                self.salvage = Some(salvage);
+                false
+            }
+        }
+    }
+
+    /// Whether that was the end; `None` while there is no room: nothing new goes for what is old.
+    fn salvage_slice(&mut self, salvage: &mut Salvage) -> Result<Option<bool>, SpoolError> {
+        self.log.check(&self.connection)?;
+        let sizes = salvage.read();
+        let bytes: u64 = sizes.iter().sum();
+        if quota::free_pages(&self.connection, self.most_pages()?)?
+            < quota::pages_for(sizes.into_iter())
+        {
+            return Ok(None);
+        }
+        let (now, mut at_end) = (self.now(), false);
+        self.transact(now, true, |tx| {
+            at_end = salvage.write(tx)?;
+            Ok(())
+        })?;
+        for (salvaged, first) in self.shared.salvaged.iter().zip(salvage.went_on()) {
+            salvaged.fetch_min(first, Ordering::SeqCst);
+        }
+        self.since_checkpoint_bytes += bytes + 4 * PAGE_BYTES;
+        Ok(Some(at_end))
     }
 
     /// Whether the database is near its cap, as against a file system that is full.

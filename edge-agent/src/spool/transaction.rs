@@ -96,8 +96,33 @@ impl Transaction<'_> {
     /// Writes a row.
     pub fn insert(&mut self, row: &Row) -> Result<RowId, SpoolError> {
         let id = self.next_id;
+        let at_ms = self.now.captured_at.map(|at| at.as_millisecond());
+        let synchronised = self.now.clock == ClockState::Synchronised;
+        self.write("INSERT", id, (at_ms, synchronised), row)?;
+        self.next_id += 1;
+        Ok(id)
+    }
+
+    /// Writes a row that was in another database with its number and time there; false if there is one
+    /// with that number.
+    pub fn put_back(
+        &mut self,
+        id: RowId,
+        time: (Option<i64>, bool),
+        row: &Row,
+    ) -> Result<bool, SpoolError> {
+        self.write("INSERT OR IGNORE", id, time, row)
+    }
+
+    fn write(
+        &mut self,
+        verb: &str,
+        id: RowId,
+        (at_ms, synchronised): (Option<i64>, bool),
+        row: &Row,
+    ) -> Result<bool, SpoolError> {
         let sql = format!(
-            "INSERT INTO {} VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+            "{verb} INTO {} VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
             table(row.topic)
         );
         let values = params![
@@ -108,21 +133,24 @@ impl Transaction<'_> {
             signed(row.last),
             row.kind.as_str(),
             signed(row.bytes()),
-            self.now.captured_at.map(|at| at.as_millisecond()),
-            self.now.clock == ClockState::Synchronised,
+            at_ms,
+            synchronised,
             row.headers,
             row.value,
         ];
-        self.connection
+        let count = self
+            .connection
             .prepare_cached(&sql)
             .and_then(|mut statement| statement.execute(values))
             .map_err(|source| SpoolError::Commit { step: "write a row", source })?;
-        self.next_id += 1;
+        if count == 0 {
+            return Ok(false);
+        }
         self.totals.add(row.topic, row.bytes());
         if let Some(worth) = Worth::of(row.kind.as_str()) {
             self.account(&row.key).weights.add(worth, row.bytes());
         }
-        Ok(id)
+        Ok(true)
     }
 
     /// Deletes a row; `None` if it is not there.
@@ -257,7 +285,7 @@ impl Transaction<'_> {
 }
 
 /// A row's times, as its headers have them.
-fn stamp_of(headers: &str) -> Option<Stamp> {
+pub fn stamp_of(headers: &str) -> Option<Stamp> {
     use picket_wire::header;
     use picket_wire::observation::ClockState::{Synchronised, Unset, Unsynchronised};
     let pairs: Vec<(String, String)> = serde_json::from_str(headers).ok()?;

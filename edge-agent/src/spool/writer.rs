@@ -137,6 +137,10 @@ impl Writer {
             if self.is_due() {
                 self.commit();
             }
+            if self.failing.is_none() && self.batch.is_empty() && self.store.salvage_if_due() {
+                self.wake_uplink();
+                self.store.checkpoint_if_due();
+            }
             if self.answer() {
                 return;
             }
@@ -252,7 +256,7 @@ impl Writer {
         let due = match &self.failing {
             Some(failing) => Some(failing.retry_at),
             None if self.is_asked() => Some(now),
-            None => self.batch.due_at(&self.settings),
+            None => self.batch.due_at(&self.settings).or_else(|| self.store.salvage_due_at()),
         };
         due.map_or(LONGEST_WAIT, |due| due.saturating_duration_since(now)).min(LONGEST_WAIT)
     }

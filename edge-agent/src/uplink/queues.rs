@@ -148,6 +148,12 @@ impl Queues {
         }
     }
 
+    /// Rows of a damaged spool came over, from this number on, where a look may have found none.
+    pub fn backlog_grew(&mut self, topic: Topic, from: RowId) {
+        let [_, backlog] = self.lanes_of(topic);
+        backlog.grew(from);
+    }
+
     /// A row was not delivered: it is read again, before those that come after it.
     pub fn again(&mut self, rows: &impl Rows, topic: Topic, key: &str, id: RowId) {
         rows.give_back(id);

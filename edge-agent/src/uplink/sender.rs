@@ -145,7 +145,12 @@ impl Sender {
         select! {
             recv(self.reports) -> report => report.into_iter().for_each(|report| self.heed(report)),
             recv(self.reader.committed()) -> word => match word {
-                Ok(()) => self.queues.more_committed(),
+                Ok(()) => {
+                    self.queues.more_committed();
+                    for (topic, from) in self.reader.salvaged() {
+                        self.queues.backlog_grew(topic, from);
+                    }
+                }
                 // The spool has ended before the uplink: nothing can be settled any more.
                 Err(_) => return false,
             },

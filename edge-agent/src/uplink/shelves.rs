@@ -170,6 +170,13 @@ impl Shelves {
         shelf.rewind(id);
     }
 
+    /// There are rows of any camera from `from` on that no look has met.
+    pub fn grew(&mut self, from: RowId) {
+        self.widen(from);
+        self.by_key.values_mut().for_each(|shelf| shelf.rewind(from));
+        self.end = None;
+    }
+
     /// The first row of a camera that was not taken, or where it may stand.
     pub fn first_of(&self, key: &str) -> RowId {
         self.by_key.get(key).map_or(self.frontier, Shelf::first)

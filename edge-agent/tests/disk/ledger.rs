@@ -147,6 +147,15 @@ impl Promised {
         }
     }
 
+    /// Looks at the rows alone.
+    pub fn judge_rows(&self, agent: &Agent, context: &str) {
+        let mut rows = agent.take(Topic::Observations);
+        rows.extend(agent.take(Topic::Frames));
+        self.check_rows(&rows, context);
+        self.check_fates(&self.find(&rows), context);
+        agent.reader.give_back(rows.iter().map(|row| row.id));
+    }
+
     /// Looks at a spool that has just been opened again.
     pub fn judge(&self, agent: &Agent, context: &str) {
         let mut rows = agent.take(Topic::Observations);

@@ -14,6 +14,7 @@ mod ledger;
 mod model;
 mod player;
 mod power_cut;
+mod salvage;
 
 use std::time::Duration;
 
