@@ -347,7 +347,11 @@ fn after_a_fatal_error_a_second_producer_goes_on_in_order_and_nothing_is_lost_or
         // What a broker says that has lost what it knew of a producer.
         let lost = RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
         mock.request_errors(RDKafkaApiKey::Produce, &[lost]);
-        for seq in sent + 1..=sent + 50 {
+        // Alone: the mock brokers take what follows a record that they refused, as no broker does.
+        agent.capture(sent + 1..=sent + 1);
+        agent.wait("the producers are replaced", |_| replaced() == round);
+        agent.capture_of(&yard, sent + 1..=sent + 1);
+        for seq in sent + 2..=sent + 50 {
             agent.capture(seq..=seq);
             agent.capture_of(&yard, seq..=seq);
         }
@@ -369,7 +373,12 @@ fn after_a_fatal_error_a_second_producer_goes_on_in_order_and_nothing_is_lost_or
             _ => false,
         };
         let its: Vec<_> = messages.iter().filter(of).cloned().collect();
-        let seqs: Vec<u64> = skips(&its).into_iter().map(|(_, seq)| seq).collect();
+        let sent_by = |lane| skips(&its).into_iter().filter(move |(of, _)| *of == lane);
+        for lane in [Lane::Live, Lane::Backlog] {
+            assert!(sent_by(lane).map(|(_, seq)| seq).is_sorted(), "{camera}: {its:?}");
+        }
+        let mut seqs: Vec<u64> = skips(&its).into_iter().map(|(_, seq)| seq).collect();
+        seqs.sort_unstable();
         assert_eq!(seqs, (1..=sent).collect::<Vec<_>>(), "{camera}");
     }
 }
