@@ -309,7 +309,7 @@ impl Store {
         match self.salvage_slice(&mut salvage) {
             Ok(Some(true)) => {
                 salvage.finish();
-                return true;
+                true
             }
             Ok(came) => {
                 if came.is_none() {

@@ -103,7 +103,7 @@ fn a_power_cut_at_any_sync_loses_nothing_that_was_promised() {
     let mut cut = PowerCut::new(&run.steps);
     for count in sample(&edges, 40, &mut random) {
         for keep in Keep::ALL {
-            run.cut(&mut cut, count, keep, random.next());
+            run.cut(&mut cut, count, keep, random.number());
         }
     }
 }
@@ -118,7 +118,7 @@ fn a_torn_page_in_the_log_costs_only_the_commit_that_it_belongs_to() {
     for commit in sample(&commits, 40, &mut random) {
         let count = commit.start + 1 + random.below(commit.len());
         for keep in [Keep::Beginning, Keep::Sectors] {
-            run.cut(&mut cut, count, keep, random.next());
+            run.cut(&mut cut, count, keep, random.number());
         }
     }
 }
@@ -135,7 +135,7 @@ fn a_checkpoint_that_is_cut_short_and_tears_pages_of_the_database_loses_nothing(
         let counts: Vec<_> = checkpoint.collect();
         for count in sample(&counts, 5, &mut random) {
             for keep in [Keep::Nothing, Keep::Some, Keep::Sectors] {
-                run.cut(&mut cut, count, keep, random.next());
+                run.cut(&mut cut, count, keep, random.number());
             }
         }
     }
@@ -150,7 +150,7 @@ fn a_power_cut_while_a_full_spool_evicts_leaves_no_frame_without_a_row_or_a_gap(
     let mut cut = PowerCut::new(&run.steps);
     for count in sample(&edges, 10, &mut random) {
         for keep in [Keep::Nothing, Keep::Sectors] {
-            run.cut(&mut cut, count, keep, random.next());
+            run.cut(&mut cut, count, keep, random.number());
         }
     }
 }

@@ -1,5 +1,8 @@
 //! The shim under a real SQLite.
 
+// Helpers of tests may unwrap as tests do: a panic is a failed test.
+#![allow(clippy::unwrap_used)]
+
 use std::time::Duration;
 
 use picket_faulty_disk::{Call, Failure, Fault, FaultyDisk, File, Keep, PowerCut, Random, Step};
