@@ -157,6 +157,11 @@ const REFUSED: &[(&[&str], &str)] = &[
         "use the fields ca_file, certificate_file, key_file and allow_plaintext",
     ),
     (&["sasl.*", "enable.sasl.*", "oauthbearer_*"], "use the table sasl"),
+    (
+        &["api.version.request", "api.version.fallback.ms", "broker.version.fallback"],
+        "what the broker understands is asked of the broker: the idempotent producer and headers need \
+         it, and a guess at an older one would turn them off",
+    ),
     (&["statistics.interval.ms"], "see the metrics of the program instead"),
     (
         &[
@@ -172,12 +177,31 @@ const REFUSED: &[(&[&str], &str)] = &[
     ),
 ];
 
+/// Longer, and waiting on purpose looks like a link that is slow or down.
+const MAX_LINGER_MS: f64 = 1000.0;
+
 fn matches(pattern: &str, name: &str) -> bool {
     match (pattern.strip_prefix('*'), pattern.strip_suffix('*')) {
         (Some(end), _) => name.ends_with(end),
         (_, Some(begin)) => name.starts_with(begin),
         _ => pattern == name,
     }
+}
+
+fn why_refused(name: &str, value: &str) -> Option<&'static str> {
+    // librdkafka takes a setting of topics by its bare name, and with this before it.
+    let bare = name.strip_prefix("topic.");
+    let is_of =
+        |pattern: &&str| matches(pattern, name) || bare.is_some_and(|bare| matches(pattern, bare));
+    if let Some((_, why)) =
+        REFUSED.iter().find(|(patterns, _)| patterns.iter().any(|of| is_of(&of)))
+    {
+        return Some(why);
+    }
+    // What is no number at all is librdkafka's to refuse.
+    let lingers =
+        name == "linger.ms" && value.trim().parse::<f64>().is_ok_and(|ms| ms > MAX_LINGER_MS);
+    lingers.then_some("at most 1000: a record that lingers counts as one that is not acknowledged")
 }
 
 impl Extra {
@@ -193,12 +217,7 @@ impl Extra {
 
     /// The first that breaks what Picket promises, and why or what to use instead.
     pub fn refused(&self) -> Option<(&str, &'static str)> {
-        self.0.keys().find_map(|name| {
-            let found = REFUSED
-                .iter()
-                .find(|(patterns, _)| patterns.iter().any(|pattern| matches(pattern, name)))?;
-            Some((name.as_str(), found.1))
-        })
+        self.0.iter().find_map(|(name, value)| Some((name.as_str(), why_refused(name, value)?)))
     }
 }
 
@@ -252,12 +271,41 @@ mod tests {
             ("compression.codec", "topic"),
             ("dr_msg_cb", "acks=all"),
             ("rebalance_cb", "librdkafka"),
+            ("topic.partitioner", "partition"),
+            ("topic.message.timeout.ms", "stall_ms"),
+            ("topic.delivery.timeout.ms", "stall_ms"),
+            ("topic.auto.offset.reset", "MongoDB"),
+            ("topic.request.required.acks", "acks=all"),
+            ("topic.acks", "acks=all"),
+            ("topic.compression.type", "topic"),
+            ("topic.opaque", "librdkafka"),
+            ("api.version.request", "broker"),
+            ("api.version.fallback.ms", "broker"),
+            ("broker.version.fallback", "broker"),
         ];
         for (name, instead) in names {
             let extra = Extra::from([(name, "1")]);
             let (refused, why) = extra.refused().unwrap_or_else(|| panic!("{name} is let through"));
             assert_eq!(refused, name);
             assert!(why.contains(instead), "{name}: {why}");
+        }
+    }
+
+    #[test]
+    fn settings_whose_own_name_begins_with_topic_are_let_through() {
+        let names = ["topic.metadata.refresh.interval.ms", "topic.metadata.propagation.max.ms"];
+        for name in names.into_iter().chain(["api.version.request.timeout.ms"]) {
+            assert_eq!(Extra::from([(name, "60000")]).refused(), None);
+        }
+    }
+
+    #[test]
+    fn a_record_lingers_for_a_second_at_most() {
+        for (value, is_refused) in
+            [("0.5", false), ("1000", false), ("1000.5", true), ("1e6", true)]
+        {
+            let extra = Extra::from([("linger.ms", value)]);
+            assert_eq!(extra.refused().is_some(), is_refused, "{value}");
         }
     }
 }
