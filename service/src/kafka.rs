@@ -193,9 +193,7 @@ fn why_refused(name: &str, value: &str) -> Option<&'static str> {
     let bare = name.strip_prefix("topic.");
     let is_of =
         |pattern: &&str| matches(pattern, name) || bare.is_some_and(|bare| matches(pattern, bare));
-    if let Some((_, why)) =
-        REFUSED.iter().find(|(patterns, _)| patterns.iter().any(|of| is_of(&of)))
-    {
+    if let Some((_, why)) = REFUSED.iter().find(|(patterns, _)| patterns.iter().any(is_of)) {
         return Some(why);
     }
     // What is no number at all is librdkafka's to refuse.
