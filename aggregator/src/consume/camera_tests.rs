@@ -197,7 +197,55 @@ fn a_gap_of_pictures_accounts_for_no_observation() {
     assert_eq!(camera.accounts.pictures_dropped["spool-full"], 3);
     assert_eq!(camera.complete_until(), 0);
     let id = changes.records[0].get_str("_id").unwrap();
-    assert_eq!(id, "gate/north/1-00000001/1~gap-frames");
+    assert_eq!(id, "gate/north/1-00000001/1~gap-frames-digest");
+}
+
+/// Takes records in one after the other, as the store would know them: by the id of their document.
+fn take_stored(camera: &mut Camera, records: &[(CameraRecord, &str)]) -> Vec<(Verdict, usize)> {
+    let mut stored = BTreeMap::new();
+    let take = |(offset, (record, digest)): (usize, &(CameraRecord, &str))| {
+        let (id, origin) = (upsert::document_id(record, digest), origin(offset as i64));
+        let mut changes = Changes::default();
+        let verdict = camera.take(record, digest, &origin, stored.get(&id), &mut changes).unwrap();
+        if matches!(verdict, Verdict::Stored { .. }) {
+            assert_eq!(changes.records[0].get_str("_id").unwrap(), id);
+            assert!(stored.insert(id, Known::new(digest, &origin)).is_none(), "written over");
+        }
+        (verdict, changes.records.len())
+    };
+    records.iter().enumerate().map(take).collect()
+}
+
+#[test]
+fn a_longer_gap_that_begins_as_an_earlier_one_settles_what_that_one_left_open() {
+    let mut camera = camera();
+    let of = |first, last| gap(FIRST, first, last, GapOf::Observations);
+    let records = [
+        (of(5, 9), "aa"),
+        (of(5, 20), "bb"),
+        (of(5, 20), "bb"),
+        (of(5, 9), "cc"),
+        (of(5, 9), "aa"),
+    ];
+    let verdicts = take_stored(&mut camera, &records);
+    let twice = (Verdict::Duplicate, 0);
+    assert_eq!(verdicts, [(STORED, 1), (STORED, 1), twice.clone(), twice.clone(), twice]);
+    let ledger = &camera.ledgers[&FIRST.parse().unwrap()];
+    assert_eq!(ledger.accounted.as_slice(), [(5, 20)]);
+    assert_eq!(camera.accounts.dropped["spool-full"], 16, "5 to 9 once");
+    assert!(camera.accounts.refused.is_empty(), "{:?}", camera.accounts.refused);
+}
+
+#[test]
+fn two_crops_of_one_observation_are_dropped_one_by_one_and_a_resend_counts_neither_twice() {
+    let mut camera = camera();
+    let crop = || gap(FIRST, 7, 7, GapOf::Crops);
+    let records = [(crop(), "aa"), (crop(), "bb"), (crop(), "aa"), (crop(), "bb")];
+    let verdicts = take_stored(&mut camera, &records);
+    let twice = (Verdict::Duplicate, 0);
+    assert_eq!(verdicts, [(STORED, 1), (STORED, 1), twice.clone(), twice]);
+    assert_eq!(camera.accounts.pictures_dropped["spool-full"], 2);
+    assert!(camera.accounts.refused.is_empty(), "{:?}", camera.accounts.refused);
 }
 
 #[test]

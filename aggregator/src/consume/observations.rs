@@ -59,12 +59,12 @@ impl Observations {
         self.load_cameras(entries).await?;
         self.load_ledgers(entries).await?;
         let mut ids = BTreeSet::new();
-        for record in records(entries) {
+        for (record, digest) in records_with_digests(entries) {
             let camera = self.cameras.get(&record.id().key);
             let accounted = camera.is_some_and(|camera| camera.is_accounted(record));
             // What settles new ids cannot be there already, so most batches ask nothing.
             if accounted || record.settles().is_none_or(|(first, last)| first != last) {
-                ids.insert(upsert::document_id(record));
+                ids.insert(upsert::document_id(record, digest));
             }
         }
         let ids: Vec<_> = ids.into_iter().collect();
@@ -191,7 +191,7 @@ impl Observations {
             }
         };
         let Some(camera) = self.cameras.get_mut(&record.id().key) else { return };
-        let id = upsert::document_id(record);
+        let id = upsert::document_id(record, &entry.digest);
         let verdict = camera.take(record, &entry.digest, &entry.origin, known.get(&id), changes);
         match verdict {
             Ok(Verdict::Stored { late }) => {
@@ -251,8 +251,12 @@ impl Observations {
 }
 
 fn records(entries: &[Entry]) -> impl Iterator<Item = &CameraRecord> {
+    records_with_digests(entries).map(|(record, _)| record)
+}
+
+fn records_with_digests(entries: &[Entry]) -> impl Iterator<Item = (&CameraRecord, &str)> {
     entries.iter().filter_map(|entry| match &entry.message {
-        Ok(Message::Record { record, .. }) => Some(record),
+        Ok(Message::Record { record, .. }) => Some((record, entry.digest.as_str())),
         _ => None,
     })
 }

@@ -68,7 +68,8 @@ pub struct ObservationDocument {
     #[serde(rename = "_id")]
     pub id: String,
     /// Always `observation`; the other records of the log have their own kind, and an `_id` of
-    /// `<id>~<kind>` (`~skip`, `~gap-observations`, `~gap-frames`, `~gap-crops`, `~epoch`, `~clock`).
+    /// `<id>~<kind>` (`~skip`, `~epoch`, `~clock`), or of `<id>~gap-observations-<digest>`,
+    /// `~gap-frames-<digest>`, `~gap-crops-<digest>`: several gaps may begin at one `seq`.
     pub kind: String,
     /// Device.
     pub device: String,

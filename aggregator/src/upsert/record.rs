@@ -8,13 +8,22 @@ use crate::store::documents::{DetectionDocument, Ingest, ObservationDocument, co
 use crate::store::{StoreError, encode};
 use crate::upsert::origin::{date, nanoseconds, pixels, signed};
 
+/// Digits of its digest in a gap's id: 64 bits for the few gaps that begin at one `seq`.
+const GAP_DIGITS: usize = 16;
+
 /// Id of a record's document. An observation has its own id; the others stand beside it, because
-/// they may begin at the same `seq`.
-pub fn document_id(record: &CameraRecord) -> String {
+/// they may begin at the same `seq`. Nor does a gap's first `seq` name it: what was dropped before may
+/// be told again as part of a longer run (a salvage tells what neither rows nor gaps that it finds
+/// account for), and the crops of one observation are dropped one by one. So its digest is part of
+/// its id, and no gap is a conflict with another; which `seq` it settles, the ledger decides.
+pub fn document_id(record: &CameraRecord, digest: &str) -> String {
     let id = record.id();
     match record {
         CameraRecord::Observation(_) => id.to_string(),
-        CameraRecord::Gap(gap) => format!("{id}~gap-{}", gap_of(gap.of)),
+        CameraRecord::Gap(gap) => {
+            let digest = digest.get(..GAP_DIGITS).unwrap_or(digest);
+            format!("{id}~gap-{}-{digest}", gap_of(gap.of))
+        }
         other => format!("{id}~{}", other.kind()),
     }
 }
@@ -84,7 +93,7 @@ pub fn other(record: &CameraRecord, digest: &str, ingest: &Ingest) -> Result<Doc
     let stamp = record.stamp();
     let captured_ns = nanoseconds(stamp.captured_at);
     let mut document = place(record.id());
-    document.insert("_id", document_id(record));
+    document.insert("_id", document_id(record, digest));
     document.insert("kind", record.kind().as_str());
     document.insert("captured_at", date(captured_ns));
     document.insert("captured_ns", captured_ns);
