@@ -5,6 +5,10 @@
 //! longer. Live records wait for the other, from which only they are taken: behind a picture of a
 //! minute's bytes they would not be live. Both together keep to the rate in the long run, as long as
 //! live records alone do.
+//!
+//! Heartbeats wait for neither, and are charged to both: so they are spaced, or where the rate is
+//! small they would leave nothing for anything else. Only the newest is ever sent, so a longer space
+//! loses none that matters.
 
 use std::time::{Duration, Instant};
 
@@ -12,12 +16,16 @@ use super::bulk::Class;
 
 /// How long bytes that were not used are kept for.
 const BURST: Duration = Duration::from_secs(1);
+/// Heartbeats take one byte in so many at most.
+const HEARTBEATS_ONE_IN: f64 = 10.0;
 
 #[derive(Debug)]
 struct Bucket {
     rate: f64,
     bytes: f64,
     filled: Instant,
+    /// The most that went at once.
+    largest: f64,
 }
 
 impl Bucket {
@@ -26,6 +34,14 @@ impl Bucket {
         self.bytes = (self.bytes + self.rate * passed).min(self.rate * BURST.as_secs_f64());
         self.filled = now;
     }
+
+    /// It owes at most the largest record and a burst: a row that is tried again is never held up, and
+    /// many of them would stop all else for as long as they weigh.
+    fn take(&mut self, bytes: f64) {
+        self.largest = self.largest.max(bytes);
+        let owed = self.largest + self.rate * BURST.as_secs_f64();
+        self.bytes = (self.bytes - bytes).max(-owed);
+    }
 }
 
 /// What may be sent now; nothing is ever held where no rate is set.
@@ -33,13 +49,17 @@ impl Bucket {
 pub struct Ceiling {
     /// Of all, and of what is prompt alone.
     buckets: Option<[Bucket; 2]>,
+    /// No heartbeat goes before.
+    next_heartbeat: Instant,
 }
 
 impl Ceiling {
     /// Of so many bytes per second.
     pub fn new(bytes_per_second: Option<u64>, now: Instant) -> Self {
-        let bucket = |rate: u64| Bucket { rate: rate as f64, bytes: rate as f64, filled: now };
-        Self { buckets: bytes_per_second.map(|rate| [bucket(rate), bucket(rate)]) }
+        let bucket =
+            |rate: u64| Bucket { rate: rate as f64, bytes: rate as f64, filled: now, largest: 0.0 };
+        let buckets = bytes_per_second.map(|rate| [bucket(rate), bucket(rate)]);
+        Self { buckets, next_heartbeat: now }
     }
 
     /// To be called before what waits is handed over.
@@ -58,9 +78,23 @@ impl Ceiling {
     /// So many bytes went.
     pub fn spent(&mut self, class: Class, bytes: u64) {
         let Some([all, prompt]) = &mut self.buckets else { return };
-        all.bytes -= bytes as f64;
+        all.take(bytes as f64);
         if class == Class::Prompt {
-            prompt.bytes -= bytes as f64;
+            prompt.take(bytes as f64);
+        }
+    }
+
+    /// Whether a heartbeat may go.
+    pub fn admits_heartbeat(&self, now: Instant) -> bool {
+        self.buckets.is_none() || now >= self.next_heartbeat
+    }
+
+    /// One of so many bytes went.
+    pub fn spent_on_heartbeat(&mut self, bytes: u64, now: Instant) {
+        self.spent(Class::Prompt, bytes);
+        if let Some([all, _]) = &self.buckets {
+            let space = bytes as f64 * HEARTBEATS_ONE_IN / all.rate;
+            self.next_heartbeat = now + Duration::from_secs_f64(space);
         }
     }
 }
@@ -108,9 +142,48 @@ mod tests {
     }
 
     #[test]
-    fn without_a_ceiling_everything_goes() {
-        let mut ceiling = Ceiling::new(None, Instant::now());
-        ceiling.spent(Class::Bulk, u64::MAX);
+    fn heartbeats_leave_the_smallest_rate_to_records() {
+        const LEAST: u64 = 1000;
+        let start = Instant::now();
+        let mut ceiling = Ceiling::new(Some(LEAST), start);
+        let [mut heartbeats, mut live, mut bulk] = [0_u64; 3];
+        for second in 0..600 {
+            let now = start + Duration::from_secs(second);
+            ceiling.begin_turn(now);
+            if second % 2 == 0 && ceiling.admits(Class::Prompt) {
+                ceiling.spent(Class::Prompt, 500);
+                live += 1;
+            }
+            while ceiling.admits(Class::Bulk) {
+                ceiling.spent(Class::Bulk, 5000);
+                bulk += 1;
+            }
+            if ceiling.admits_heartbeat(now) {
+                ceiling.spent_on_heartbeat(1200, now);
+                heartbeats += 1;
+            }
+        }
+        assert_eq!((live, heartbeats), (300, 50));
+        let all = (live * 500 + bulk * 5000 + heartbeats * 1200) / 600;
+        assert!(bulk > 60 && all <= LEAST * 102 / 100, "{bulk} pictures, {all} bytes a second");
+    }
+
+    #[test]
+    fn what_goes_in_spite_of_the_ceiling_stops_nothing_for_ever() {
+        let start = Instant::now();
+        let mut ceiling = Ceiling::new(Some(RATE), start);
+        (0..1000).for_each(|_| ceiling.spent(Class::Prompt, RATE));
+        ceiling.begin_turn(start + Duration::from_secs(3));
         assert!(ceiling.admits(Class::Bulk) && ceiling.admits(Class::Prompt));
+    }
+
+    #[test]
+    fn without_a_ceiling_everything_goes() {
+        let now = Instant::now();
+        let mut ceiling = Ceiling::new(None, now);
+        ceiling.spent(Class::Bulk, u64::MAX);
+        ceiling.spent_on_heartbeat(u64::MAX, now);
+        assert!(ceiling.admits(Class::Bulk) && ceiling.admits(Class::Prompt));
+        assert!(ceiling.admits_heartbeat(now));
     }
 }

@@ -434,6 +434,7 @@ impl Sender {
         let held = self.troubles.holds(Topic::Status, now);
         if held
             || self.window.has_any(|topic| topic == Topic::Status)
+            || !self.ceiling.admits_heartbeat(now)
             || !self.link.may_send(idle, now)
         {
             return;
@@ -443,7 +444,7 @@ impl Sender {
         };
         let bytes = status.value.len() as u64;
         let ticket = self.window.issue(Parcel::Status, &status.key, bytes, now);
-        self.ceiling.spent(Class::Prompt, bytes + ENVELOPE_BYTES);
+        self.ceiling.spent_on_heartbeat(bytes + ENVELOPE_BYTES, now);
         let Outgoing { topic, key, headers, value } = &status;
         if let Err(code) = producers.send(*topic, key, headers, None, value, ticket)
             && let Some(sent) = self.window.settle(ticket, now)

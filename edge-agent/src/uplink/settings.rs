@@ -49,7 +49,7 @@ pub struct Settings {
     pub max_in_flight_records: u32,
     /// Most bytes to send in a second, headers included, counted before compression; leave it out for
     /// no ceiling. What is not sent waits in the spool: pictures and the backlog first, so that live
-    /// records are late only where they alone are more. Heartbeats count and are not held up.
+    /// records are late only where they alone are more. Heartbeats take a tenth of it at most: where one a second is more than that, they come less often.
     pub max_bytes_per_second: Option<u64>,
     /// Most bytes that may go over the link in a calendar month of the site's `time_zone`, both ways,
     /// as Kafka's client counts them (after compression, without what TLS and TCP add: some 5 %);
