@@ -231,3 +231,25 @@ fn without_a_limit_nothing_is_ever_too_old() {
     }
     assert_eq!(agent.take(Topic::Frames).len(), 1);
 }
+
+#[test]
+fn a_damaged_row_stops_neither_eviction_nor_what_is_new() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings { max_bytes: 16 << 20, ..Settings::default() };
+    let agent = Agent::start(dir.path(), &settings);
+    for seq in 1..=5 {
+        agent.capture(&north(), seq, 400_000, 0);
+    }
+    let database = rusqlite::Connection::open(dir.path().join("spool.sqlite")).unwrap();
+    let damage = "UPDATE pictures SET epoch = CAST(x'ff' AS TEXT) WHERE first = 2";
+    assert_eq!(database.execute(damage, []).unwrap(), 1);
+    drop(database);
+    for seq in 6..=60 {
+        agent.capture(&north(), seq, 700_000, 0);
+    }
+    let left = agent.take(Topic::Frames).len() as u64;
+    assert!((1..60).contains(&left), "{left}");
+    let books = agent.books(&north());
+    assert_eq!(books.spooled, 60, "each observation is there");
+    assert_eq!(dropped(&books.pictures_dropped, Reason::SPOOL_FULL), 59 - left);
+}

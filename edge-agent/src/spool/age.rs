@@ -17,8 +17,8 @@ use super::totals::table;
 const TRUSTED_AFTER_US: u64 = 10 * 60 * 1_000_000;
 const LOOK_EVERY_US: u64 = 60 * 1_000_000;
 const HOUR_MS: i64 = 60 * 60 * 1000;
-/// Rows to look at, and to drop at most, in one transaction.
-const ROWS: usize = 256;
+/// Rows to look at in one turn of the writer.
+const ROWS: usize = 4096;
 const TOPICS: [Topic; 2] = [Topic::Observations, Topic::Frames];
 
 /// When to look for what is too old.
@@ -28,18 +28,29 @@ pub struct Ages {
     /// The relation of the clocks when they were last looked at, and since when it holds.
     steady: Option<(i64, u64)>,
     looked_us: Option<u64>,
-    /// Of each table, up to which row this look has come: those that never go stay at the front.
-    looked_at: [RowId; 2],
+    looks: [Look; 2],
 }
 
-/// Rows that are too old.
+/// How far a look through one table has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Look {
+    /// What is too old up to here is dropped; those that never go stay.
+    after: RowId,
+    /// All up to here are too old.
+    old_until: RowId,
+    /// Times up to here are read.
+    read_until: RowId,
+    at_end: bool,
+}
+
+/// Rows that are too old: all behind `after` up to `last`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Old {
     /// Of which table.
     pub topic: Topic,
-    /// The first.
-    pub first: RowId,
-    /// The last; those between are too old as well.
+    /// None of these.
+    pub after: RowId,
+    /// The last of them.
     pub last: RowId,
 }
 
@@ -47,28 +58,35 @@ impl Ages {
     /// Keeps rows for so long; for ever if not said.
     pub fn new(max_age_hours: Option<u32>) -> Self {
         let max_age_ms = max_age_hours.map(|hours| i64::from(hours) * HOUR_MS);
-        Self { max_age_ms, steady: None, looked_us: None, looked_at: [RowId::MIN; 2] }
+        Self { max_age_ms, steady: None, looked_us: None, looks: [Look::BEGUN; 2] }
     }
 
     /// Rows to drop now, as few as one transaction should; a look goes on until there are none.
     pub fn find(&mut self, connection: &Connection, now: &Stamp) -> Result<Vec<Old>, SpoolError> {
         let Some(limit_ms) = self.due(now) else { return Ok(Vec::new()) };
         let mut found = Vec::new();
-        for (topic, after) in TOPICS.into_iter().zip(self.looked_at) {
-            found.extend(find(connection, topic, after, limit_ms)?);
+        for (topic, look) in TOPICS.into_iter().zip(&mut self.looks) {
+            look.go_on(connection, topic, limit_ms)?;
+            let (after, last) = (look.after, look.old_until);
+            found.extend((last > after).then_some(Old { topic, after, last }));
         }
-        if found.is_empty() {
-            self.looked_us = Some(now.mono_us);
-            self.looked_at = [RowId::MIN; 2];
+        if found.is_empty() && self.looks.iter().all(|look| look.at_end) {
+            self.put_off(now);
         }
         Ok(found)
     }
 
-    /// The rows of [`find`](Self::find) were dropped, but for those that stay.
-    pub fn dropped(&mut self, old: &[Old]) {
-        for (topic, after) in TOPICS.into_iter().zip(&mut self.looked_at) {
-            let last = old.iter().filter(|old| old.topic == topic).map(|old| old.last);
-            *after = last.fold(*after, RowId::max);
+    /// Looks again in a minute, from the beginning.
+    pub fn put_off(&mut self, now: &Stamp) {
+        self.looked_us = Some(now.mono_us);
+        self.looks = [Look::BEGUN; 2];
+    }
+
+    /// The rows of [`find`](Self::find) were dropped up to these, but for those that stay.
+    pub fn dropped(&mut self, reached: &[(Topic, RowId)]) {
+        for (topic, look) in TOPICS.into_iter().zip(&mut self.looks) {
+            let last = reached.iter().filter(|(of, _)| *of == topic).map(|(_, last)| *last);
+            look.after = last.fold(look.after, RowId::max);
         }
     }
 
@@ -97,34 +115,47 @@ impl Ages {
     }
 }
 
-/// The oldest rows of a table behind `after` that were committed before `limit_ms`.
-fn find(
-    connection: &Connection,
-    topic: Topic,
-    after: RowId,
-    limit_ms: i64,
-) -> Result<Option<Old>, SpoolError> {
-    let read = |source| SpoolError::Read { what: "the oldest rows' ages", source };
-    let sql = format!(
-        "SELECT id, committed_at_ms, synchronised FROM {} WHERE id > ?1 ORDER BY id LIMIT {ROWS}",
-        table(topic)
-    );
-    let mut statement = connection.prepare_cached(&sql).map_err(read)?;
-    let mut rows = statement.query(params![after]).map_err(read)?;
-    let mut old: Option<Old> = None;
-    let mut first = None;
-    while let Some(row) = rows.next().map_err(read)? {
-        let id: RowId = row.get(0).map_err(read)?;
-        let first = *first.get_or_insert(id);
-        let at: Option<i64> = row.get(1).map_err(read)?;
-        let synchronised: bool = row.get(2).map_err(read)?;
-        match at.filter(|_| synchronised) {
-            Some(at) if at >= limit_ms => break,
-            Some(_) => old = Some(Old { topic, first, last: id }),
-            None => {}
+impl Look {
+    const BEGUN: Self =
+        Self { after: RowId::MIN, old_until: RowId::MIN, read_until: RowId::MIN, at_end: false };
+
+    /// Reads on until something is too old, the rest is not, or it is enough for one turn.
+    fn go_on(
+        &mut self,
+        connection: &Connection,
+        topic: Topic,
+        limit_ms: i64,
+    ) -> Result<(), SpoolError> {
+        if self.at_end || self.old_until > self.after {
+            return Ok(());
         }
+        let read = |source| SpoolError::Read { what: "the oldest rows' ages", source };
+        let sql = format!(
+            "SELECT id, committed_at_ms, synchronised FROM {} WHERE id > ?1 ORDER BY id",
+            table(topic)
+        );
+        let mut statement = connection.prepare_cached(&sql).map_err(read)?;
+        let mut rows = statement.query(params![self.read_until]).map_err(read)?;
+        for _ in 0..ROWS {
+            let Some(row) = rows.next().map_err(read)? else {
+                self.at_end = true;
+                return Ok(());
+            };
+            let id: RowId = row.get(0).map_err(read)?;
+            let at: Option<i64> = row.get(1).map_err(read)?;
+            let synchronised: bool = row.get(2).map_err(read)?;
+            match at.filter(|_| synchronised) {
+                Some(at) if at >= limit_ms => {
+                    self.at_end = true;
+                    return Ok(());
+                }
+                Some(_) => self.old_until = id,
+                None => {}
+            }
+            self.read_until = id;
+        }
+        Ok(())
     }
-    Ok(old)
 }
 
 #[cfg(test)]
@@ -199,8 +230,11 @@ mod tests {
     }
 
     fn last_old(rows: &[(RowId, Option<i64>, bool)]) -> Option<RowId> {
-        let old = find(&table_of(rows), Topic::Observations, 0, 100).unwrap();
-        old.map(|old| old.last)
+        let (table, mut look) = (table_of(rows), Look::BEGUN);
+        while !look.at_end && look.old_until == RowId::MIN {
+            look.go_on(&table, Topic::Observations, 100).unwrap();
+        }
+        Some(look.old_until).filter(|last| *last > RowId::MIN)
     }
 
     #[test]
@@ -211,6 +245,16 @@ mod tests {
             Some(1)
         );
         assert_eq!(last_old(&[(1, Some(100), true)]), None);
+    }
+
+    #[test]
+    fn any_number_of_rows_of_unknown_time_hides_none_behind_them() {
+        let count = i64::try_from(ROWS).unwrap() + 5;
+        let mut rows: Vec<_> = (1..=count).map(|id| (id, None, false)).collect();
+        assert_eq!(last_old(&rows), None);
+        rows.push((count + 1, Some(50), true));
+        rows.push((count + 2, Some(100), true));
+        assert_eq!(last_old(&rows), Some(count + 1));
     }
 
     #[test]

@@ -19,6 +19,9 @@ use super::totals::table;
 use super::transaction::{Outline, Transaction};
 use super::worth::Worth;
 
+/// Rows to drop for their age in one transaction.
+const OLD_AT_ONCE: usize = 256;
+
 /// Up to which row nothing of a camera and of this worth is left, so that each search begins where
 /// the one before ended.
 #[derive(Debug, Clone, Default)]
@@ -51,14 +54,18 @@ pub fn make_room(
     evicted.into_gaps(tx)
 }
 
-/// Drops rows that are too old, but not what is on its way.
-pub fn drop_old(tx: &mut Transaction<'_>, old: &Old) -> Result<Vec<Dropped>, SpoolError> {
+/// Drops rows that are too old, but not what is on its way, and no more than one transaction should;
+/// gives also up to which row it came.
+pub fn drop_old(tx: &mut Transaction<'_>, old: &Old) -> Result<(Vec<Dropped>, RowId), SpoolError> {
     let mut evicted = Evicted::because(Reason::SPOOL_EXPIRED);
-    let choice = "id BETWEEN ?1 AND ?2 ORDER BY id";
-    for row in outlines(tx.connection, old.topic, choice, params![old.first, old.last])? {
-        evicted.row(tx, old.topic, &row)?;
+    let choice = format!("id > ?1 AND id <= ?2 ORDER BY id LIMIT {OLD_AT_ONCE}");
+    let rows = outlines(tx.connection, old.topic, &choice, params![old.after, old.last])?;
+    let is_all = rows.len() < OLD_AT_ONCE;
+    let reached = rows.last().filter(|_| !is_all).map_or(old.last, |(id, _)| *id);
+    for (id, row) in rows {
+        evicted.row(tx, old.topic, id, row)?;
     }
-    evicted.into_gaps(tx)
+    Ok((evicted.into_gaps(tx)?, reached))
 }
 
 /// Says what an eviction took.
@@ -106,11 +113,11 @@ impl Evicted {
             let choice = format!("{rows} ORDER BY id LIMIT {limit}");
             let found =
                 outlines(tx.connection, worth.topic(), &choice, params![after, key.to_string()])?;
-            let Some(last) = found.last() else { return Ok(false) };
-            after = last.id;
+            let Some((last, _)) = found.last() else { return Ok(false) };
+            after = *last;
             let mut any = false;
-            for row in &found {
-                let went = self.row(tx, worth.topic(), row)?;
+            for (id, row) in found {
+                let went = self.row(tx, worth.topic(), id, row)?;
                 (any, passed_over) = (any || went, passed_over || !went);
             }
             if !passed_over {
@@ -127,15 +134,23 @@ impl Evicted {
         &mut self,
         tx: &mut Transaction<'_>,
         topic: Topic,
-        row: &Outline,
+        id: RowId,
+        row: Result<Outline, SpoolError>,
     ) -> Result<bool, SpoolError> {
-        if tx.held.as_ref().is_some_and(|held| held.is_in_flight(row.id)) {
+        if tx.held.as_ref().is_some_and(|held| held.is_in_flight(id)) {
             return Ok(false);
         }
-        let Some(dropped) = tx.dropped(row, self.reason.into()) else {
+        let row = match row {
+            Ok(row) => row,
+            Err(error) => {
+                tx.delete_damaged(topic, id, &error)?;
+                return Ok(true);
+            }
+        };
+        let Some(dropped) = tx.dropped(&row, self.reason.into()) else {
             return Ok(false);
         };
-        tx.delete(topic, row.id)?;
+        tx.delete(topic, id)?;
         tx.account(&row.key).lost_on_disk(&dropped);
         push_dropped(&mut self.runs, dropped);
         Ok(true)
@@ -149,19 +164,26 @@ impl Evicted {
     }
 }
 
+/// A row by its number; its error is that damage has made it untrue.
+type Found = (RowId, Result<Outline, SpoolError>);
+
 fn outlines(
     connection: &Connection,
     topic: Topic,
     choice: &str,
     values: impl rusqlite::Params,
-) -> Result<Vec<Outline>, SpoolError> {
+) -> Result<Vec<Found>, SpoolError> {
     let read = |source| SpoolError::Read { what: "the oldest rows", source };
     let sql = format!("SELECT {} FROM {} WHERE {choice}", Outline::COLUMNS, table(topic));
     let mut statement = connection.prepare_cached(&sql).map_err(read)?;
     let mut rows = statement.query(values).map_err(read)?;
     let mut outlines = Vec::new();
     while let Some(row) = rows.next().map_err(read)? {
-        outlines.push(Outline::read(row)?);
+        let id = row.get(0).map_err(read)?;
+        match Outline::read(row) {
+            outline @ (Ok(_) | Err(SpoolError::Row { .. })) => outlines.push((id, outline)),
+            Err(error) => return Err(error),
+        }
     }
     Ok(outlines)
 }

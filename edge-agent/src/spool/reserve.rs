@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use picket_service::durable;
@@ -40,6 +41,16 @@ impl Reserve {
         self.bytes
     }
 
+    /// Bytes that are yet to be taken.
+    pub fn missing_bytes(&self) -> u64 {
+        if self.is_held() { 0 } else { self.bytes }
+    }
+
+    /// Bytes that its file takes already, of an earlier run.
+    pub fn laid_out_bytes(&self) -> u64 {
+        fs::metadata(&self.path).map_or(0, |meta| meta.blocks() * 512)
+    }
+
     /// Whether there is nothing to take back.
     pub fn is_held(&self) -> bool {
         self.state != State::GivenUp
@@ -70,7 +81,7 @@ impl Reserve {
             return;
         }
         tracing::warn!(target: "spool", why, bytes = self.bytes,
-            "no disk space can be kept in reserve: the spool does not grow until there is some");
+            "no disk space can be kept in reserve: free some, or lower spool.max_bytes");
     }
 
     /// Frees the space, if it is held.
@@ -113,8 +124,6 @@ fn set_aside(path: &Path, bytes: u64) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt;
-
     use super::*;
 
     #[test]

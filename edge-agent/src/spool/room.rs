@@ -46,7 +46,10 @@ impl Room {
         let available = available_bytes(&self.state_dir);
         let most = match available {
             _ if self.full => page_count,
-            Some(available) => pages(self.min_free_bytes, page_count, available),
+            Some(available) => {
+                let stays = self.min_free_bytes.saturating_add(self.reserve.missing_bytes());
+                pages(stays, page_count, available)
+            }
             None => u64::MAX,
         };
         most.min(self.cap_pages)
@@ -74,7 +77,8 @@ impl Room {
         self.looked = Some(Instant::now());
         // As much again stays free: taken to the last byte, it would be given up at once.
         let needed = self.reserve.bytes() * 2;
-        match available_bytes(&self.state_dir) {
+        let available = available_bytes(&self.state_dir);
+        match available.map(|available| available.saturating_add(self.reserve.laid_out_bytes())) {
             Some(available) if available < needed => {
                 self.reserve.missed(&format!("{available} bytes are free, {needed} are needed"));
             }

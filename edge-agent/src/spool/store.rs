@@ -266,13 +266,16 @@ impl Store {
         let mut cursors = self.cursors.clone();
         let old = std::mem::take(&mut self.old);
         let exclusive = full || gaps || !old.is_empty();
+        let mut reached = Vec::new();
         self.transact(now, exclusive, |tx| {
             tx.month.bytes = tx.month.bytes.saturating_add(batch.carried_bytes);
             for settled in &batch.settled {
                 tx.settle(settled)?;
             }
             for old in &old {
-                evicted.extend(eviction::drop_old(tx, old)?);
+                let (dropped, last) = eviction::drop_old(tx, old)?;
+                evicted.extend(dropped);
+                reached.push((old.topic, last));
             }
             if full {
                 evicted.extend(eviction::make_room(tx, &mut cursors, most_pages, needed)?);
@@ -284,7 +287,7 @@ impl Store {
             Ok(())
         })?;
         self.cursors = cursors;
-        self.ages.dropped(&old);
+        self.ages.dropped(&reached);
         eviction::tell(&evicted);
         for record in &clocks {
             let id = record.id();
@@ -346,6 +349,8 @@ impl Store {
         for (salvaged, first) in self.shared.salvaged.iter().zip(salvage.went_on()) {
             salvaged.fetch_min(first, Ordering::SeqCst);
         }
+        // What came over is older than anything that was here.
+        self.cursors = Cursors::default();
         self.since_checkpoint_bytes += bytes + 4 * PAGE_BYTES;
         Ok(Some(at_end))
     }
@@ -384,8 +389,11 @@ impl Store {
         let now = self.now();
         match self.ages.find(&self.connection, &now) {
             Ok(old) => self.old = old,
-            Err(error) => tracing::warn!(target: "spool",
-                error = picket_service::logging::chain(&error), "the ages cannot be looked at"),
+            Err(error) => {
+                self.ages.put_off(&now);
+                tracing::warn!(target: "spool", error = picket_service::logging::chain(&error),
+                    "the ages cannot be looked at");
+            }
         }
     }
 

@@ -48,17 +48,22 @@ impl Outline {
 
     pub fn read(row: &SqlRow<'_>) -> Result<Self, SpoolError> {
         let failed = |source| SpoolError::Read { what: "a row", source };
-        let text = |column: usize| row.get::<_, String>(column).map_err(failed);
         let number = |column: usize| row.get::<_, i64>(column).map_err(failed);
+        // A flipped bit leaves text that is none.
+        let text = |column: usize, what| {
+            let value = row.get_ref(column).map_err(failed)?;
+            let value = value.as_str().map(ToOwned::to_owned);
+            value.map_err(|_| SpoolError::Row { what, value: "no text".to_owned() })
+        };
         Ok(Self {
             id: number(0)?,
-            key: parsed("key", &text(1)?)?,
-            epoch: parsed("epoch", &text(2)?)?,
+            key: parsed("key", &text(1, "key")?)?,
+            epoch: parsed("epoch", &text(2, "epoch")?)?,
             first: unsigned(number(3)?),
             last: unsigned(number(4)?),
-            kind: text(5)?,
+            kind: text(5, "kind")?,
             bytes: unsigned(number(6)?),
-            headers: text(7)?,
+            headers: text(7, "headers")?,
         })
     }
 
@@ -174,6 +179,23 @@ impl Transaction<'_> {
         Ok(outline)
     }
 
+    /// Deletes a row whose columns cannot be true. Whose it was cannot be read any more, so no account
+    /// can tell of it.
+    pub fn delete_damaged(
+        &mut self,
+        topic: Topic,
+        id: RowId,
+        error: &SpoolError,
+    ) -> Result<(), SpoolError> {
+        self.connection
+            .execute(&format!("DELETE FROM {} WHERE id = ?1", table(topic)), [id])
+            .map_err(|source| SpoolError::Commit { step: "delete a damaged row", source })?;
+        tracing::error!(target: "spool", row = id, %error,
+            "a damaged row is deleted without a gap record");
+        self.totals.subtract(topic, 0);
+        Ok(())
+    }
+
     /// Writes the gap of what was dropped; the books are the caller's. It takes the place of the
     /// gap before it where the two make one and nobody has seen that one.
     pub fn gap(&mut self, dropped: &Dropped) -> Result<(), SpoolError> {
@@ -203,12 +225,8 @@ impl Transaction<'_> {
             return Ok(());
         }
         let row = match self.delete(settled.topic, settled.id) {
-            // Whose it was cannot be read any more, so no account can tell of it.
             Err(error @ SpoolError::Row { .. }) => {
-                tracing::error!(target: "spool", row = settled.id, %error,
-                    "a damaged row is deleted without a gap record");
-                self.totals.subtract(settled.topic, 0);
-                return Ok(());
+                return self.delete_damaged(settled.topic, settled.id, &error);
             }
             other => other?,
         };
@@ -236,11 +254,15 @@ impl Transaction<'_> {
             .connection
             .prepare_cached(&sql)
             .and_then(|mut statement| {
-                statement.query_row([settled.id], |row| row.get::<_, String>(0)).optional()
+                // One that damage has made unreadable is none of those that stay.
+                let kind = |row: &SqlRow<'_>| Ok(row.get_ref(0)?.as_str().ok().map(str::to_owned));
+                statement.query_row([settled.id], kind).optional()
             })
             .map_err(|source| SpoolError::Read { what: "a refused row", source })?;
         let stays = [Kind::Gap, Kind::Epoch, Kind::Clock, Kind::Certificate];
-        Ok(!stays.iter().any(|stays| Some(stays.as_str()) == kind.as_deref()))
+        Ok(!stays
+            .iter()
+            .any(|stays| Some(Some(stays.as_str())) == kind.as_ref().map(|kind| kind.as_deref())))
     }
 
     /// What is dropped with a row. A gap, an epoch or a clock record settles no frame: `None`.

@@ -316,7 +316,8 @@ impl Writer {
         }
         let near_cap = self.store.is_near_cap();
         let more_pages = if error.is_full() && near_cap { 256 } else { 0 };
-        if error.is_full() && !near_cap {
+        // Near the cap it may be either; if making room did not help, it was the file system.
+        if error.is_full() && (!near_cap || self.failing.is_some()) {
             self.store.file_system_is_full();
         }
         let most_pages = self.store.cap_pages() / 8;
