@@ -7,6 +7,12 @@
 //! link it reaches the window within seconds; on one of 64 kbit/s it comes down to a picture at a time,
 //! and live records wait for little more than their own bytes. A limit from measured rates was refused:
 //! it needs the delay of the idle link, which nobody knows while a backlog drains.
+//!
+//! A satellite's way takes longer than that by itself, and no limit makes it prompt. So where it stays
+//! too long although the limit is at its least, the shortest that was met there is taken for the way's
+//! own, and half as much again is prompt. Only there, since anywhere else it would be our own queue
+//! that is measured, and only up to a bound: where one picture takes a minute, more is no help. When
+//! the way becomes quicker, the first quick acknowledgement says so.
 
 use std::time::{Duration, Instant};
 
@@ -16,6 +22,10 @@ const PROMPT: Duration = Duration::from_millis(750);
 /// The same of all else: bounds what is on its way where nothing live feels it. One large picture on
 /// a slow link takes longer, and goes alone.
 const BULK: Duration = Duration::from_secs(2);
+/// Nothing counts as prompt that takes longer, whatever the way takes by itself.
+const LONGEST: Duration = Duration::from_secs(5);
+/// The limit has been at its least for so long before what is late is put down to the way.
+const LEARN: Duration = Duration::from_secs(4);
 /// How often the limit changes.
 const STEP: Duration = Duration::from_millis(200);
 /// As many bytes as a link of which nothing is known is given: four seconds of 64 kbit/s.
@@ -62,6 +72,12 @@ pub struct BulkLimit {
     heard_since_change: bool,
     late: bool,
     reached: bool,
+    /// What the way takes by itself, by class: zero where it was never in question.
+    own: [Duration; 2],
+    /// Since when the limit and what is on its way are at their least.
+    least_since: Option<Instant>,
+    /// The shortest that anything took which was handed over since then.
+    shortest: [Option<Duration>; 2],
 }
 
 impl BulkLimit {
@@ -78,6 +94,9 @@ impl BulkLimit {
             heard_since_change: false,
             late: false,
             reached: false,
+            own: [Duration::ZERO; 2],
+            least_since: None,
+            shortest: [None; 2],
         }
     }
 
@@ -101,8 +120,19 @@ impl BulkLimit {
         let newest = &mut self.newest[class as usize];
         *newest = (*newest).max(Some(sent));
         self.heard_since_change |= sent >= self.changed;
+        let took = now.saturating_duration_since(sent);
+        let own = &mut self.own[class as usize];
+        *own = (*own).min(took);
+        if self.least_since.is_some_and(|since| sent >= since) {
+            let shortest = &mut self.shortest[class as usize];
+            *shortest = Some(shortest.map_or(took, |shortest| shortest.min(took)));
+        }
         let counts = self.lowered.is_none_or(|lowered| sent >= lowered);
-        self.late |= counts && now.saturating_duration_since(sent) > class.target();
+        self.late |= counts && took > self.target(class);
+    }
+
+    fn target(&self, class: Class) -> Duration {
+        class.target().max((self.own[class as usize] * 3 / 2).min(LONGEST))
     }
 
     /// Whether something waits too long. Where what was handed over after it was acknowledged before
@@ -111,7 +141,7 @@ impl BulkLimit {
         let newest = self.newest[class as usize];
         oldest.filter(|sent| newest.is_none_or(|newest| newest < *sent)).is_some_and(|sent| {
             let since = self.lowered.map_or(sent, |lowered| sent.max(lowered));
-            now.saturating_duration_since(since) > class.target()
+            now.saturating_duration_since(since) > self.target(class)
         })
     }
 
@@ -126,14 +156,40 @@ impl BulkLimit {
             self.lowered = Some(now);
             self.settling = bulk_bytes >= self.limit;
         }
+        if self.limit > 2 * self.least() {
+            (self.least_since, self.shortest) = (None, [None; 2]);
+        } else if self.least_since.is_none() && self.limit == self.least() && !self.settling {
+            self.least_since = Some(now);
+        }
+    }
+
+    fn least(&self) -> u64 {
+        LEAST_BYTES.min(self.most)
+    }
+
+    /// What is late is late by the way itself, if the limit was at its least for long enough. Gives
+    /// whether more counts as prompt now.
+    fn learn(&mut self, now: Instant) -> bool {
+        if self.least_since.is_none_or(|since| now.saturating_duration_since(since) < LEARN) {
+            return false;
+        }
+        let before = Class::ALL.map(|class| self.target(class));
+        for (own, shortest) in self.own.iter_mut().zip(self.shortest) {
+            *own = shortest.unwrap_or(*own);
+        }
+        let is_more = |class| self.target(class) > before[class as usize];
+        Class::ALL.into_iter().any(is_more)
     }
 
     /// Changes the limit; `oldest` is when the oldest thing of each class on its way was handed over.
     pub fn step(&mut self, oldest: [Option<Instant>; 2], now: Instant) {
         let [prompt, bulk] = oldest;
         let waits = self.waits(Class::Prompt, prompt, now) || self.waits(Class::Bulk, bulk, now);
-        if self.late || waits {
-            self.limit = (self.limit / 2).max(LEAST_BYTES).min(self.most);
+        if (self.late || waits) && self.learn(now) {
+            // It was lowered in vain.
+            (self.lowered, self.settling) = (None, false);
+        } else if self.late || waits {
+            self.limit = (self.limit / 2).max(self.least());
             (self.lowered, self.settling) = (Some(now), true);
             (self.changed, self.heard_since_change) = (now, false);
         } else if self.heard_since_change && self.reached {
@@ -160,8 +216,18 @@ mod tests {
     /// live record comes every 200 ms; bulk waits without end. Gives how long live records took from
     /// `after` on, the longest first, and the bytes of bulk per second.
     fn run(rate: u64, delay: Duration, bulk_bytes: u64, after: Duration) -> (Vec<Duration>, u64) {
-        let start = Instant::now();
-        let mut limit = BulkLimit::new(MOST, start);
+        let mut limit = BulkLimit::new(MOST, Instant::now());
+        run_with(&mut limit, rate, delay, bulk_bytes, after)
+    }
+
+    fn run_with(
+        limit: &mut BulkLimit,
+        rate: u64,
+        delay: Duration,
+        bulk_bytes: u64,
+        after: Duration,
+    ) -> (Vec<Duration>, u64) {
+        let start = limit.stepped;
         let mut way: VecDeque<(Class, u64, Instant)> = VecDeque::new();
         let (mut on_way, mut budget, mut carried) = (0, 0.0, 0);
         let mut latencies = Vec::new();
@@ -177,13 +243,16 @@ mod tests {
                 on_way += bulk_bytes;
             }
             limit.was_reached();
-            budget = (budget + rate as f64 / 100.0).min(rate as f64);
+            budget += rate as f64 / 100.0;
             while let Some((class, bytes, sent)) = way.front().copied()
                 && budget >= bytes as f64
             {
                 budget -= bytes as f64;
                 way.pop_front();
                 acknowledgements.push_back((now + delay, class, bytes, sent));
+            }
+            if way.is_empty() {
+                budget = 0.0;
             }
             while let Some((at, class, bytes, sent)) = acknowledgements.front().copied()
                 && at <= now
@@ -199,8 +268,10 @@ mod tests {
                     }
                 }
             }
+            let answers = acknowledgements.iter().map(|(_, class, _, sent)| (class, sent));
+            let sent = answers.chain(way.iter().map(|(class, _, sent)| (class, sent)));
             let oldest = Class::ALL
-                .map(|of| way.iter().find(|(class, ..)| *class == of).map(|(_, _, sent)| *sent));
+                .map(|of| sent.clone().find(|(class, _)| **class == of).map(|(_, sent)| *sent));
             limit.on_way(on_way, now);
             if limit.is_due(now) {
                 limit.step(oldest, now);
@@ -235,10 +306,37 @@ mod tests {
 
     #[test]
     fn a_link_with_a_long_delay_is_used() {
-        let delay = Duration::from_millis(600);
-        let (latencies, carried) = run(500_000, delay, 20_000, Duration::from_secs(10));
-        assert!(p99(&latencies) < Duration::from_secs(2), "{:?}", p99(&latencies));
-        assert!(carried > 100_000, "{carried}");
+        for (delay_ms, learned_s, bulk_bytes) in
+            [(600, 10, 20_000), (1200, 40, 20_000), (1200, 40, 900), (2000, 60, 100_000)]
+        {
+            let delay = Duration::from_millis(delay_ms);
+            let (latencies, carried) =
+                run(500_000, delay, bulk_bytes, Duration::from_secs(learned_s));
+            // Its own delay, as much again of ours, and what a change of the limit takes to be felt.
+            let most = (2 * delay).max(Duration::from_secs(1)) + Duration::from_secs(1);
+            assert!(p99(&latencies) < most, "{delay:?}: {:?}", p99(&latencies));
+            assert!(carried > 100_000, "{delay:?}: {carried}");
+        }
+    }
+
+    #[test]
+    fn a_slow_link_with_large_pictures_is_not_taken_for_one_with_a_long_delay() {
+        let delay = Duration::from_millis(100);
+        let mut limit = BulkLimit::new(MOST, Instant::now());
+        let (latencies, _) = run_with(&mut limit, 8_000, delay, 200_000, Duration::from_secs(60));
+        assert!(p99(&latencies) < Duration::from_secs(40), "{:?}", p99(&latencies));
+        assert!(limit.bytes() < 200_000, "one at a time: {}", limit.bytes());
+    }
+
+    #[test]
+    fn a_way_that_became_quicker_is_held_to_what_is_prompt_there() {
+        let start = Instant::now();
+        let mut limit = BulkLimit::new(MOST, start);
+        limit.own = [Duration::from_secs(2); 2];
+        assert_eq!(limit.target(Class::Prompt), Duration::from_secs(3));
+        limit.acknowledged(Class::Prompt, start, start + Duration::from_millis(50));
+        assert_eq!(limit.target(Class::Prompt), PROMPT);
+        assert_eq!(limit.target(Class::Bulk), Duration::from_secs(3));
     }
 
     #[test]
