@@ -9,10 +9,12 @@ mod common;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use common::uplink::{Agent, LIMIT, Mock, cluster, north, observation, settings, stamp, start};
+use common::uplink::{
+    Agent, LIMIT, Mock, cluster, north, observation, settings, stamp, start, start_at,
+};
 use picket_edge_agent::detect::Observed;
 use picket_edge_agent::uplink::Settings;
-use picket_wire::observation::{FrameFate, GapOf, Reason};
+use picket_wire::observation::{ClockState, FrameFate, GapOf, Reason, Stamp};
 use picket_wire::{CameraRecord, Message, ObservationId, Picture, Topic, TopicNames, decode};
 use rdkafka::Message as _;
 use rdkafka::config::ClientConfig;
@@ -27,12 +29,26 @@ fn budget_of(brokers: String) -> Settings {
     Settings { monthly_budget_bytes: Some(BUDGET_BYTES), ..settings(brokers) }
 }
 
+const NOVEMBER: &str = "2026-11-05T00:00:00Z";
+const DECEMBER: &str = "2026-12-05T00:00:00Z";
+
+fn clock(at: &str) -> Stamp {
+    let captured_at = Some(at.parse().unwrap());
+    Stamp { captured_at, clock: ClockState::Synchronised, ..stamp(1) }
+}
+
 fn month_bytes(agent: &Agent) -> u64 {
     agent.spool.reader().unwrap().status(None).unwrap().month_bytes
 }
 
 fn left_out(agent: &Agent) -> u64 {
     agent.books().pictures_dropped.get(&Reason::BUDGET.into()).copied().unwrap_or(0)
+}
+
+/// Pictures in the spool.
+fn pictures_left(dir: &Path) -> i64 {
+    let connection = rusqlite::Connection::open(dir.join("spool.sqlite")).unwrap();
+    connection.query_row("SELECT count(*) FROM pictures", [], |row| row.get(0)).unwrap()
 }
 
 fn capture_with_picture(agent: &Agent, seqs: std::ops::RangeInclusive<u64>) {
@@ -122,7 +138,7 @@ fn use_up(agent: &Agent) -> u64 {
 fn past_the_months_bytes_only_observations_go_and_each_picture_left_out_is_counted_and_told() {
     let (mock, dir) = (cluster(), tempfile::tempdir().unwrap());
     let budget = budget_of(mock.bootstrap_servers());
-    let agent = start(dir.path(), &budget);
+    let agent = start_at(clock(NOVEMBER), dir.path(), &budget);
     let before = use_up(&agent);
     assert_eq!(left_out(&agent), 0);
     capture_with_picture(&agent, before + 1..=before + 10);
@@ -131,8 +147,8 @@ fn past_the_months_bytes_only_observations_go_and_each_picture_left_out_is_count
     let used = month_bytes(&agent);
     agent.end();
 
-    // The clock was never set: a restart is no new month.
-    let agent = start(dir.path(), &budget);
+    // A restart is no new month.
+    let agent = start_at(clock(NOVEMBER), dir.path(), &budget);
     assert!(month_bytes(&agent) >= used, "{} < {used}", month_bytes(&agent));
     capture_with_picture(&agent, 1..=5);
     agent.wait("all acknowledged", |agent| agent.books().acknowledged == before + 15);
@@ -155,7 +171,8 @@ fn past_the_months_bytes_only_observations_go_and_each_picture_left_out_is_count
 #[test]
 fn pictures_that_wait_in_the_spool_when_the_months_bytes_are_used_up_are_left_out_and_told() {
     let (mock, dir) = (cluster(), tempfile::tempdir().unwrap());
-    let agent = start(dir.path(), &budget_of(mock.bootstrap_servers()));
+    let budget = budget_of(mock.bootstrap_servers());
+    let agent = start_at(clock(NOVEMBER), dir.path(), &budget);
     let before = use_up(&agent);
     agent.end();
     let nowhere = Settings { drain_timeout_ms: 0, ..settings("127.0.0.1:9".to_owned()) };
@@ -164,16 +181,36 @@ fn pictures_that_wait_in_the_spool_when_the_months_bytes_are_used_up_are_left_ou
     assert_eq!(left_out(&agent), 0);
     end(agent);
 
-    let agent = start(dir.path(), &budget_of(mock.bootstrap_servers()));
+    let agent = start_at(clock(NOVEMBER), dir.path(), &budget);
     agent.wait("all acknowledged", |agent| agent.books().acknowledged == before + 6);
     agent.wait("the pictures are counted", |agent| left_out(agent) == 6);
     let enough = |messages: &[Message]| told_left_out(messages) >= 6;
     assert_eq!(told_left_out(&consume(&mock, Topic::Observations, enough)), 6);
     agent.end();
-    let connection = rusqlite::Connection::open(dir.path().join("spool.sqlite")).unwrap();
-    let left: i64 =
-        connection.query_row("SELECT count(*) FROM pictures", [], |row| row.get(0)).unwrap();
-    assert_eq!(left, 0);
+    assert_eq!(pictures_left(dir.path()), 0);
+}
+
+#[test]
+fn pictures_wait_while_no_clock_tells_whether_the_month_whose_bytes_are_used_up_is_over() {
+    let (mock, dir) = (cluster(), tempfile::tempdir().unwrap());
+    let budget = Settings { drain_timeout_ms: 0, ..budget_of(mock.bootstrap_servers()) };
+    let agent = start_at(clock(NOVEMBER), dir.path(), &budget);
+    let before = use_up(&agent);
+    agent.wait("all pictures are there", |_| pictures_left(dir.path()) == 0);
+    agent.end();
+
+    let agent = start(dir.path(), &budget);
+    capture_with_picture(&agent, 1..=4);
+    agent.wait("all acknowledged", |agent| agent.books().acknowledged == before + 4);
+    assert_eq!((left_out(&agent), pictures_left(dir.path())), (0, 4));
+    end(agent);
+
+    let agent = start_at(clock(DECEMBER), dir.path(), &budget);
+    agent.wait("all pictures are there", |_| pictures_left(dir.path()) == 0);
+    assert_eq!(left_out(&agent), 0);
+    agent.end();
+    let enough = |messages: &[Message]| messages.len() as u64 >= before + 4;
+    assert_eq!(consume(&mock, Topic::Frames, enough).len() as u64, before + 4);
 }
 
 #[test]

@@ -23,10 +23,10 @@ pub struct Month {
 }
 
 impl Month {
-    /// Looks whether another has begun.
-    pub fn turn(&mut self, now: &Stamp, zone: &TimeZone) {
+    /// Looks whether another has begun; false where the clock does not tell.
+    pub fn turn(&mut self, now: &Stamp, zone: &TimeZone) -> bool {
         let Some(at) = now.captured_at.filter(|_| now.clock != ClockState::Unset) else {
-            return;
+            return false;
         };
         let date = at.to_zoned(zone.clone()).date();
         let name = format!("{:04}-{:02}", date.year(), date.month());
@@ -38,6 +38,7 @@ impl Month {
             Some(_) => {}
             None => self.name = Some(name),
         }
+        true
     }
 
     /// As the database has it.

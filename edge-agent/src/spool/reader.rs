@@ -258,9 +258,15 @@ impl SpoolReader {
         self.shared.month_budget_bytes.store(bytes.unwrap_or(u64::MAX), Ordering::SeqCst);
     }
 
-    /// Whether they have gone: pictures are left out until the month ends.
+    /// Whether they have gone, as far as anybody knows.
     pub fn is_over_budget(&self) -> bool {
         self.shared.is_over_budget()
+    }
+
+    /// Whether pictures are left out for that until the month ends: not while no clock tells whether
+    /// it has.
+    pub fn leaves_pictures_out(&self) -> bool {
+        self.shared.leaves_pictures_out()
     }
 
     /// Of each queue to which rows of a damaged database came since the last call: the first of them.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Instant;
 
 use picket_wire::observation::{EpochStart, PreviousEpoch, Stamp};
@@ -51,6 +51,8 @@ pub struct Shared {
     pub used_bytes: AtomicU64,
     /// Bytes that went over the link in this month.
     pub month_bytes: AtomicU64,
+    /// Whether the clock tells which month this is.
+    pub month_is_known: AtomicBool,
     /// Most bytes that may go in a month; the largest number where there is no budget.
     pub month_budget_bytes: AtomicU64,
     /// Rises with each turn of the writer: standing still means stuck.
@@ -58,10 +60,15 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Whether more went over the link in this month than the budget allows.
+    /// Whether more went over the link in this month, or the last known one, than the budget allows.
     pub fn is_over_budget(&self) -> bool {
         let budget = self.month_budget_bytes.load(Ordering::SeqCst);
         self.month_bytes.load(Ordering::SeqCst) >= budget
+    }
+
+    /// Whether pictures are dropped for that: not as long as the month may be over.
+    pub fn leaves_pictures_out(&self) -> bool {
+        self.is_over_budget() && self.month_is_known.load(Ordering::SeqCst)
     }
 }
 
@@ -147,6 +154,7 @@ impl Store {
             salvaged: [const { AtomicI64::new(RowId::MAX) }; 2],
             used_bytes: AtomicU64::new(0),
             month_bytes: AtomicU64::new(month.bytes),
+            month_is_known: AtomicBool::new(false),
             month_budget_bytes: AtomicU64::new(u64::MAX),
             turns: AtomicU64::new(0),
         });
@@ -439,7 +447,7 @@ impl Store {
         let guard = rusqlite::Transaction::new_unchecked(&self.connection, behaviour)
             .map_err(step("begin a commit"))?;
         let mut month = self.month.clone();
-        month.turn(&now, &self.clock.zone());
+        let month_is_known = month.turn(&now, &self.clock.zone());
         let mut tx = Transaction {
             connection: &guard,
             accounts: &self.accounts,
@@ -458,6 +466,7 @@ impl Store {
         let Transaction { changed, new_gaps, totals, month, next_id, .. } = tx;
         guard.commit().map_err(step("commit"))?;
         self.shared.month_bytes.store(month.bytes, Ordering::SeqCst);
+        self.shared.month_is_known.store(month_is_known, Ordering::SeqCst);
         self.month = month;
         self.take_over(changed, new_gaps, totals, next_id);
         Ok(())

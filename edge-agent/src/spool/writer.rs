@@ -244,7 +244,7 @@ impl Writer {
                 self.batch.refuse(&device, observed, now);
             }
             _ => {
-                self.batch.without_pictures = self.store.shared.is_over_budget();
+                self.batch.without_pictures = self.store.shared.leaves_pictures_out();
                 self.batch.take(&device, observed, now);
             }
         }

@@ -19,10 +19,12 @@ impl Sender {
         }
     }
 
-    /// Past the month's bytes only observations go.
+    /// Past the month's bytes only observations go. While the clock is not set nobody knows whether that
+    /// month is over: pictures wait until then, since one that is dropped is gone.
     pub(super) fn look_at_budget(&mut self) {
         self.left_out_in_turn = 0;
         let over_budget = self.reader.is_over_budget();
+        self.holds_pictures = over_budget && !self.reader.leaves_pictures_out();
         if over_budget == self.over_budget {
             return;
         }
@@ -31,7 +33,8 @@ impl Sender {
         let budget_bytes = self.settings.monthly_budget_bytes;
         if over_budget {
             tracing::warn!(target: "uplink", budget_bytes,
-                "the month's bytes are used up: pictures are left out until it ends");
+                "the month's bytes are used up: pictures are left out until it ends, and wait as long \
+                 as no clock tells whether it has");
         } else {
             tracing::warn!(target: "uplink", budget_bytes, "a new month: pictures go again");
         }

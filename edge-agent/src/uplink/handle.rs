@@ -101,6 +101,7 @@ impl Uplink {
             queues: Queues::new(settings.backlog_one_in, reader.first_id()),
             window: Window::new(settings.max_in_flight_records, settings.max_in_flight_bytes),
             over_budget: false,
+            holds_pictures: false,
             left_out_in_turn: 0,
             bulk: BulkLimit::new(settings.max_in_flight_bytes * 3 / 4, Instant::now()),
             ceiling: Ceiling::new(settings.max_bytes_per_second, Instant::now()),

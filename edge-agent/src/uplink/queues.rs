@@ -115,7 +115,7 @@ impl Queues {
         }
         let live_from = self.live_from;
         for queue in Queue::ALL.into_iter().filter(|queue| queue.lane == Lane::Live) {
-            self.shelves[queue.index()].cut_all(live_from);
+            self.shelves[queue.index()].restart(live_from);
         }
     }
 

@@ -96,6 +96,8 @@ pub struct Sender {
     pub(super) window: Window,
     /// Whether the month's bytes are used up.
     pub(super) over_budget: bool,
+    /// Whether pictures wait for a clock that tells whether that month is over.
+    pub(super) holds_pictures: bool,
     pub(super) left_out_in_turn: u32,
     pub(super) bulk: BulkLimit,
     pub(super) ceiling: Ceiling,
@@ -344,8 +346,11 @@ impl Sender {
                 || self.alone.is_some_and(|alone| alone.topic == of)
         };
         let (bulk_room, ceiling) = (window.has_bulk_room(self.bulk.bytes()), &self.ceiling);
+        let holds_pictures = self.holds_pictures;
         let admits = |queue: Queue| {
-            (bulk_room || queue.class() == Class::Prompt) && ceiling.admits(queue.class())
+            !(holds_pictures && queue.topic == Topic::Frames)
+                && (bulk_room || queue.class() == Class::Prompt)
+                && ceiling.admits(queue.class())
         };
         let open = |queue: Queue, key: &str| {
             let topic = queue.topic;

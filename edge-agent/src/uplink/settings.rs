@@ -55,7 +55,8 @@ pub struct Settings {
     /// as Kafka's client counts them (after compression, without what TLS and TCP add: some 5 %);
     /// leave it out for no budget. Once they have gone only observations go: pictures that come, and
     /// those that wait in the spool, are dropped with the reason `budget`, counted and told as gaps,
-    /// until the month ends. While the clock is not set it is counted on in the last known month.
+    /// until the month ends. While the clock is not set it is counted on in the last known month, and
+    /// pictures past its budget wait in the spool.
     pub monthly_budget_bytes: Option<u64>,
     /// While both live records and a backlog wait, one byte in this many is of the backlog.
     pub backlog_one_in: u32,

@@ -205,8 +205,8 @@ impl Shelves {
         }
     }
 
-    /// The same of every camera.
-    pub fn cut_all(&mut self, from: RowId) {
+    /// Begins anew with what stands at `from` and behind it.
+    pub fn restart(&mut self, from: RowId) {
         self.by_key.clear();
         (self.frontier, self.end) = (from, None);
     }

@@ -21,11 +21,12 @@ pub const BROKER: i32 = 1;
 
 pub type Mock = MockCluster<'static, DefaultProducerContext>;
 
-struct TestClock(AtomicU64);
+/// Counts up; else as it was made.
+struct TestClock(AtomicU64, Stamp);
 
 impl Clock for TestClock {
     fn now(&self) -> Stamp {
-        stamp(self.0.fetch_add(1, Ordering::SeqCst))
+        Stamp { mono_us: self.0.fetch_add(1, Ordering::SeqCst), ..self.1.clone() }
     }
     fn stamps(&self, _: &CameraName) -> bool {
         true
@@ -86,8 +87,14 @@ pub struct Agent {
     pub uplink: UplinkHandle,
 }
 
+/// With a clock that was never set.
 pub fn start(dir: &Path, settings: &Settings) -> Agent {
-    let clock = Arc::new(TestClock(AtomicU64::new(1)));
+    start_at(stamp(1), dir, settings)
+}
+
+/// With a clock as this one.
+pub fn start_at(now: Stamp, dir: &Path, settings: &Settings) -> Agent {
+    let clock = Arc::new(TestClock(AtomicU64::new(1), now));
     let (spool, epoch) =
         Spool::open(&SpoolSettings::default(), dir, &gate(), &[north()], clock).unwrap();
     let (input, rx) = unbounded();
