@@ -26,7 +26,7 @@ struct TestClock(AtomicU64, Stamp);
 
 impl Clock for TestClock {
     fn now(&self) -> Stamp {
-        Stamp { mono_us: self.0.fetch_add(1, Ordering::SeqCst), ..self.1.clone() }
+        Stamp { mono_us: self.0.fetch_add(1, Ordering::SeqCst), ..self.1 }
     }
     fn stamps(&self, _: &CameraName) -> bool {
         true
