@@ -14,7 +14,7 @@ use common::uplink::{
     Agent, BROKER, LIMIT, Mock, cluster, cluster_of, gate, north, settings, stamp, start,
 };
 use metrics_exporter_prometheus::PrometheusBuilder;
-use picket_edge_agent::uplink::{ProbeError, Settings, probe};
+use picket_edge_agent::uplink::{ProbeError, Settings, UplinkError, probe};
 use picket_wire::observation::{GapOf, Reason};
 use picket_wire::status::{SpoolStatus, Status};
 use picket_wire::{CameraName, CameraRecord, Lane, Message, Topic, TopicNames, decode};
@@ -459,6 +459,27 @@ fn certificate_out_of_its_time_is_a_problem_of_the_link_and_the_spool_still_fill
         let Err(ProbeError::Unreachable { why, .. }) = error else { panic!("{error:?}") };
         assert!(why.contains(said), "{why}");
     }
+}
+
+#[test]
+fn a_drill_is_refused_while_changed_files_wait_that_it_would_connect_with() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = tls_settings(dir.path(), 2000, 4000);
+    let agent = start(dir.path(), &settings);
+    let certificate = settings.certificate_file.as_ref().unwrap();
+    let former = std::fs::read(certificate).unwrap();
+    std::fs::write(certificate, "hello").unwrap();
+    let is_said = |agent: &Agent| {
+        agent.uplink.status().problem.is_some_and(|why| why.contains("holds no certificate"))
+    };
+    agent.wait("the file is refused", is_said);
+    let refused = agent.uplink.cut(Duration::from_secs(1));
+    assert!(matches!(refused, Err(UplinkError::FilesRefused)), "{refused:?}");
+    std::fs::write(certificate, former).unwrap();
+    agent.wait("nothing is wrong with it", |agent| !is_said(agent));
+    agent.uplink.cut(Duration::from_secs(1)).unwrap();
+    agent.uplink.drain(Duration::ZERO).unwrap();
+    agent.spool.finish(LIMIT).unwrap();
 }
 
 #[test]

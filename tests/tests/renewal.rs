@@ -19,6 +19,7 @@ use picket_tests::faults::{
 };
 use picket_tests::fleet::Agent;
 use picket_tests::process::until;
+use picket_tests::proxy::Fault;
 use picket_tests::stack::PLAIN_USER;
 use rcgen::{CertificateParams, DistinguishedName, DnType, Issuer, KeyPair};
 
@@ -179,6 +180,37 @@ fn a_wrong_ca_is_said_and_what_waits_is_sent_once_the_right_one_is_there() {
         wait_for_log(&mut process, NOT_TAKEN_UP, 1).await?;
         wait_for_stored(&bench.fleet, &agent, &mut process, 10).await?;
         assert_eq!(process.log().matches("the link is down").count(), 1);
+        end(&mut process).await?;
+        nothing_is_lost(&bench.fleet, &[&agent]).await?;
+        Ok(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn files_that_were_refused_are_not_taken_up_while_the_link_is_down_for_a_moment() {
+    on_bench(async |bench| {
+        let agent = bench.fleet.enrol_behind_proxy("unmoved", &ten_a_second("north")?).await?;
+        agent.configure("uplink", "stall_ms = 3000")?;
+        let mut identity = Identity::of(bench, &agent);
+        let other = agent.config.with_file_name("other");
+        Authority::init(&other, 3650)?;
+        let mut process = agent.start()?;
+        wait_for_stored(&bench.fleet, &agent, &mut process, 10).await?;
+        identity.turn_link(|folder| {
+            fs::copy(other.join("ca.crt"), folder.join("ca")).unwrap();
+        });
+        wait_for_log(&mut process, NOT_TAKEN_UP, 1).await?;
+        bench.proxy.set(Fault::Freeze);
+        wait_for_log(&mut process, "the link is down", 1).await?;
+        // Tried again meanwhile, and refused for another reason.
+        wait_for_log(&mut process, NOT_TAKEN_UP, 2).await?;
+        bench.proxy.set(Fault::None);
+        wait_for_log(&mut process, "the link is up again", 1).await?;
+        wait_for_drained(&agent, &mut process, LIMIT).await?;
+        assert!(!process.log().contains(TAKEN_UP), "{}", process.log());
+        identity.turn_link(|_| ());
+        wait_for_log(&mut process, "nothing is wrong with the uplink's files any more", 1).await?;
         end(&mut process).await?;
         nothing_is_lost(&bench.fleet, &[&agent]).await?;
         Ok(())

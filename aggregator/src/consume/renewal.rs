@@ -10,6 +10,8 @@ use picket_service::renewed::{self, Digest, Look, Unreadable, Watch};
 use picket_wire::Topic;
 use picket_wire::TopicNames;
 use rdkafka::admin::AdminClient;
+use rdkafka::metadata::{Metadata, MetadataTopic};
+use rdkafka::types::RDKafkaErrorCode;
 use x509_parser::pem::Pem;
 use x509_parser::time::ASN1Time;
 
@@ -32,6 +34,8 @@ pub struct Renewal {
     watch: Watch,
     turned_away: Option<(Digest, Instant)>,
     problem: Option<String>,
+    /// When the certificate in use expires, as a Unix time.
+    not_after_s: Option<i64>,
 }
 
 impl Renewal {
@@ -39,9 +43,8 @@ impl Renewal {
     pub fn new(settings: &Settings) -> Result<Self, Unreadable> {
         let connection = Arc::new(settings.connection());
         let watch = Watch::new(digest(&connection)?, Instant::now());
-        show_days_left(&connection);
-        let topics = settings.topics();
-        Ok(Self { connection, topics, watch, turned_away: None, problem: None })
+        let (topics, not_after_s) = (settings.topics(), not_after_s(&connection));
+        Ok(Self { connection, topics, watch, turned_away: None, problem: None, not_after_s })
     }
 
     /// Returns when the files have changed, and a broker lets the centre in with them. Files that are
@@ -51,6 +54,7 @@ impl Renewal {
         loop {
             tick.tick().await;
             let now = Instant::now();
+            self.show_days_left();
             let problem = match self.watch.look(now, || digest(&self.connection)) {
                 Look::Nothing => continue,
                 Look::Back => None,
@@ -79,7 +83,7 @@ impl Renewal {
         self.watch.uses(seen);
         self.turned_away = None;
         self.say(None);
-        show_days_left(&self.connection);
+        self.not_after_s = not_after_s(&self.connection);
         counter!(names::RENEWALS).increment(1);
         tracing::warn!(
             "the files of the section consume have changed: the group is joined anew with them"
@@ -101,10 +105,14 @@ impl Renewal {
                 return Ok(false);
             }
             let until = Instant::now() + TRIAL;
+            let is_over = || Instant::now() >= until || over.load(Ordering::Relaxed);
             loop {
                 match client.inner().fetch_metadata(Some(&topic), TICK) {
-                    Ok(_) => return Ok(true),
-                    Err(error) if Instant::now() >= until || over.load(Ordering::Relaxed) => {
+                    Ok(answer) if !has_no_right(&answer, &topic) => return Ok(true),
+                    Ok(_) => {
+                        return Err(format!("they have no right on the topic {topic}"));
+                    }
+                    Err(error) if is_over() => {
                         let why = "no broker lets this aggregator in with them";
                         return Err(format!("{why}: {error}; the lines before this one say more"));
                     }
@@ -113,6 +121,15 @@ impl Renewal {
             }
         });
         asked.await.unwrap_or_else(|error| Err(error.to_string()))
+    }
+
+    /// They pass also while nobody renews it.
+    #[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
+    fn show_days_left(&self) {
+        if let Some(not_after_s) = self.not_after_s {
+            let days = days_left(not_after_s, ASN1Time::now().timestamp());
+            gauge!(names::CERTIFICATE_DAYS_LEFT).set(days as f64);
+        }
     }
 
     fn say(&mut self, problem: Option<String>) {
@@ -145,17 +162,35 @@ fn digest(connection: &Connection) -> Result<Digest, Unreadable> {
     renewed::digest(connection.files(), |_, _, _| Ok(()))
 }
 
-/// Of the certificate in use.
-#[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
-fn show_days_left(connection: &Connection) {
-    let Some(path) = &connection.certificate_file else { return };
-    let days = renewed::read("consume.certificate_file", path).ok().and_then(|bytes| {
-        let mut pems = Pem::iter_from_buffer(&bytes).filter_map(Result::ok);
-        let pem = pems.find(|pem| pem.label == "CERTIFICATE")?;
-        let until = pem.parse_x509().ok()?.validity().not_after.timestamp();
-        Some((until - ASN1Time::now().timestamp()).div_euclid(DAY_S))
-    });
-    if let Some(days) = days {
-        gauge!(names::CERTIFICATE_DAYS_LEFT).set(days as f64);
+fn has_no_right(answer: &Metadata, topic: &str) -> bool {
+    let found = answer.topics().iter().find(|found| found.name() == topic);
+    let error = found.and_then(MetadataTopic::error).map(RDKafkaErrorCode::from);
+    error == Some(RDKafkaErrorCode::TopicAuthorizationFailed)
+}
+
+/// Of the certificate on disk.
+fn not_after_s(connection: &Connection) -> Option<i64> {
+    let path = connection.certificate_file.as_ref()?;
+    let bytes = renewed::read("consume.certificate_file", path).ok()?;
+    let mut pems = Pem::iter_from_buffer(&bytes).filter_map(Result::ok);
+    let pem = pems.find(|pem| pem.label == "CERTIFICATE")?;
+    Some(pem.parse_x509().ok()?.validity().not_after.timestamp())
+}
+
+/// Negative once it has expired.
+fn days_left(not_after_s: i64, now_s: i64) -> i64 {
+    not_after_s.saturating_sub(now_s).div_euclid(DAY_S)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_days_that_a_certificate_has_left_pass() {
+        let not_after_s = 100 * DAY_S;
+        let days = [90 * DAY_S, 90 * DAY_S + 1, 100 * DAY_S, 100 * DAY_S + 1, 102 * DAY_S]
+            .map(|now_s| days_left(not_after_s, now_s));
+        assert_eq!(days, [10, 9, 0, -1, -2]);
     }
 }

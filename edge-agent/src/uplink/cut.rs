@@ -12,7 +12,7 @@ impl Sender {
     pub(super) fn cut(&mut self, time: Duration, now: Instant) {
         self.cut_until = Some(now + time);
         metrics::gauge!("picket_agent_uplink_cut").set(1.0);
-        self.pairs.end();
+        self.pairs.drop_all(self.window.next_ticket(), now);
         let change = self.link.broke(format!("cut by a drill for {} s", time.as_secs()), now);
         self.tell(change);
         self.show();

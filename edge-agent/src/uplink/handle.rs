@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -39,6 +39,12 @@ pub enum UplinkError {
     /// The thread.
     #[error("cannot start the uplink's thread")]
     Thread(#[source] io::Error),
+    /// A cut would be the end of the connection.
+    #[error(
+        "the files of the uplink have changed and are not in use: after a drill it would connect with \
+         them, good or not; put right ones in their place first"
+    )]
+    FilesRefused,
     /// It has ended, or does not end.
     #[error("the uplink does not answer")]
     Gone,
@@ -48,6 +54,8 @@ pub enum UplinkError {
 pub(super) struct Shared {
     pub status: Mutex<LinkStatus>,
     pub turns: AtomicU64,
+    /// Whether changed files are not in use, or not yet.
+    pub files_wait: AtomicBool,
 }
 
 /// What a drain left in the spool.
@@ -84,7 +92,11 @@ impl Uplink {
         let (reports_tx, reports) = unbounded();
         let problem = Some("connecting".to_owned());
         let status = LinkStatus { up: false, problem, certificate_days_left: None };
-        let shared = Arc::new(Shared { status: Mutex::new(status), turns: AtomicU64::new(0) });
+        let shared = Arc::new(Shared {
+            status: Mutex::new(status),
+            turns: AtomicU64::new(0),
+            files_wait: AtomicBool::new(false),
+        });
         reader.set_monthly_budget(settings.monthly_budget_bytes);
         let sender = Sender {
             client_id: format!("picket-{device}"),
@@ -140,8 +152,12 @@ impl UplinkHandle {
     }
 
     /// Drops all connections and makes none for so long, unless [`restore`](Self::restore) comes
-    /// before. The uplink has the time itself: nobody has to live to end it.
+    /// before. The uplink has the time itself: nobody has to live to end it. Refused while changed
+    /// files are not in use: what it then connects with is what lies there.
     pub fn cut(&self, time: Duration) -> Result<(), UplinkError> {
+        if self.shared.files_wait.load(Ordering::Relaxed) {
+            return Err(UplinkError::FilesRefused);
+        }
         let sent = self.commands.send_timeout(Command::Cut(time), GRACE);
         sent.map_err(|_| UplinkError::Gone)
     }

@@ -1,6 +1,7 @@
 //! What the uplink tells of itself: log lines once per change, the status, the metrics.
 
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::link::Change;
@@ -54,6 +55,8 @@ impl Sender {
         let said: Vec<_> = likely.chain(problem).collect();
         let problem = (!said.is_empty()).then(|| said.join("; "));
         metrics::gauge!("picket_agent_uplink_up").set(if up { 1.0 } else { 0.0 });
+        let files_wait = self.files_problem.is_some() || self.pairs.is_trying();
+        self.shared.files_wait.store(files_wait, Ordering::Relaxed);
         let mut status = self.shared.status.lock().unwrap_or_else(PoisonError::into_inner);
         status.up = up;
         status.problem = problem;

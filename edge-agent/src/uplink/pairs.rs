@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use picket_wire::Topic;
 
 use super::files::Snapshot;
-use super::producer::Producers;
+use super::producer::{NotLetIn, Producers};
 use super::window::{Ticket, Window};
 
 /// How long a pair on trial may take to be let in.
@@ -50,7 +50,7 @@ struct Trial {
     /// What went wrong, in librdkafka's words, as far as is known.
     said: Option<String>,
     over: Arc<AtomicBool>,
-    thread: JoinHandle<(Producers, bool)>,
+    thread: JoinHandle<(Producers, Result<(), NotLetIn>)>,
 }
 
 /// How a trial ended.
@@ -144,18 +144,22 @@ impl Pairs {
         }
     }
 
-    /// Tries a new pair; whatever was on trial before is not wanted any more.
-    pub fn try_out(&mut self, producers: Producers, files: Snapshot) {
+    /// Tries a new pair, which must also have a right on these topics; whatever was on trial before is
+    /// not wanted any more.
+    pub fn try_out(&mut self, producers: Producers, files: Snapshot, topics: Vec<Topic>) {
         self.end_trial();
         let (pair, over) = (producers.pair(), Arc::new(AtomicBool::new(false)));
         let is_over = Arc::clone(&over);
         let run = move || {
             let until = Instant::now() + TRIAL;
-            let mut let_in = false;
-            while !let_in && !is_over.load(Ordering::Relaxed) && Instant::now() < until {
-                let_in = producers.are_let_in(SLICE);
+            let mut result = Err(NotLetIn::NoAnswer);
+            while result == Err(NotLetIn::NoAnswer)
+                && !is_over.load(Ordering::Relaxed)
+                && Instant::now() < until
+            {
+                result = producers.are_let_in(&topics, SLICE);
             }
-            (producers, let_in)
+            (producers, result)
         };
         match thread::Builder::new().name("trial".to_owned()).spawn(run) {
             Ok(thread) => self.trial = Some(Trial { pair, files, said: None, over, thread }),
@@ -184,9 +188,11 @@ impl Pairs {
     pub fn tried(&mut self) -> Option<Tried> {
         let trial = self.trial.take_if(|trial| trial.thread.is_finished())?;
         // A thread that broke off has taken the pair with it; the files are looked at again.
-        let (producers, let_in) = trial.thread.join().ok()?;
-        let unsaid = || "no broker answered".to_owned();
-        let result = if let_in { Ok(()) } else { Err(trial.said.unwrap_or_else(unsaid)) };
+        let (producers, result) = trial.thread.join().ok()?;
+        let result = result.map_err(|why| match why {
+            NotLetIn::NoAnswer => trial.said.unwrap_or_else(|| "no broker answered".to_owned()),
+            NotLetIn::NoRight(topic) => format!("they have no right on the topic {topic}"),
+        });
         Some(Tried { producers, files: trial.files, result })
     }
 
@@ -201,7 +207,16 @@ impl Pairs {
         }
     }
 
-    /// Gives up what was not acknowledged, and closes all; each message is still reported.
+    /// Gives up what was not acknowledged, and waits for nothing: each message is still reported, and
+    /// until then nothing of its key goes over the next pair.
+    pub fn drop_all(&mut self, next: Ticket, now: Instant) {
+        self.end_trial();
+        self.retire(next, now);
+        let former = self.former.as_mut().and_then(|former| former.producers.take());
+        former.into_iter().for_each(|producers| self.close(producers));
+    }
+
+    /// Gives up what was not acknowledged, closes all and waits for it; each message is still reported.
     pub fn end(&mut self) {
         self.end_trial();
         let former = self.former.take().and_then(|former| former.producers);

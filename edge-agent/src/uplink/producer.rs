@@ -10,6 +10,7 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
+use rdkafka::metadata::MetadataTopic;
 use rdkafka::producer::{
     BaseProducer, BaseRecord, NoCustomPartitioner, Producer, ProducerContext, PurgeConfig,
 };
@@ -135,6 +136,15 @@ impl ProducerContext<NoCustomPartitioner> for Reporter {
     }
 }
 
+/// Why a pair on trial cannot take the place of one that works.
+#[derive(Debug, PartialEq, Eq)]
+pub enum NotLetIn {
+    /// No broker answered it; the library's complaints say why.
+    NoAnswer,
+    /// The broker answered that it has no right on this topic.
+    NoRight(String),
+}
+
 /// One for records and heartbeats, compressed; one for pictures, which are compressed already, so
 /// that a large picture does not stand in front of an observation in one connection.
 pub struct Producers {
@@ -173,10 +183,22 @@ impl Producers {
     }
 
     /// Whether a broker lets them in: an answer is more than a connection, as with TLS 1.3 a broker
-    /// refuses a certificate only when the client believes itself connected.
-    pub fn are_let_in(&self, limit: Duration) -> bool {
-        let name = self.names.name(Topic::Observations);
-        self.small.producer().client().fetch_metadata(Some(&name), limit).is_ok()
+    /// refuses a certificate only when the client believes itself connected. And whether it tells
+    /// them of these topics: whoever has no right on one is let in all the same.
+    pub fn are_let_in(&self, topics: &[Topic], limit: Duration) -> Result<(), NotLetIn> {
+        let client = self.small.producer().client();
+        for topic in [Topic::Observations, Topic::Frames] {
+            let name = self.names.name(topic);
+            let Ok(answer) = client.fetch_metadata(Some(&name), limit) else {
+                return Err(NotLetIn::NoAnswer);
+            };
+            let found = answer.topics().iter().find(|found| found.name() == name);
+            let error = found.and_then(MetadataTopic::error).map(Code::from);
+            if error == Some(Code::TopicAuthorizationFailed) && topics.contains(&topic) {
+                return Err(NotLetIn::NoRight(name));
+            }
+        }
+        Ok(())
     }
 
     fn of(&self, topic: Topic) -> &BaseProducer<Reporter> {
@@ -339,4 +361,35 @@ fn make_unconnected(config: &ClientConfig) -> Result<(), String> {
         KafkaError::ClientCreation(said) => said,
         other => other.to_string(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::DefaultProducerContext;
+    use rdkafka::types::RDKafkaRespErr;
+
+    use super::*;
+
+    #[test]
+    fn a_pair_without_a_right_on_a_topic_that_others_can_write_does_not_take_their_place() {
+        const LIMIT: Duration = Duration::from_secs(20);
+        let mock = MockCluster::<DefaultProducerContext>::new(1).unwrap();
+        let names = TopicNames::default();
+        for topic in Topic::OF_DEVICES {
+            mock.create_topic(&names.name(topic), 1, 1).unwrap();
+        }
+        let brokers = vec![mock.bootstrap_servers()];
+        let settings = Settings { brokers, allow_plaintext: true, ..Settings::default() };
+        let (reports, _reports) = crossbeam_channel::unbounded();
+        let producers = Producers::new(1, &settings, "gate", &reports).unwrap();
+        let both = [Topic::Observations, Topic::Frames];
+        assert_eq!(producers.are_let_in(&both, LIMIT), Ok(()));
+        let frames = names.name(Topic::Frames);
+        let denied = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
+        mock.topic_error(&frames, denied).unwrap();
+        assert_eq!(producers.are_let_in(&both, LIMIT), Err(NotLetIn::NoRight(frames)));
+        assert_eq!(producers.are_let_in(&both[..1], LIMIT), Ok(()));
+        producers.purge();
+    }
 }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use picket_service::logging::chain;
 use picket_service::renewed::{Digest, Look};
+use picket_wire::Topic;
 
 use super::files::{self, Snapshot};
 use super::link;
@@ -12,7 +13,8 @@ use super::producer::Producers;
 use super::security;
 use super::sender::Sender;
 
-/// Before files that no broker took are tried again while the link works with the former ones.
+/// Before files that no broker took are tried again while the link works with the former ones. While
+/// it does not, they are tried again and again: they may be what opens it.
 const TRY_AGAIN: Duration = Duration::from_secs(60);
 
 impl Sender {
@@ -26,7 +28,7 @@ impl Sender {
         self.pairs.tick(&self.window, now);
         if self.pairs.current().is_none() && self.pace.allows(now) && self.link.may_send(true, now)
         {
-            match self.make_producers() {
+            match self.make_anew() {
                 Ok(producers) => self.pairs.put(producers, self.window.next_ticket(), now),
                 Err(problem) => {
                     let change = self.link.broke(problem, now);
@@ -41,6 +43,20 @@ impl Sender {
         let pair = self.pairs.next_number();
         Producers::new(pair, &self.settings, &self.client_id, &self.reports_tx)
             .map_err(|error| chain(&error))
+    }
+
+    /// Makes a pair where there is none. What the files held that were last in use is not kept: it is
+    /// made from what they hold now, which may be what was turned away, and which is then in use.
+    fn make_anew(&mut self) -> Result<Producers, String> {
+        // Before the library reads them: a change in between is seen at the next look.
+        let files = Snapshot::take(&self.settings).map_err(|error| chain(&error))?;
+        let producers = self.make_producers()?;
+        if files.digest != self.files.digest {
+            tracing::warn!(target: "uplink", problem = self.files_problem,
+                "the producer is made with the files as they are now, which have changed");
+            self.in_use(files);
+        }
+        Ok(producers)
     }
 
     /// How long a pair that is replaced may take for what is on its way: as long as silence may last.
@@ -89,8 +105,8 @@ impl Sender {
         }
     }
 
-    /// While the link works, what the new files are good for is found out before the former producers
-    /// are given up for them. While it does not, there is nothing to lose.
+    /// What the new files are good for is found out before the former producers are given up for them,
+    /// also while the link is down: it may come back, and only for the former ones.
     fn take_up_files(&mut self, digest: Digest, now: Instant) {
         let checked = security::check(&self.settings).map_err(|error| chain(&error));
         let made = checked.and_then(|files| Ok((files, self.make_producers()?)));
@@ -105,39 +121,49 @@ impl Sender {
         if files::digest(&self.settings).ok() != Some(files.digest) {
             return;
         }
-        if self.link.is_up() {
-            self.pairs.try_out(producers, files);
-        } else {
-            self.use_files(producers, files, now);
-        }
+        self.pairs.try_out(producers, files, self.rights_at_stake());
+    }
+
+    /// Topics that the producers in use can write, as far as is known: a right that these lack as well
+    /// is no reason to keep them, and while the link is down there is none at all.
+    fn rights_at_stake(&self) -> Vec<Topic> {
+        let works = |topic: &Topic| self.link.is_up() && !self.troubles.has(*topic);
+        [Topic::Observations, Topic::Frames].into_iter().filter(works).collect()
     }
 
     fn judge_trial(&mut self, tried: Tried, now: Instant) {
         let Tried { producers, files, result } = tried;
         match result {
-            Err(said) if self.link.is_up() => {
+            Ok(()) => self.use_files(producers, files, now),
+            Err(said) => {
                 self.turned_away = Some((files.digest, now));
                 let why = link::explain(&said);
                 self.files_are(Some(format!("no broker lets this device in with them: {why}")));
             }
-            // The former ones do not work either, or these do.
-            Err(_) | Ok(()) => self.use_files(producers, files, now),
         }
     }
 
     fn use_files(&mut self, producers: Producers, files: Snapshot, now: Instant) {
         let until = self.drained_by(now);
         self.pairs.put(producers, self.window.next_ticket(), until);
-        self.watch.uses(files.digest);
         self.link.begin_anew();
         metrics::counter!("picket_agent_uplink_producer_restarts_total", "why" => "files")
             .increment(1);
         tracing::warn!(target: "uplink", certificate_days_left = files.days_left(),
             "the files of the uplink have changed, and are taken up");
+        self.files_are(None);
+        self.in_use(files);
+    }
+
+    fn in_use(&mut self, files: Snapshot) {
+        self.watch.uses(files.digest);
         self.files = files;
         self.turned_away = None;
         self.certificate_looked_at = None;
-        self.files_are(None);
+        // What is wrong with them now is what is wrong with the link.
+        self.files_problem = None;
+        metrics::gauge!("picket_agent_uplink_files_refused").set(0.0);
+        self.show();
     }
 
     /// Says once what is wrong with the changed files, and once that nothing is any more.

@@ -49,6 +49,11 @@ impl Troubles {
         self.0.remove(&topic).is_some()
     }
 
+    /// Whether something is wrong with the topic.
+    pub fn has(&self, topic: Topic) -> bool {
+        self.0.contains_key(&topic)
+    }
+
     /// Whether nothing of the topic should be tried yet.
     pub fn holds(&self, topic: Topic, now: Instant) -> bool {
         self.0.get(&topic).is_some_and(|trouble| now < trouble.until)
@@ -70,6 +75,7 @@ mod tests {
         let now = Instant::now();
         assert!(troubles.met(Topic::Frames, "no right".to_owned(), now));
         assert!(!troubles.met(Topic::Frames, "no right".to_owned(), now));
+        assert!(troubles.has(Topic::Frames) && !troubles.has(Topic::Observations));
         assert!(troubles.holds(Topic::Frames, now) && !troubles.holds(Topic::Observations, now));
         let later = now + FIRST_HOLD;
         assert!(!troubles.holds(Topic::Frames, later));
