@@ -466,6 +466,11 @@ fn a_drill_is_refused_while_changed_files_wait_that_it_would_connect_with() {
     let dir = tempfile::tempdir().unwrap();
     let settings = tls_settings(dir.path(), 2000, 4000);
     let agent = start(dir.path(), &settings);
+    // So that the file is not what the first producer is made from.
+    agent.capture(1..=1);
+    agent.wait("a producer has tried", |agent| {
+        agent.uplink.status().problem.is_some_and(|why| why.contains("refuses the connection"))
+    });
     let certificate = settings.certificate_file.as_ref().unwrap();
     let former = std::fs::read(certificate).unwrap();
     std::fs::write(certificate, "hello").unwrap();
