@@ -26,21 +26,24 @@ use rusqlite::{Connection, TransactionBehavior};
 
 use super::books::{self, signed};
 use super::error::SpoolError;
+use super::month::Month;
 use super::record::{Dropped, RowId, frames};
 use super::recordings;
 use super::schema;
 use super::transaction::{Outline, Transaction, stamp_of};
 use holes::Line;
 use place::{Place, Waiting};
-use wreck::{Found, Kept, Wreck};
+use wreck::{Found, Kept, Others, Wreck};
 
 /// One slice: little enough that a commit that waits behind it is hardly later.
 const SLICE_ROWS: usize = 64;
 const SLICE_BYTES: u64 = 1024 * 1024;
 /// Looking for the end of a damaged stretch takes some hundred queries.
 const SLICE_DAMAGE: u64 = 8;
-/// Before a slice is tried again that could not be written.
+/// Before a slice is tried again that could not be read or written.
 const RETRY: Duration = Duration::from_secs(10);
+/// Tries after which what cannot be read is damage, whatever the reason: a minute.
+const MOST_TRIES: u32 = 6;
 
 #[derive(Default)]
 struct Slice {
@@ -48,6 +51,13 @@ struct Slice {
     lost: Vec<Outline>,
     bytes: u64,
     at_end: bool,
+}
+
+/// By camera: frames that the damaged books said were spooled, and that a salvage on its way has not
+/// brought over yet. None where there is no salvage.
+pub fn frames_to_come(connection: &Connection) -> Result<BTreeMap<CameraKey, u64>, SpoolError> {
+    let waiting = place::load_waiting(connection)?;
+    Ok(waiting.into_iter().map(|(key, waiting)| (key, waiting.frames)).collect())
 }
 
 /// A salvage on its way.
@@ -64,6 +74,8 @@ pub struct Salvage {
     /// `waiting`, once the slice that is written now is committed.
     staged: BTreeMap<CameraKey, Waiting>,
     due_at: Instant,
+    /// How often in succession the same place could not be read.
+    tries: u32,
     rows: u64,
 }
 
@@ -113,6 +125,7 @@ impl Salvage {
             ready: None,
             staged: BTreeMap::new(),
             due_at: Instant::now(),
+            tries: 0,
             rows: 0,
         };
         salvage.take_place(connection)?;
@@ -138,7 +151,10 @@ impl Salvage {
                 (self.place, self.begun_anew) = (place, false);
                 self.waiting = place::load_waiting(&guard)?;
             }
-            None => self.take_accounts(&guard)?,
+            None => {
+                self.take_accounts(&guard)?;
+                self.take_month(&guard)?;
+            }
         }
         place::store(&guard, self.wreck.path(), &self.place, &self.waiting).map_err(step)?;
         guard.commit().map_err(step)
@@ -173,23 +189,57 @@ impl Salvage {
         Ok(())
     }
 
-    /// Reads the next slice, if none waits to be written, and tells the bytes of its rows.
-    pub fn read(&mut self) -> Vec<u64> {
-        if self.ready.is_none() {
-            self.ready = Some(self.read_slice());
+    /// What went over the link in this month, where this database has not counted yet: the budget is
+    /// not had twice.
+    fn take_month(&self, connection: &Connection) -> Result<(), SpoolError> {
+        let step = |source| SpoolError::Commit { step: "salvage the month", source };
+        if Month::load(connection)? != Month::default() {
+            return Ok(());
         }
-        self.ready.iter().flat_map(|slice| &slice.rows).map(|kept| kept.row.bytes()).collect()
+        match self.wreck.month() {
+            Ok(month) => month.store(connection).map_err(step),
+            Err(error) => {
+                tracing::warn!(target: "spool", error = picket_service::logging::chain(&error),
+                    "what the month's budget has left cannot be read: it begins anew");
+                Ok(())
+            }
+        }
     }
 
-    fn read_slice(&mut self) -> Slice {
+    /// Reads the next slice, if none waits to be written, and tells the bytes of its rows.
+    pub fn read(&mut self) -> Result<Vec<u64>, SpoolError> {
+        if self.ready.is_none() {
+            self.ready = Some(self.read_slice()?);
+        }
+        let rows = self.ready.iter().flat_map(|slice| &slice.rows);
+        Ok(rows.map(|kept| kept.row.bytes()).collect())
+    }
+
+    /// An error only where nothing was read before it.
+    fn read_slice(&mut self) -> Result<Slice, SpoolError> {
         let mut slice = Slice::default();
         let damage_before = self.place.damage;
         while slice.rows.len() < SLICE_ROWS
             && slice.bytes < SLICE_BYTES
             && self.place.damage - damage_before < SLICE_DAMAGE
         {
-            let (found, next) = self.wreck.next(self.place.topic, self.place.next, self.place.end);
-            self.place.next = next;
+            let others = match self.tries < MOST_TRIES {
+                true => Others::MayPass,
+                false => Others::AreDamage,
+            };
+            let Place { topic, next, end, .. } = self.place;
+            let found = match self.wreck.next(topic, next, end, others) {
+                Ok((found, next)) => {
+                    (self.place.next, self.tries) = (next, 0);
+                    found
+                }
+                Err(error) if slice.rows.is_empty() && slice.lost.is_empty() => {
+                    self.tries += 1;
+                    return Err(error);
+                }
+                // Met again, and told, by the next slice.
+                Err(_) => break,
+            };
             match found {
                 Found::Row(kept) if kept.row.key.device == self.device => {
                     if let Some((epoch, last)) = kept.ended {
@@ -219,7 +269,7 @@ impl Salvage {
                 }
             }
         }
-        slice
+        Ok(slice)
     }
 
     /// Keeps in mind which `seq` of a line are told by what came over.

@@ -136,8 +136,8 @@ impl Store {
         let connection = schema::open_for_writing(state_dir, settings)?;
         let (epoch_in_database, totals) = totals::load(&connection)?;
         let epoch = epoch::begin(state_dir, epoch_in_database)?;
-        let month = Month::load(&connection)?;
         let salvage = Salvage::begin(&connection, state_dir, device, epoch)?;
+        let month = Month::load(&connection)?;
         let accounts = books::load(&connection)?;
         let above_salvaged = salvage.as_ref().map_or(0, Salvage::first_free_id);
         let next_id = (totals::last_id(&connection)? + 1).max(above_salvaged);
@@ -342,7 +342,7 @@ impl Store {
     /// Whether that was the end; `None` while there is no room: nothing new goes for what is old.
     fn salvage_slice(&mut self, salvage: &mut Salvage) -> Result<Option<bool>, SpoolError> {
         self.log.check(&self.connection)?;
-        let sizes = salvage.read();
+        let sizes = salvage.read()?;
         let bytes: u64 = sizes.iter().sum();
         if quota::free_pages(&self.connection, self.most_pages()?)?
             < quota::pages_for(sizes.into_iter())

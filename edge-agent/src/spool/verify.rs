@@ -16,7 +16,7 @@ use super::reader::Spooled;
 use super::record::RowId;
 use super::totals::{Totals, table};
 use super::transaction::Outline;
-use super::{books, epoch, schema, totals, walk};
+use super::{books, epoch, salvage, schema, totals, walk};
 
 /// Problems that are told in words; further ones are counted.
 const TOLD: usize = 50;
@@ -126,7 +126,7 @@ fn pages(connection: &Connection, found: &mut Found) -> Result<(), SpoolError> {
 #[derive(Default)]
 struct Sums {
     totals: Totals,
-    /// By camera: frames that its rows account for.
+    /// By camera: frames that its rows account for, or that come over from a damaged database.
     frames: BTreeMap<CameraKey, u64>,
     /// By camera: the highest `seq` of its newest epoch that a row accounts for.
     newest: BTreeMap<CameraKey, u64>,
@@ -144,7 +144,13 @@ fn accounts(
     let _one_state = connection.unchecked_transaction().map_err(read)?;
     let (epoch_number, told) = totals::load(connection)?;
     let accounts = books::load(connection)?;
-    let mut sums = Sums::default();
+    let mut sums = Sums { frames: salvage::frames_to_come(connection)?, ..Sums::default() };
+    let to_come: u64 = sums.frames.values().sum();
+    if to_come > 0 {
+        found.notes.push(format!(
+            "{to_come} frames are still to come from a damaged database, while the agent runs"
+        ));
+    }
     for topic in walk::TOPICS {
         walk::outlines(connection, topic, |waiting| match waiting {
             Ok(waiting) => {

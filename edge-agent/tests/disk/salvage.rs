@@ -32,6 +32,19 @@ fn full_spool(dir: &Path) -> (Ledger, Vec<Spooled>) {
     (ledger, rows)
 }
 
+/// Changes the closed database.
+fn execute(dir: &Path, sql: &str) {
+    let connection = Connection::open(dir.join("spool.sqlite")).unwrap();
+    assert!(connection.execute(sql, []).unwrap() > 0, "{sql}");
+}
+
+/// Whether a salvage was begun, so that the database in place is the new one.
+fn salvage_was_begun(dir: &Path) -> bool {
+    let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
+    let connection = Connection::open_with_flags(dir.join("spool.sqlite"), flags).unwrap();
+    connection.table_exists(None, "salvage_waiting").unwrap_or(false)
+}
+
 fn page_bytes(connection: &Connection) -> u64 {
     connection.query_row("PRAGMA page_size", [], |row| row.get(0)).unwrap()
 }
@@ -183,15 +196,58 @@ fn a_picture_on_damaged_pages_is_told_and_the_others_come_over() {
 fn rows_come_over_also_where_the_books_cannot_be_read() {
     let dir = scratch();
     let (_, rows) = full_spool(dir.path());
+    execute(dir.path(), "UPDATE spool SET month = '9999-12', month_bytes = 777");
     overwrite(dir.path(), &root_of(dir.path(), "accounts"));
     let agent = start_and_salvage(dir.path());
     assert!(came_over(&agent) == rows);
+    let connection = Connection::open(dir.path().join("spool.sqlite")).unwrap();
+    let month_bytes: i64 =
+        connection.query_row("SELECT month_bytes FROM spool", [], |row| row.get(0)).unwrap();
+    assert_eq!(month_bytes, 777, "the month's budget is not had twice");
     let spooled: u64 = agent.spool.ledger().all().values().map(|books| books.spooled).sum();
     let settled = rows.iter().filter_map(record).filter(|r| !matches!(r, CameraRecord::Gap(_)));
     let frames =
         settled.filter_map(|record| record.settles()).map(|(first, last)| last - first + 1);
     assert_eq!(spooled, frames.sum::<u64>());
     assert_eq!(damaged(&agent), 0);
+}
+
+#[test]
+fn a_flipped_bit_in_a_number_books_no_frame_that_there_never_was() {
+    let dir = scratch();
+    let (_, rows) = full_spool(dir.path());
+    let before = spool::stat(dir.path()).unwrap();
+    let seen = "kind = 'observation' ORDER BY id LIMIT 1 OFFSET";
+    let [whole, damaged_too] =
+        [5, 10].map(|nth| format!("(SELECT id FROM records WHERE {seen} {nth})"));
+    let flip = "UPDATE records SET last = last | (1 << 50)";
+    execute(dir.path(), &format!("{flip} WHERE id = {whole}"));
+    execute(dir.path(), &format!("{flip}, value = x'00' WHERE id = {damaged_too}"));
+    overwrite(dir.path(), &root_of(dir.path(), "spool"));
+    let agent = start_and_salvage(dir.path());
+    let came = came_over(&agent);
+    let missing: Vec<_> = rows.iter().filter(|row| !came.contains(row)).collect();
+    assert_eq!(missing.len(), 1, "one record is damaged, of the other only a column");
+    let lost = record(missing[0]).unwrap();
+    let gaps: Vec<_> = agent
+        .take(Topic::Observations)
+        .iter()
+        .filter_map(record)
+        .filter_map(|record| match record {
+            CameraRecord::Gap(gap) if gap.reason == Reason::SPOOL_DAMAGED.into() => Some(gap),
+            _ => None,
+        })
+        .collect();
+    let tells = |gap: &picket_wire::observation::Gap| {
+        let same = (&gap.id.key, gap.id.epoch) == (&lost.id().key, lost.id().epoch);
+        same && (gap.first..=gap.last).contains(&lost.id().seq)
+    };
+    assert!(gaps.iter().any(tells), "{gaps:?}");
+    assert_eq!(damaged(&agent), 1);
+    for (key, account) in before.accounts {
+        let books = agent.spool.ledger().books(&key.camera).unwrap();
+        assert_eq!(books.captured, account.books.captured, "{key:?}");
+    }
 }
 
 #[test]
@@ -210,10 +266,18 @@ fn a_power_cut_during_the_salvage_brings_no_row_over_twice_and_loses_none() {
     drop(agent);
     let mut random = Random::new(11);
     let mut cut = PowerCut::new(&steps);
+    let mut met_on_its_way = false;
     for count in (begin..=steps.len()).step_by(1 + steps.len() / 12) {
         cut.advance_to(count);
         let again = scratch();
         cut.write_to(again.path(), Keep::Some, &mut random);
+        // Before the new database is whole there is nothing to verify.
+        if let Ok(found) = spool::verify(again.path())
+            && salvage_was_begun(again.path())
+        {
+            assert!(found.is_whole(), "after step {count}: {found:?}");
+            met_on_its_way |= found.notes.iter().any(|note| note.contains("still to come"));
+        }
         let agent = Agent::start(again.path(), &Settings::default(), TestClock::set());
         wait_for_salvage(again.path(), &agent);
         let mut came = came_over(&agent);
@@ -231,4 +295,5 @@ fn a_power_cut_during_the_salvage_brings_no_row_over_twice_and_loses_none() {
             assert!(now.balanced() && now.dropped == books.dropped, "after step {count}: {now:?}");
         }
     }
+    assert!(met_on_its_way, "no cut met the salvage on its way");
 }

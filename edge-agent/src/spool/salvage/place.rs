@@ -91,8 +91,12 @@ pub fn end(connection: &Connection, wreck: &Path, remains: bool) -> rusqlite::Re
     connection.execute("DELETE FROM salvage_waiting", []).map(|_| ())
 }
 
+/// Empty also where no salvage was ever begun.
 pub fn load_waiting(connection: &Connection) -> Result<BTreeMap<CameraKey, Waiting>, SpoolError> {
     let read = |source| SpoolError::Read { what: "the salvage", source };
+    if !connection.table_exists(None, "salvage_waiting").map_err(read)? {
+        return Ok(BTreeMap::new());
+    }
     let sql = "SELECT key, epoch, last_committed, frames FROM salvage_waiting";
     let mut statement = connection.prepare(sql).map_err(read)?;
     let mut rows = statement.query([]).map_err(read)?;

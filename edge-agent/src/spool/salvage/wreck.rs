@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use picket_wire::{CameraKey, CameraRecord, EpochId, Kind, Message, Topic, decode};
+use picket_wire::{
+    CameraKey, CameraRecord, EpochId, Kind, Message, ObservationId, Topic, decode, header,
+};
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::{Connection, ErrorCode, OptionalExtension};
 
 use crate::spool::books::{self, Account};
 use crate::spool::error::SpoolError;
+use crate::spool::month::Month;
 use crate::spool::record::{Row, RowId};
 use crate::spool::recordings::Recordings;
 use crate::spool::totals::table;
@@ -35,6 +38,26 @@ pub enum Found {
     Damage,
     /// Nothing more.
     End,
+}
+
+/// What an error says that is not damage by what SQLite calls it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Others {
+    /// It may be gone when it is tried again: no memory, another reader, a bus that hung.
+    MayPass,
+    /// It stayed, as that of a sector which no longer can be read does.
+    AreDamage,
+}
+
+impl Others {
+    fn is_damage(self, error: &SpoolError) -> bool {
+        let too_big =
+            |error: &rusqlite::Error| error.sqlite_error_code() == Some(ErrorCode::TooBig);
+        self == Self::AreDamage
+            || error.is_corruption()
+            // A length that no row has.
+            || matches!(error, SpoolError::Read { source, .. } if too_big(source))
+    }
 }
 
 /// The damaged database, open.
@@ -73,56 +96,85 @@ impl Wreck {
         Recordings::load(&self.connection)
     }
 
+    pub fn month(&self) -> Result<Month, SpoolError> {
+        Month::load(&self.connection)
+    }
+
     /// What stands first in a queue from a number on, and where to go on. Every number below `end`
-    /// that the database could hold is looked at in a bounded number of queries.
-    pub fn next(&self, topic: Topic, from: RowId, end: RowId) -> (Found, RowId) {
+    /// that the database could hold is looked at in a bounded number of queries. An error is no
+    /// damage: the same may be asked again.
+    pub fn next(
+        &self,
+        topic: Topic,
+        from: RowId,
+        end: RowId,
+        others: Others,
+    ) -> Result<(Found, RowId), SpoolError> {
         if from >= end {
-            return (Found::End, end);
+            return Ok((Found::End, end));
         }
         match self.first_id(topic, from, end) {
-            Ok(None) => (Found::End, end),
-            Ok(Some(id)) => (self.at(topic, id), id + 1),
-            Err(_) => (Found::Damage, self.behind_damage(topic, from, end)),
+            Ok(None) => Ok((Found::End, end)),
+            Ok(Some(id)) => Ok((self.at(topic, id, others)?, id + 1)),
+            Err(error) if others.is_damage(&error) => {
+                Ok((Found::Damage, self.behind_damage(topic, from, end, others)?))
+            }
+            Err(error) => Err(error),
         }
     }
 
-    fn first_id(&self, topic: Topic, from: RowId, end: RowId) -> rusqlite::Result<Option<RowId>> {
+    fn first_id(&self, topic: Topic, from: RowId, end: RowId) -> Result<Option<RowId>, SpoolError> {
         let sql = format!("SELECT min(id) FROM {} WHERE id >= ?1 AND id < ?2", table(topic));
-        self.connection.prepare_cached(&sql)?.query_row([from, end], |row| row.get(0))
+        self.connection
+            .prepare_cached(&sql)
+            .and_then(|mut statement| statement.query_row([from, end], |row| row.get(0)))
+            .map_err(|source| SpoolError::Read { what: "a damaged queue", source })
     }
 
     /// The lowest number behind a damaged stretch, near enough: leaps until a number can be read, then
     /// halves the last leap.
-    fn behind_damage(&self, topic: Topic, from: RowId, end: RowId) -> RowId {
-        let reads = |id| self.first_id(topic, id, end).is_ok();
+    fn behind_damage(
+        &self,
+        topic: Topic,
+        from: RowId,
+        end: RowId,
+        others: Others,
+    ) -> Result<RowId, SpoolError> {
+        let reads = |id| match self.first_id(topic, id, end) {
+            Err(error) if others.is_damage(&error) => Ok(false),
+            other => other.map(|_| true),
+        };
         let (mut damaged, mut leap): (RowId, RowId) = (from, 1);
         let mut whole = loop {
             let probe = damaged.saturating_add(leap);
             if probe >= end {
-                return end;
+                return Ok(end);
             }
-            if reads(probe) {
+            if reads(probe)? {
                 break probe;
             }
             (damaged, leap) = (probe, leap.saturating_mul(2));
         };
         while whole - damaged > 1 {
             let middle = damaged + (whole - damaged) / 2;
-            match reads(middle) {
+            match reads(middle)? {
                 true => whole = middle,
                 false => damaged = middle,
             }
         }
-        whole
+        Ok(whole)
     }
 
-    fn at(&self, topic: Topic, id: RowId) -> Found {
+    fn at(&self, topic: Topic, id: RowId, others: Others) -> Result<Found, SpoolError> {
         match self.row(topic, id) {
-            Ok(Some(kept)) => Found::Row(Box::new(kept)),
-            Ok(None) | Err(_) => match self.outline(topic, id) {
-                Ok(Some(outline)) => Found::Outline(outline),
-                Ok(None) | Err(_) => Found::Damage,
-            },
+            Ok(Some(kept)) => return Ok(Found::Row(Box::new(kept))),
+            Err(error) if !others.is_damage(&error) => return Err(error),
+            Ok(None) | Err(_) => {}
+        }
+        match self.outline(topic, id) {
+            Ok(Some(outline)) if is_borne_out(&outline) => Ok(Found::Outline(outline)),
+            Err(error) if !others.is_damage(&error) => Err(error),
+            Ok(_) | Err(_) => Ok(Found::Damage),
         }
     }
 
@@ -143,21 +195,17 @@ impl Wreck {
             table(topic)
         );
         let mut statement = self.connection.prepare_cached(&sql).map_err(read)?;
-        let columns = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+        let columns =
+            |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get::<_, Vec<u8>>(2)?));
         let columns = statement.query_row([id], columns).optional().map_err(read)?;
         let Some((committed_at_ms, synchronised, value)) = columns else { return Ok(None) };
-        let row = Row {
-            topic,
-            kind: parsed_kind(&outline.kind)?,
-            key: outline.key,
-            epoch: outline.epoch,
-            first: outline.first,
-            last: outline.last,
-            headers: outline.headers,
-            value,
-        };
-        let whole = row.bytes() == outline.bytes;
-        let Some(message) = message(&row).filter(|_| whole) else { return Ok(None) };
+        let Some(message) = message(topic, &outline, &value) else { return Ok(None) };
+        let Some((kind, of, (first, last))) = told(&message) else { return Ok(None) };
+        let (key, epoch, headers) = (of.key, of.epoch, outline.headers);
+        let row = Row { topic, kind, key, epoch, first, last, headers, value };
+        if row.bytes() != outline.bytes {
+            return Ok(None);
+        }
         let (settles, ended) = match message {
             Message::Record { record: CameraRecord::Epoch(start), .. } => {
                 (None, start.previous.map(|previous| (previous.epoch, previous.last_committed)))
@@ -169,37 +217,149 @@ impl Wreck {
     }
 }
 
-fn parsed_kind(text: &str) -> Result<Kind, SpoolError> {
-    let kinds = [
-        Kind::Observation,
-        Kind::Skip,
-        Kind::Gap,
-        Kind::Epoch,
-        Kind::Clock,
-        Kind::Certificate,
-        Kind::Frame,
-        Kind::Crop,
-    ];
-    let kind = kinds.into_iter().find(|kind| kind.as_str() == text);
-    kind.ok_or_else(|| SpoolError::Row { what: "kind", value: text.to_owned() })
+/// What a record says of itself. The columns beside it are made from it anew: a bit that flipped in one
+/// of them harms nothing.
+fn told(message: &Message) -> Option<(Kind, ObservationId, (u64, u64))> {
+    let (kind, id, run) = match message {
+        Message::Record { record: CameraRecord::Gap(gap), .. } => {
+            (Kind::Gap, &gap.id, Some((gap.first, gap.last)))
+        }
+        Message::Record { record, .. } => (record.kind(), record.id(), record.settles()),
+        Message::Picture { picture, .. } => {
+            let kind = if picture.crop.is_some() { Kind::Crop } else { Kind::Frame };
+            (kind, &picture.id, None)
+        }
+        Message::Status(_) => return None,
+    };
+    Some((kind, id.clone(), run.unwrap_or((id.seq, id.seq))))
+}
+
+/// Whether the columns of a row of which the rest is damaged may be believed: where its headers say the
+/// same. They do not have the end of a skip; what that stood for shows as a hole.
+fn is_borne_out(outline: &Outline) -> bool {
+    let Ok(headers) = serde_json::from_str::<Vec<(String, String)>>(&outline.headers) else {
+        return false;
+    };
+    let get = |name| headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str());
+    let kinds = [Kind::Observation, Kind::Frame, Kind::Crop];
+    let is_one = kinds.iter().any(|kind| kind.as_str() == outline.kind);
+    let id =
+        get(header::ID).map(|id| id.split_once('#').map_or(id, |(observation, _)| observation));
+    let (key, epoch, seq) = (outline.key.clone(), outline.epoch, outline.first);
+    is_one
+        && outline.first == outline.last
+        && get(header::KIND) == Some(outline.kind.as_str())
+        && id.and_then(|id| id.parse().ok()) == Some(ObservationId { key, epoch, seq })
 }
 
 /// What the centre would read of it; none where key, headers and body do not agree.
-fn message(row: &Row) -> Option<Message> {
-    let headers: Vec<(String, String)> = serde_json::from_str(&row.headers).ok()?;
-    let lane = (picket_wire::header::LANE.to_owned(), b"backlog".to_vec());
+fn message(topic: Topic, outline: &Outline, value: &[u8]) -> Option<Message> {
+    let headers: Vec<(String, String)> = serde_json::from_str(&outline.headers).ok()?;
+    let lane = (header::LANE.to_owned(), b"backlog".to_vec());
     let headers: Vec<_> =
         headers.into_iter().map(|(n, v)| (n, v.into_bytes())).chain([lane]).collect();
-    decode(row.topic, row.key.to_string().as_bytes(), &headers, &row.value).ok()
+    decode(topic, outline.key.to_string().as_bytes(), &headers, value).ok()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use picket_wire::Picture;
+    use picket_wire::observation::{ClockState, Reason, Skip, Stamp};
+    use rusqlite::params;
+    use tempfile::TempDir;
+
     use super::*;
+    use crate::spool::schema;
+    use crate::spool::settings::Settings;
+
+    const STAMP: Stamp = Stamp { mono_us: 5, captured_at: None, clock: ClockState::Unset };
+
+    fn picture() -> Row {
+        let jpeg = vec![0xff, 0xd8, 0xff, 0xe0];
+        let id = "gate/north/1-0a1b2c3d/7".parse().unwrap();
+        let (width, height, redacted) = (64, 32, "none".to_owned());
+        Row::of_picture(Picture { id, crop: Some(1), stamp: STAMP, width, height, redacted, jpeg })
+    }
+
+    fn skip() -> Row {
+        let id = "gate/north/1-0a1b2c3d/4".parse().unwrap();
+        let reason = Reason::NO_MOTION.into();
+        let skip = Skip { id, stamp: STAMP, first: 4, last: 9, reason };
+        Row::of_record(&CameraRecord::Skip(skip)).unwrap()
+    }
+
+    /// A closed database with one row, number 1, and what `damage` makes of it.
+    fn wreck(row: &Row, damage: &str) -> (TempDir, Wreck) {
+        let dir = tempfile::tempdir().unwrap();
+        let connection = schema::open_for_writing(dir.path(), &Settings::default()).unwrap();
+        connection.pragma_update(None, "journal_mode", "DELETE").unwrap();
+        let sql = format!(
+            "INSERT INTO {} VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, NULL, 0, ?7, ?8)",
+            table(row.topic)
+        );
+        let (key, epoch, kind) = (row.key.to_string(), row.epoch.to_string(), row.kind.as_str());
+        let (first, last, bytes) = (row.first as i64, row.last as i64, row.bytes() as i64);
+        let values = params![key, epoch, first, last, kind, bytes, row.headers, row.value];
+        connection.execute(&sql, values).unwrap();
+        connection.execute_batch(damage).unwrap();
+        drop(connection);
+        let wreck = Wreck::open(&dir.path().join(schema::FILE)).unwrap();
+        wreck.connection.busy_timeout(Duration::ZERO).unwrap();
+        (dir, wreck)
+    }
+
+    fn found(row: &Row, damage: &str) -> Found {
+        let (_dir, wreck) = wreck(row, damage);
+        wreck.next(row.topic, 0, 100, Others::MayPass).unwrap().0
+    }
 
     #[test]
-    fn a_kind_that_no_row_has_is_refused() {
-        assert!(parsed_kind("observatiom").is_err());
-        assert_eq!(parsed_kind("crop").unwrap(), Kind::Crop);
+    fn columns_that_a_bit_flipped_in_are_made_anew_from_a_record_that_is_whole() {
+        for (row, column) in [
+            (skip(), "last = 1125899906842624"),
+            (skip(), "first = 5"),
+            (skip(), "epoch = '9-0a1b2c3d'"),
+            (skip(), "kind = 'skiq'"),
+            (picture(), "last = 8"),
+        ] {
+            let found = found(&row, &format!("UPDATE {} SET {column}", table(row.topic)));
+            let Found::Row(kept) = found else { panic!("{column}: it is whole") };
+            assert_eq!(kept.row, row, "{column}");
+        }
+    }
+
+    #[test]
+    fn columns_of_a_damaged_record_are_believed_where_its_headers_say_the_same() {
+        let damaged = |row: &Row, also: &str| {
+            found(row, &format!("UPDATE {} SET value = x'00'{also}", table(row.topic)))
+        };
+        let Found::Outline(outline) = damaged(&picture(), "") else { panic!("no outline") };
+        assert_eq!((outline.first, outline.last, outline.kind.as_str()), (7, 7, "crop"));
+        for also in [
+            ", last = 1125899906842624",
+            ", first = 3, last = 3",
+            ", key = 'gate/nosth'",
+            ", epoch = '2-0a1b2c3d'",
+            ", kind = 'frame'",
+            ", headers = '[]'",
+        ] {
+            assert!(matches!(damaged(&picture(), also), Found::Damage), "{also}");
+        }
+        assert!(matches!(damaged(&skip(), ""), Found::Damage), "nothing bears its end out");
+    }
+
+    #[test]
+    fn what_may_pass_is_no_damage_until_it_has_stayed() {
+        let (dir, wreck) = wreck(&skip(), "");
+        let other = Connection::open(dir.path().join(schema::FILE)).unwrap();
+        other.execute_batch("BEGIN EXCLUSIVE").unwrap();
+        let next = |others| wreck.next(Topic::Observations, 0, 100, others);
+        let error = next(Others::MayPass).err().expect("it is locked");
+        assert!(!error.is_corruption(), "{error}");
+        assert!(matches!(next(Others::AreDamage), Ok((Found::Damage, 100))));
+        drop(other);
+        assert!(matches!(next(Others::MayPass), Ok((Found::Row(_), 2))));
     }
 }
