@@ -225,12 +225,12 @@ fn a_flipped_bit_in_a_number_books_no_frame_that_there_never_was() {
     execute(dir.path(), &format!("{flip}, value = x'00' WHERE id = {damaged_too}"));
     overwrite(dir.path(), &root_of(dir.path(), "spool"));
     let agent = start_and_salvage(dir.path());
-    let came = came_over(&agent);
+    let mut came = agent.take(Topic::Observations);
+    came.extend(agent.take(Topic::Frames));
     let missing: Vec<_> = rows.iter().filter(|row| !came.contains(row)).collect();
     assert_eq!(missing.len(), 1, "one record is damaged, of the other only a column");
     let lost = record(missing[0]).unwrap();
-    let gaps: Vec<_> = agent
-        .take(Topic::Observations)
+    let gaps: Vec<_> = came
         .iter()
         .filter_map(record)
         .filter_map(|record| match record {
