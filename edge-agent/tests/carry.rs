@@ -7,6 +7,7 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -51,16 +52,30 @@ fn records(file: &Path) -> Vec<Spooled> {
 /// Topic, key, headers, value.
 type Row = (Topic, String, Vec<(String, String)>, Vec<u8>);
 
-/// What the tables hold, read without Picket.
+/// What the spool holds, read without Picket.
 fn rows(state_dir: &Path) -> Vec<Row> {
     let connection = Connection::open(state_dir.join("spool.sqlite")).unwrap();
     let mut all = Vec::new();
-    for (topic, table) in [(Topic::Observations, "records"), (Topic::Frames, "pictures")] {
-        let sql = format!("SELECT key, headers, value FROM {table} ORDER BY id");
+    for (topic, table, value) in [
+        (Topic::Observations, "records", "value, NULL, NULL"),
+        (Topic::Frames, "pictures", "format('%016x', segment), position, length"),
+    ] {
+        let sql = format!("SELECT key, headers, {value} FROM {table} ORDER BY id");
         let mut statement = connection.prepare(&sql).unwrap();
         let rows = statement.query_map([], |row| {
             let headers: String = row.get(1)?;
-            Ok((topic, row.get(0)?, serde_json::from_str(&headers).unwrap(), row.get(2)?))
+            let value = match topic {
+                Topic::Observations => row.get(2)?,
+                _ => {
+                    let segment: String = row.get(2)?;
+                    let path = state_dir.join("spool.sqlite-pictures").join(segment);
+                    let mut value = vec![0; row.get(4)?];
+                    let file = fs::File::open(path).unwrap();
+                    file.read_exact_at(&mut value, row.get(3)?).unwrap();
+                    value
+                }
+            };
+            Ok((topic, row.get(0)?, serde_json::from_str(&headers).unwrap(), value))
         });
         all.extend(rows.unwrap().map(Result::unwrap));
     }

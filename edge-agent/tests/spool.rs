@@ -366,10 +366,16 @@ fn row_on_damaged_pages_is_named_and_hides_none_behind_it() {
     use std::os::unix::fs::FileExt;
     let dir = tempfile::tempdir().unwrap();
     let agent = start(dir.path());
-    agent.capture(1..=3, Some(100_000));
+    agent.capture(1..=3, None);
     agent.finish();
-    // The first page within the second picture: its link to the next one leads nowhere.
+    // A record so long that it has pages of its own.
     let path = dir.path().join("spool.sqlite");
+    let connection = Connection::open(&path).unwrap();
+    let long = "CAST(replace(hex(zeroblob(50000)), '00', char(2)) AS BLOB)";
+    let sql = format!("UPDATE records SET value = {long} WHERE kind = 'observation' AND first = 2");
+    assert_eq!(connection.execute(&sql, []).unwrap(), 1);
+    drop(connection);
+    // The first page within it: its link to the next one leads nowhere.
     let bytes = std::fs::read(&path).unwrap();
     let within = |page: &[u8]| page[4..].iter().all(|byte| *byte == 2);
     let page_bytes = page_bytes(&path);
@@ -378,18 +384,51 @@ fn row_on_damaged_pages_is_named_and_hides_none_behind_it() {
     file.write_all_at(&[0xff; 4], (page * page_bytes) as u64).unwrap();
 
     let agent = start(dir.path());
-    let first = agent.take(Topic::Frames);
-    assert_eq!(first.len(), 1);
-    let from = |id| agent.reader.next_batch(Topic::Frames, id..i64::MAX, ALL);
-    let Err(SpoolError::DamagedRow { id, .. }) = from(first[0].id + 1) else { panic!("no error") };
+    let first = agent.take(Topic::Observations);
+    assert_eq!(first.len(), 2, "the epoch record and the first observation");
+    let from = |id| agent.reader.next_batch(Topic::Observations, id..i64::MAX, ALL);
+    let Err(SpoolError::DamagedRow { id, .. }) = from(first[1].id + 1) else { panic!("no error") };
     assert!(dir.path().join("spool.sqlite.suspect").exists());
-    assert_eq!(from(id + 1).unwrap().len(), 1, "the third");
+    assert_eq!(from(id + 1).unwrap().len(), 2, "the third, and this run's epoch record");
     agent.finish();
 
     let agent = start(dir.path());
     wait_for_salvage(dir.path(), &agent);
-    assert_eq!(agent.take(Topic::Frames).len(), 2, "a close look sets the database aside");
+    let fates = fates(&agent.take(Topic::Observations));
+    assert_eq!(fates.kept, [1, 3].into(), "a close look sets the database aside");
+    assert_eq!(fates.gone, [2].into());
     assert_eq!(spool::stat(dir.path()).unwrap().set_aside, 1);
+}
+
+#[test]
+fn picture_that_is_not_what_was_written_is_named_and_hides_none_behind_it() {
+    use std::os::unix::fs::FileExt;
+    let dir = tempfile::tempdir().unwrap();
+    let agent = start(dir.path());
+    agent.capture(1..=4, Some(10_000));
+    agent.flush();
+    let connection = Connection::open(dir.path().join("spool.sqlite")).unwrap();
+    let place = "SELECT format('%016x', segment), position FROM pictures WHERE first = 2";
+    let (segment, position): (String, u64) =
+        connection.query_row(place, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+    let path = dir.path().join("spool.sqlite-pictures").join(segment);
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, position + 5_000).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], position + 5_000).unwrap();
+    let gone = "UPDATE pictures SET segment = 7 WHERE first = 3";
+    assert_eq!(connection.execute(gone, []).unwrap(), 1);
+
+    let first = agent.take(Topic::Frames);
+    assert_eq!(first.len(), 1);
+    let mut from = first[0].id + 1;
+    for _ in 0..2 {
+        let error = agent.reader.next_batch(Topic::Frames, from..i64::MAX, ALL).unwrap_err();
+        let SpoolError::BadRow { id, what: "picture", .. } = error else { panic!("{error}") };
+        from = id + 1;
+    }
+    let last = agent.reader.next_batch(Topic::Frames, from..i64::MAX, ALL).unwrap();
+    assert_eq!(last.len(), 1, "the fourth");
 }
 
 #[test]
@@ -470,8 +509,9 @@ fn eviction_takes_pictures_before_observations_and_tells_how_many() {
     let books = agent.balanced();
     let full = Reason::from(Reason::SPOOL_FULL);
     assert_eq!(books.pictures_dropped.get(&full), Some(&fates.pictures_gone));
-    let file = std::fs::metadata(dir.path().join("spool.sqlite")).unwrap();
-    assert!(file.len() <= small().max_bytes);
+    let log = std::fs::metadata(dir.path().join("spool.sqlite-wal")).unwrap().len();
+    let taken = spool::stat(dir.path()).unwrap().file_bytes - log;
+    assert!(taken <= small().max_bytes, "{taken}");
 }
 
 #[test]

@@ -13,7 +13,9 @@ use std::time::Duration;
 use common::uplink::{gate, north, observation};
 use crossbeam_channel::{Sender, unbounded};
 use picket_edge_agent::detect::Observed;
-use picket_edge_agent::spool::{Clock, Limits, Settings, Spool, SpoolHandle, SpoolReader, Spooled};
+use picket_edge_agent::spool::{
+    Clock, Limits, Outcome, Settings, Settled, Spool, SpoolHandle, SpoolReader, Spooled, stat,
+};
 use picket_wire::observation::{ClockState, GapOf, Reason, Stamp};
 use picket_wire::{
     CameraKey, CameraName, CameraRecord, EpochId, Kind, Message, ObservationId, Picture, Topic,
@@ -252,4 +254,56 @@ fn a_damaged_row_stops_neither_eviction_nor_what_is_new() {
     let books = agent.books(&north());
     assert_eq!(books.spooled, 60, "each observation is there");
     assert_eq!(dropped(&books.pictures_dropped, Reason::SPOOL_FULL), 59 - left);
+}
+
+#[test]
+fn pictures_of_a_camera_that_holds_little_do_not_keep_the_space_of_those_between_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings { max_bytes: 16 << 20, ..Settings::default() };
+    let agent = Agent::start(dir.path(), &settings);
+    // In each of the segments there is something of the camera that is never the heaviest.
+    for seq in 1..=200 {
+        agent.capture(&north(), seq, 300_000, 0);
+        if seq % 10 == 0 {
+            agent.capture(&south(), seq / 10, 60_000, 0);
+        }
+    }
+    let kept = kinds(&agent.take(Topic::Frames));
+    let of = |camera: &str| kept[&(format!("gate/{camera}"), "frame".to_owned())];
+    assert_eq!(of("south"), 20, "{kept:?}");
+    // 16 MiB hold 20 of the small ones and some 50 of the large ones.
+    assert!(of("north") > 35, "{kept:?}");
+    let taken = stat(dir.path()).unwrap().file_bytes;
+    assert!(taken <= settings.max_bytes + settings.checkpoint_bytes * 2, "{taken}");
+    assert_eq!(agent.books(&north()).spooled, 200);
+}
+
+#[test]
+fn files_of_pictures_go_with_the_last_of_their_pictures() {
+    let dir = tempfile::tempdir().unwrap();
+    let agent = Agent::start(dir.path(), &Settings::default());
+    for seq in 1..=100 {
+        agent.capture(&north(), seq, 300_000, 0);
+    }
+    let files = || std::fs::read_dir(dir.path().join("spool.sqlite-pictures")).unwrap().count();
+    assert_eq!(files(), 4, "8 MiB each");
+    let rows = agent.take(Topic::Frames);
+    let settled =
+        |row: &Spooled| Settled { topic: row.topic, id: row.id, outcome: Outcome::Acknowledged };
+    agent.reader.settle(rows[..60].iter().map(settled).collect()).unwrap();
+    agent.spool.flush(LIMIT).unwrap();
+    assert_eq!(files(), 2);
+    agent.reader.settle(rows[60..].iter().map(settled).collect()).unwrap();
+    agent.spool.flush(LIMIT).unwrap();
+    assert_eq!(files(), 1, "the one that is written to");
+    // What a crash leaves: a file that no row points to.
+    let left = dir.path().join("spool.sqlite-pictures/0000000000000001");
+    agent.spool.finish(LIMIT).unwrap();
+    std::fs::write(&left, [7; 1000]).unwrap();
+    let agent = Agent::start(dir.path(), &Settings::default());
+    let until = std::time::Instant::now() + LIMIT;
+    while left.exists() || files() > 0 {
+        assert!(std::time::Instant::now() < until, "{} files are left", files());
+        agent.spool.flush(LIMIT).unwrap();
+    }
 }

@@ -48,7 +48,7 @@ fn after_its_spool_is_lost_an_agent_goes_on_in_a_new_epoch_and_repeats_no_id() {
         for file in fs::read_dir(agent.state())? {
             let path = file?.path();
             if path.to_string_lossy().contains("spool.sqlite") {
-                fs::remove_file(path)?;
+                if path.is_dir() { fs::remove_dir_all(path)? } else { fs::remove_file(path)? }
             }
         }
         runs(bench, &agent).await;

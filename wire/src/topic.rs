@@ -38,6 +38,8 @@ impl Topic {
     /// All topics, in the order of the design.
     pub const ALL: [Self; 5] =
         [Self::Observations, Self::Frames, Self::Status, Self::Tracks, Self::DeadLetter];
+    /// Those of a camera's records and pictures, which the device keeps until they are acknowledged.
+    pub const OF_CAMERAS: [Self; 2] = [Self::Observations, Self::Frames];
     /// The topics that devices write.
     pub const OF_DEVICES: [Self; 3] = [Self::Observations, Self::Frames, Self::Status];
 

@@ -19,7 +19,6 @@ const LOOK_EVERY_US: u64 = 60 * 1_000_000;
 const HOUR_MS: i64 = 60 * 60 * 1000;
 /// Rows to look at in one turn of the writer.
 const ROWS: usize = 4096;
-const TOPICS: [Topic; 2] = [Topic::Observations, Topic::Frames];
 
 /// When to look for what is too old.
 #[derive(Debug)]
@@ -65,7 +64,7 @@ impl Ages {
     pub fn find(&mut self, connection: &Connection, now: &Stamp) -> Result<Vec<Old>, SpoolError> {
         let Some(limit_ms) = self.due(now) else { return Ok(Vec::new()) };
         let mut found = Vec::new();
-        for (topic, look) in TOPICS.into_iter().zip(&mut self.looks) {
+        for (topic, look) in Topic::OF_CAMERAS.into_iter().zip(&mut self.looks) {
             look.go_on(connection, topic, limit_ms)?;
             let (after, last) = (look.after, look.old_until);
             found.extend((last > after).then_some(Old { topic, after, last }));
@@ -84,7 +83,7 @@ impl Ages {
 
     /// The rows of [`find`](Self::find) were dropped up to these, but for those that stay.
     pub fn dropped(&mut self, reached: &[(Topic, RowId)]) {
-        for (topic, look) in TOPICS.into_iter().zip(&mut self.looks) {
+        for (topic, look) in Topic::OF_CAMERAS.into_iter().zip(&mut self.looks) {
             let last = reached.iter().filter(|(of, _)| *of == topic).map(|(_, last)| *last);
             look.after = last.fold(look.after, RowId::max);
         }

@@ -171,6 +171,26 @@ pub enum SpoolError {
         /// Why.
         source: rusqlite::Error,
     },
+    /// A file of pictures.
+    #[error("cannot {step} {}", path.display())]
+    PictureFile {
+        /// Which step.
+        step: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// All that may go was dropped, and what is to be kept does not fit yet.
+    #[error(
+        "the spool is full of what is on its way: {needed_pages} pages are needed, {free_pages} are free"
+    )]
+    NoRoom {
+        /// For what is to be kept.
+        needed_pages: u64,
+        /// There are.
+        free_pages: u64,
+    },
     /// A step of a commit failed; nothing of the batch was kept.
     #[error("cannot {step} in the spool")]
     Commit {
@@ -252,6 +272,8 @@ impl SpoolError {
             _ if self.is_corruption() => Advice::Stop,
             Self::Read { .. }
             | Self::Commit { .. }
+            | Self::PictureFile { .. }
+            | Self::NoRoom { .. }
             | Self::LogTooLong { .. }
             | Self::Failing { .. }
             | Self::TimedOut { .. } => Advice::Retry,
@@ -280,8 +302,17 @@ impl SpoolError {
             || matches!(self, Self::Read { source, .. } if is_of_another_shape(source))
     }
 
+    /// Whether it is about one row, and others can be read.
+    pub(super) fn is_of_one_row(&self) -> bool {
+        matches!(self, Self::BadRow { .. } | Self::DamagedRow { .. } | Self::PictureFile { .. })
+    }
+
     /// Whether there was no room: at the cap or on the disk.
     pub(super) fn is_full(&self) -> bool {
+        use io::ErrorKind::{QuotaExceeded, StorageFull};
+        let no_space = |error: &io::Error| matches!(error.kind(), StorageFull | QuotaExceeded);
         self.sqlite_code() == Some(ErrorCode::DiskFull)
+            || matches!(self, Self::NoRoom { .. })
+            || matches!(self, Self::PictureFile { source, .. } if no_space(source))
     }
 }

@@ -13,7 +13,6 @@ use rusqlite::{Connection, params};
 
 use super::age::Old;
 use super::error::SpoolError;
-use super::quota::free_pages;
 use super::record::{Dropped, RowId, push_dropped};
 use super::totals::table;
 use super::transaction::{Outline, Transaction};
@@ -44,7 +43,7 @@ pub fn make_room(
     let mut evicted = Evicted::because(Reason::SPOOL_FULL);
     for worth in Worth::LEAST_FIRST {
         let mut done = BTreeSet::new();
-        while free_pages(tx.connection, cap_pages)? < needed {
+        while tx.free_pages(cap_pages)? < needed {
             let Some(key) = heaviest(tx, worth, &done) else { break };
             if !evicted.oldest_of(tx, cursors, &key, worth)? {
                 done.insert(key);
@@ -174,7 +173,7 @@ fn outlines(
     values: impl rusqlite::Params,
 ) -> Result<Vec<Found>, SpoolError> {
     let read = |source| SpoolError::Read { what: "the oldest rows", source };
-    let sql = format!("SELECT {} FROM {} WHERE {choice}", Outline::COLUMNS, table(topic));
+    let sql = format!("SELECT {} FROM {} WHERE {choice}", Outline::columns(topic), table(topic));
     let mut statement = connection.prepare_cached(&sql).map_err(read)?;
     let mut rows = statement.query(values).map_err(read)?;
     let mut outlines = Vec::new();

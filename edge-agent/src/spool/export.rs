@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use picket_service::logging::chain;
-use picket_wire::{CameraKey, CameraName};
+use picket_wire::{CameraKey, CameraName, Topic};
 
 use super::carried::{CarriedWriter, Count};
 use super::error::SpoolError;
+use super::pictures::Pictures;
 use super::reader::Spooled;
 use super::record::RowId;
 use super::{schema, totals, walk};
@@ -98,7 +99,14 @@ pub fn export(
     };
     let part = Part::create(to).map_err(failed("make", &part_of(to)))?;
     let out = BufWriter::with_capacity(1 << 20, &part.file);
-    let written = copy(&connection, out, &part.path, camera, below)?;
+    let written = copy(
+        &connection,
+        &Pictures::of(&state_dir.join(schema::FILE)),
+        out,
+        &part.path,
+        camera,
+        below,
+    )?;
     part.file.sync_all().map_err(failed("write", &part.path))?;
     part.rename(to).map_err(failed("put into its place", to))?;
     Ok(written)
@@ -106,6 +114,7 @@ pub fn export(
 
 fn copy(
     connection: &rusqlite::Connection,
+    pictures: &Pictures,
     out: impl Write,
     path: &Path,
     camera: Option<&CameraName>,
@@ -115,12 +124,12 @@ fn copy(
     let failed = |source| ExportError::File { step, path: path.to_path_buf(), source };
     let mut writer = CarriedWriter::begin(out, wall()).map_err(failed)?;
     let mut exported = Exported::default();
-    for topic in walk::TOPICS {
-        walk::rows(connection, topic, 0..below, |id, row| {
+    for topic in Topic::OF_CAMERAS {
+        walk::rows(connection, pictures, topic, 0..below, |id, row| {
             match row.and_then(|row| keyed(row, id)) {
                 Ok((key, _)) if camera.is_some_and(|camera| *camera != key.camera) => Ok(()),
                 Ok((_, row)) => writer.push(&row).map_err(failed),
-                Err(error) if is_of_one_row(&error) => {
+                Err(error) if error.is_of_one_row() => {
                     exported.unreadable += 1;
                     if exported.named.len() < NAMED {
                         exported.named.push(chain(&error));
@@ -140,10 +149,6 @@ fn keyed(row: Spooled, id: RowId) -> Result<(CameraKey, Spooled), SpoolError> {
     let topic = row.topic;
     let key = row.key.parse().map_err(|_| SpoolError::BadRow { topic, id, what: "key" })?;
     Ok((key, row))
-}
-
-fn is_of_one_row(error: &SpoolError) -> bool {
-    matches!(error, SpoolError::BadRow { .. } | SpoolError::DamagedRow { .. })
 }
 
 /// None on a machine whose clock was plainly never set: a time that misleads is worse.

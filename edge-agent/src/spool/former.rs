@@ -25,7 +25,7 @@ pub fn set_aside_former(state_dir: &Path, _lock: &StateLock) -> Result<Option<Fo
         return Ok(None);
     }
     let totals = stat(state_dir).ok().map(|stat| stat.totals);
-    let path = schema::set_aside_as(state_dir, "former")?;
+    let path = schema::set_aside_whole(state_dir, "former")?;
     let records = totals.map(|totals| totals.records);
     Ok(Some(Former { path, records, pictures: totals.map(|totals| totals.pictures) }))
 }

@@ -46,7 +46,7 @@ pub struct Group {
 pub fn list(state_dir: &Path, chosen: &Chosen) -> Result<Vec<Group>, SpoolError> {
     let connection = schema::open_for_reading(state_dir)?;
     let mut groups = BTreeMap::new();
-    for topic in walk::TOPICS {
+    for topic in Topic::OF_CAMERAS {
         let mut failed = None;
         walk::outlines(&connection, topic, |waiting| match waiting {
             Ok(waiting) if chosen.has(&waiting) => add(&mut groups, topic, waiting),

@@ -18,30 +18,35 @@
 //!   exceptions are damage: what cannot be read of a database that was set aside (the rest comes over,
 //!   see [`salvage`]), and a row of which not even the camera can be read; both are errors in the log.
 //!
-//! **Limits**: the database takes `max_bytes`, and does not grow where `min_free_bytes` of its file
-//! system are not free; pictures of frames go before crops, and those before observations, oldest
-//! first, of the camera that holds most, never what is on its way. When the file system is full all
-//! the same, a reserve (`spool.reserve`) is given up so that what is old can go. Memory: one batch, and `max_pending_bytes` while the disk refuses writes. A
-//! gap, epoch or clock record is never evicted, nor dropped when it is refused; adjoining gaps become one until they are sent, so
-//! that they stay few. The file does not shrink.
+//! **Limits**: the database and the pictures' files take `max_bytes` together, and do not grow where
+//! `min_free_bytes` of their file system are not free; pictures of frames go before crops, and those
+//! before observations, oldest first, of the camera that holds most, never what is on its way. When the
+//! file system is full all the same, a reserve (`spool.reserve`) is given up so that what is old can
+//! go. Memory: one batch, and `max_pending_bytes` while the disk refuses writes. A gap, epoch or clock
+//! record is never evicted, nor dropped when it is refused; adjoining gaps become one until they are
+//! sent, so that they stay few. The database does not shrink; the pictures' files go.
 //!
 //! # On disk
 //!
 //! In the state directory: `spool.sqlite` with its `-wal` and `-shm`, `epoch` (the counter once
 //! more), `lock`, `spool.sqlite.corrupt-<n>` for each damaged database that was set aside, under the
 //! name of `remains-<n>` once all was brought over that can be read of it (it goes where that is all),
-//! and `spool.sqlite.former-<n>` for each of another device (`reset-identity`). All
-//! tables are `STRICT`; format 2 (`user_version`), `application_id` 0x506b5370. A reader opens it
+//! and `spool.sqlite.former-<n>` for each of another device (`reset-identity`), with
+//! `spool.sqlite.former-<n>-pictures`. All
+//! tables are `STRICT`; format 3 (`user_version`), `application_id` 0x506b5370. A reader opens it
 //! with `mode=ro` at any time.
 //!
 //! | table | row | columns |
 //! |---|---|---|
 //! | `records` | one message of the observations topic | `id`, `key` (`<device>/<camera>`), `epoch` (`<n>-<hex>`), `first`, `last` (the `seq` it is about), `kind` (as `picket-kind`), `bytes` (headers and value), `committed_at_ms` (Unix; null without a clock), `synchronised` (whether a time source kept that clock), `headers` (JSON pairs, without the lane), `value` |
-//! | `pictures` | one message of the frames topic | the same |
+//! | `pictures` | one message of the frames topic | the same, but in place of `value` where it lies: `segment`, `position`, `length`, and its `checksum` (CRC-32) |
 //! | `accounts` | one camera | `key`, newest `epoch`, its `reserved` and `last_committed`, `captured`, `skipped`, `spooled`, `acknowledged`, `dropped` and `pictures_dropped` (JSON: reason to count), `frame_bytes`, `crop_bytes`, `observation_bytes` of its rows |
 //! | `recordings` | one recording of one camera | `key`, `fingerprint`, `media_time_ns`, `at_end` |
 //! | `spool` | one, `id` 1 | `epoch_number`, and the totals `records`, `record_bytes`, `pictures`, `picture_bytes`; the `month` of the site (`2026-11`) and the `month_bytes` that went over the link in it |
 //! | `salvage`, `salvage_waiting` | after damage only: one database, one camera | how far the salvage got; frames that the damaged books said were spooled and that have not come over |
+//!
+//! `spool.sqlite-pictures/` has the pictures' values, end to end, in segments of some 8 MiB: files with
+//! sixteen hexadecimal digits as their names, the number of their first row.
 //!
 //! `id` rises over both tables with each commit. The `seq` of a camera that are still spooled:
 //! `SELECT epoch, first, last FROM records WHERE key = ? AND kind IN ('observation', 'skip')`.
@@ -52,7 +57,7 @@
 //! gap records stand ([`SpoolHandle::seal`]).
 //!
 //! Two tables rather than one with a topic column: each queue is then a scan by row number, with no
-//! second index to write, and pictures can move to other storage without touching the records. There
+//! second index to write. There
 //! is no index on `key` either, though the uplink reads by camera: it would put a page more per camera
 //! into each commit (by a trial with 100 KB pictures 4 % more bytes written for one camera, and 14 %
 //! more where only records are kept), where looking past the rows of others reads one page for several.
@@ -73,6 +78,7 @@ mod list;
 mod lock;
 mod log;
 mod month;
+mod pictures;
 mod quota;
 mod reader;
 mod record;
@@ -82,9 +88,11 @@ mod room;
 mod salvage;
 mod schema;
 mod settings;
+mod shared;
 mod store;
 mod totals;
 mod transaction;
+mod upkeep;
 mod verify;
 mod walk;
 mod worth;

@@ -23,10 +23,20 @@ pub fn pages_for(row_bytes: impl Iterator<Item = u64>) -> u64 {
     row_bytes.map(pages).sum::<f64>().ceil() as u64 + SPARE_PAGES
 }
 
-/// Pages that can be written before the cap is reached.
-pub fn free_pages(connection: &Connection, cap_pages: u64) -> Result<u64, SpoolError> {
+/// Pages that a picture of these bytes takes in its segment: file systems count in blocks, and may
+/// lose one at its edge.
+pub fn pages_for_picture(bytes: u64) -> u64 {
+    bytes.div_ceil(PAGE_BYTES) + 2
+}
+
+/// Pages that can be written before the cap is reached, where pictures take as many.
+pub fn free_pages(
+    connection: &Connection,
+    cap_pages: u64,
+    picture_pages: u64,
+) -> Result<u64, SpoolError> {
     let used = page_count(connection)?.saturating_sub(count(connection, "freelist_count")?);
-    Ok(cap_pages.saturating_sub(used))
+    Ok(cap_pages.saturating_sub(used).saturating_sub(picture_pages))
 }
 
 /// Pages of the database, those that are free among them.
@@ -38,12 +48,6 @@ fn count(connection: &Connection, pragma: &'static str) -> Result<u64, SpoolErro
     connection
         .pragma_query_value(None, pragma, |row| row.get::<_, i64>(0).map(unsigned))
         .map_err(|source| SpoolError::Read { what: pragma, source })
-}
-
-/// Whether the database itself is near its cap. Where the file system is full instead, dropping rows
-/// makes no room: the file does not shrink.
-pub fn is_near_cap(connection: &Connection, cap_pages: u64) -> Result<bool, SpoolError> {
-    Ok(free_pages(connection, cap_pages)? <= cap_pages / 8)
 }
 
 #[cfg(test)]

@@ -17,9 +17,10 @@ use super::books;
 use super::error::SpoolError;
 use super::lease::Held;
 use super::month::Month;
+use super::pictures::{self, Pictures, Place};
 use super::record::RowId;
 use super::schema;
-use super::store::Shared;
+use super::shared::Shared;
 use super::totals::{self, Totals, table};
 use super::writer::{self, Command};
 
@@ -83,6 +84,7 @@ pub struct Limits {
 /// A connection that reads while the writer writes.
 pub struct SpoolReader {
     connection: Connection,
+    pictures: Pictures,
     shared: Arc<Shared>,
     commands: Sender<Command>,
     committed: Receiver<()>,
@@ -95,7 +97,8 @@ impl SpoolReader {
         committed: Receiver<()>,
     ) -> Result<Self, SpoolError> {
         let connection = schema::open_for_reading(&shared.state_dir)?;
-        Ok(Self { connection, shared, commands, committed })
+        let pictures = Pictures::of(&shared.state_dir.join(schema::FILE));
+        Ok(Self { connection, pictures, shared, commands, committed })
     }
 
     /// Takes the oldest rows of a table with a number in `ids` that are not on their way already.
@@ -185,7 +188,8 @@ impl SpoolReader {
         let mut from = ids.start;
         let read = |source| SpoolError::Read { what: "rows to send", source };
         let sql = format!(
-            "SELECT id, key, headers, value FROM {} WHERE id >= ?1 AND id < ?2 ORDER BY id",
+            "SELECT {} FROM {} WHERE id >= ?1 AND id < ?2 ORDER BY id",
+            columns(topic),
             table(topic)
         );
         let mut statement = self.connection.prepare_cached(&sql).map_err(read)?;
@@ -197,7 +201,7 @@ impl SpoolReader {
             from = id + 1;
             // SQLite reads a column's pages when it is asked for: stepping over a row costs little.
             if !held.is_in_flight(id) {
-                let spooled = spooled(topic, id, row)?;
+                let spooled = spooled(topic, id, row, &self.pictures)?;
                 bytes += spooled.bytes();
                 batch.push(spooled);
             }
@@ -271,7 +275,7 @@ impl SpoolReader {
 
     /// Of each queue to which rows of a damaged database came since the last call: the first of them.
     pub fn salvaged(&self) -> Vec<(Topic, RowId)> {
-        let topics = [Topic::Observations, Topic::Frames].into_iter();
+        let topics = Topic::OF_CAMERAS.into_iter();
         let firsts =
             self.shared.salvaged.iter().map(|first| first.swap(RowId::MAX, Ordering::SeqCst));
         topics.zip(firsts).filter(|(_, first)| *first != RowId::MAX).collect()
@@ -321,17 +325,31 @@ impl SpoolReader {
     }
 }
 
-/// A row of the columns `id, key, headers, value`.
+/// The columns that [`spooled`] wants, in their order.
+pub(super) fn columns(topic: Topic) -> String {
+    let kept = if topic == Topic::Frames { Place::COLUMNS } else { "value" };
+    format!("id, key, headers, {kept}")
+}
+
+/// A row of [`columns`], and its picture.
 pub(super) fn spooled(
     topic: Topic,
     id: RowId,
     row: &rusqlite::Row<'_>,
+    pictures: &Pictures,
 ) -> Result<Spooled, SpoolError> {
     let bad = |what| SpoolError::BadRow { topic, id, what };
     let headers: String = row.get(2).map_err(|_| bad("headers"))?;
     let headers = serde_json::from_str(&headers).map_err(|_| bad("headers"))?;
     let key = row.get(1).map_err(|_| bad("key"))?;
-    Ok(Spooled { topic, id, key, headers, value: row.get(3).map_err(|_| bad("value"))? })
+    let value = match topic {
+        Topic::Frames => {
+            let place = Place::read(row, 3).ok().flatten().ok_or_else(|| bad("place"))?;
+            pictures.read(id, place)?
+        }
+        _ => row.get(3).map_err(|_| bad("value"))?,
+    };
+    Ok(Spooled { topic, id, key, headers, value })
 }
 
 /// Wall time of the oldest row, in milliseconds; none if the clock was not set then.
@@ -350,7 +368,7 @@ pub struct Stat {
     pub totals: Totals,
     /// Wall time of the oldest row, Unix milliseconds.
     pub oldest_ms: Option<i64>,
-    /// Bytes of the database and its log.
+    /// Bytes that the database, its log and the pictures take of the disk.
     pub file_bytes: u64,
     /// Damaged databases that were set aside.
     pub set_aside: u64,
@@ -387,7 +405,7 @@ pub fn stat(state_dir: &Path) -> Result<Stat, SpoolError> {
     Ok(Stat {
         totals,
         oldest_ms: oldest_ms(&connection)?,
-        file_bytes: size("") + size("-wal"),
+        file_bytes: size("") + size("-wal") + pictures::disk_bytes(&state_dir.join(schema::FILE)),
         set_aside: schema::count_set_aside(state_dir),
         accounts: accounts.collect(),
     })

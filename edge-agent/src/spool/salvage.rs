@@ -60,6 +60,11 @@ pub fn frames_to_come(connection: &Connection) -> Result<BTreeMap<CameraKey, u64
     Ok(waiting.into_iter().map(|(key, waiting)| (key, waiting.frames)).collect())
 }
 
+/// Whether a damaged database waits from which something can be read.
+pub fn any_left(state_dir: &Path) -> bool {
+    schema::set_aside_databases(state_dir).iter().any(|path| Wreck::open(path).is_ok())
+}
+
 /// A salvage on its way.
 pub struct Salvage {
     wreck: Wreck,
@@ -206,13 +211,18 @@ impl Salvage {
         }
     }
 
-    /// Reads the next slice, if none waits to be written, and tells the bytes of its rows.
+    /// Reads the next slice, if none waits to be written, and tells the bytes that its rows will take in
+    /// the database: pictures stay where they lie.
     pub fn read(&mut self) -> Result<Vec<u64>, SpoolError> {
         if self.ready.is_none() {
             self.ready = Some(self.read_slice()?);
         }
         let rows = self.ready.iter().flat_map(|slice| &slice.rows);
-        Ok(rows.map(|kept| kept.row.bytes()).collect())
+        let bytes = |kept: &Kept| match kept.place {
+            Some(_) => kept.row.headers.len() as u64,
+            None => kept.row.bytes(),
+        };
+        Ok(rows.map(bytes).collect())
     }
 
     /// An error only where nothing was read before it.
@@ -287,7 +297,8 @@ impl Salvage {
         let mut waiting = self.waiting.clone();
         for kept in &slice.rows {
             let row = &kept.row;
-            if tx.put_back(kept.id, (kept.committed_at_ms, kept.synchronised), row)? {
+            let time = (kept.committed_at_ms, kept.synchronised);
+            if tx.put_back(kept.id, time, row, kept.place)? {
                 came_over(tx, &mut waiting, &row.key, frames(row.kind, row.first, row.last));
             }
         }
@@ -349,8 +360,8 @@ impl Salvage {
         Ok(())
     }
 
-    /// After a slice was committed.
-    /// Tells the first row of each queue that came with it, or `RowId::MAX`.
+    /// After a slice was committed. Gives the first row of each queue that came with it, or
+    /// `RowId::MAX`.
     pub fn went_on(&mut self) -> [RowId; 2] {
         let slice = self.ready.take().unwrap_or_default();
         let rows = slice.rows.len() as u64;
@@ -358,7 +369,7 @@ impl Salvage {
         self.rows += rows;
         metrics::counter!("picket_agent_spool_salvaged_rows_total").increment(rows);
         self.due_at = Instant::now();
-        [Topic::Observations, Topic::Frames].map(|topic| {
+        Topic::OF_CAMERAS.map(|topic| {
             let of_it = slice.rows.iter().filter(|kept| kept.row.topic == topic);
             of_it.map(|kept| kept.id).min().unwrap_or(RowId::MAX)
         })

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, OpenFlags};
 
 use super::error::SpoolError;
+use super::pictures;
 use super::settings::Settings;
 
 /// The database's file in the state directory.
@@ -25,9 +26,9 @@ const LEAST_SQLITE: i32 = 3_051_003;
 const LEAST_SQLITE_TEXT: &str = "3.51.3";
 
 /// "PkSp": tells a spool from any other database.
-pub const APPLICATION_ID: i32 = 0x506b_5370;
+const APPLICATION_ID: i32 = 0x506b_5370;
 /// Rises with every change of the tables. No release has an earlier one.
-pub const FORMAT: i32 = 2;
+const FORMAT: i32 = 3;
 
 /// Bytes per page. Each commit writes some five pages that hold little news (books, totals, the leaves
 /// of the tables), so that small ones write least: `make bench-spool` gives 1.19 bytes written for one
@@ -73,7 +74,10 @@ CREATE TABLE pictures (
     committed_at_ms INTEGER,
     synchronised    INTEGER NOT NULL,
     headers         TEXT NOT NULL,
-    value           BLOB NOT NULL
+    segment         INTEGER NOT NULL,
+    position        INTEGER NOT NULL,
+    length          INTEGER NOT NULL,
+    checksum        INTEGER NOT NULL
 ) STRICT;
 
 CREATE TABLE accounts (
@@ -198,27 +202,29 @@ fn set_pragmas(connection: &Connection, settings: &Settings) -> Result<(), Spool
 
 /// Makes the tables in a new database, or checks that the database is a spool of a known format.
 fn create_or_check(connection: &Connection, path: &Path) -> Result<(), SpoolError> {
-    let read = |source| SpoolError::Schema { step: "read", source };
-    let integer = |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, i32>(0));
-    let (application, format) =
-        (integer("application_id").map_err(read)?, integer("user_version").map_err(read)?);
     let tables: i64 = connection
         .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
-        .map_err(read)?;
-    if tables == 0 {
-        let script = format!(
-            "BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION_ID}; \
-             PRAGMA user_version = {FORMAT}; {TABLES} COMMIT;"
-        );
-        return connection
-            .execute_batch(&script)
-            .map_err(|source| SpoolError::Schema { step: "make", source });
+        .map_err(|source| SpoolError::Schema { step: "read", source })?;
+    if tables > 0 {
+        return check_format(connection, path);
     }
-    if application != APPLICATION_ID {
-        return Err(SpoolError::NotASpool { path: path.to_path_buf() });
+    let script = format!(
+        "BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION_ID}; \
+         PRAGMA user_version = {FORMAT}; {TABLES} COMMIT;"
+    );
+    connection.execute_batch(&script).map_err(|source| SpoolError::Schema { step: "make", source })
+}
+
+/// Refuses what is no spool, or one of another format.
+fn check_format(connection: &Connection, path: &Path) -> Result<(), SpoolError> {
+    let read = |source| SpoolError::Schema { step: "read", source };
+    let integer = |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, i32>(0));
+    let path = path.to_path_buf();
+    if integer("application_id").map_err(read)? != APPLICATION_ID {
+        return Err(SpoolError::NotASpool { path });
     }
-    let (path, found, known) = (path.to_path_buf(), format, FORMAT);
-    match format.cmp(&FORMAT) {
+    let (found, known) = (integer("user_version").map_err(read)?, FORMAT);
+    match found.cmp(&known) {
         Ordering::Greater => Err(SpoolError::NewerFormat { path, found, known }),
         Ordering::Less => Err(SpoolError::UnreleasedFormat { path, found, known }),
         Ordering::Equal => Ok(()),
@@ -251,18 +257,26 @@ pub fn mark_suspect(state_dir: &Path) {
     }
 }
 
-/// Moves a damaged database away.
+/// Moves a damaged database away. Its pictures stay: its rows come over, and say where they lie.
 fn set_aside(state_dir: &Path) -> Result<PathBuf, SpoolError> {
-    let aside = set_aside_as(state_dir, CORRUPT)?;
+    let aside = move_database(&state_dir.join(FILE), free_name(state_dir, CORRUPT))?;
     let _ = fs::remove_file(state_dir.join(SUSPECT_FILE));
     Ok(aside)
 }
 
-/// Moves the database away as `spool.sqlite.<word>-<n>`, its log with it. Nobody may have it open.
-pub fn set_aside_as(state_dir: &Path, word: &str) -> Result<PathBuf, SpoolError> {
+/// Moves the database away as `spool.sqlite.<word>-<n>`, its log and its pictures with it. Nobody may
+/// have it open.
+pub fn set_aside_whole(state_dir: &Path, word: &str) -> Result<PathBuf, SpoolError> {
+    let (from, to) = (state_dir.join(FILE), free_name(state_dir, word));
+    // The pictures first: without a database they would be taken for what a crash has left.
+    move_file(&pictures::folder_of(&from), pictures::folder_of(&to))?;
+    move_database(&from, to)
+}
+
+fn free_name(state_dir: &Path, word: &str) -> PathBuf {
     let name = |n: u32| state_dir.join(format!("{FILE}.{word}-{n}"));
     let n = (1..).find(|n| !name(*n).exists()).unwrap_or(u32::MAX);
-    move_database(&state_dir.join(FILE), name(n))
+    name(n)
 }
 
 /// With its log.
@@ -270,14 +284,19 @@ fn move_database(from: &Path, to: PathBuf) -> Result<PathBuf, SpoolError> {
     for suffix in ["", "-wal", "-shm"] {
         let from = PathBuf::from(format!("{}{suffix}", from.display()));
         let path = PathBuf::from(format!("{}{suffix}", to.display()));
-        match fs::rename(&from, &path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(SpoolError::SetAside { path, source: e });
-            }
-            _ => {}
-        }
+        move_file(&from, path)?;
     }
     Ok(to)
+}
+
+/// One that is not there is well where it is to go.
+fn move_file(from: &Path, to: PathBuf) -> Result<(), SpoolError> {
+    match fs::rename(from, &to) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(SpoolError::SetAside { path: to, source: error })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// How many databases were set aside and are still there, salvaged or not.
@@ -320,11 +339,12 @@ pub fn open_for_reading(state_dir: &Path) -> Result<Connection, SpoolError> {
     let path = state_dir.join(FILE);
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(&path, flags)
-        .map_err(|source| SpoolError::Open { path, source })?;
+        .map_err(|source| SpoolError::Open { path: path.clone(), source })?;
     for (pragma, value) in [("busy_timeout", "2000"), ("mmap_size", "0")] {
         connection
             .pragma_update(None, pragma, value)
             .map_err(|source| SpoolError::Pragma { pragma, source })?;
     }
+    check_format(&connection, &path)?;
     Ok(connection)
 }

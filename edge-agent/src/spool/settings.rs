@@ -15,14 +15,15 @@ const MOST_AGE_HOURS: u32 = 87_660;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// Most bytes that the spool's database may take. When it is reached, pictures are dropped
-    /// before observations, oldest first and of the camera that holds most, each counted and told to
-    /// the centre as a gap. The write-ahead log beside it takes some 2 times `checkpoint_bytes` more,
+    /// Most bytes that the spool may take: its database and the files of pictures beside it. When they
+    /// are reached, pictures are dropped before observations, oldest first and of the camera that holds
+    /// most, each counted and told to the centre as a gap. On a file system that cannot free parts of a
+    /// file (FAT and exFAT among others) the space of pictures comes back some 8 MiB at a time. The write-ahead log beside it takes some 2 times `checkpoint_bytes` more,
     /// and as much again twice is kept in reserve for the moment when the file system is full. While
     /// another program reads the database in one long transaction, the log takes up to an eighth of
     /// `max_bytes`; after that nothing is committed until it ends.
     pub max_bytes: u64,
-    /// The database does not grow when fewer bytes than this are free on its file system, but drops
+    /// The spool does not grow when fewer bytes than this are free on its file system, but drops
     /// what is old for what is new, as at `max_bytes`. The first 16 MiB it takes all the same.
     pub min_free_bytes: u64,
     /// Records that wait longer than this many hours are dropped, counted and told to the centre as a

@@ -2,18 +2,17 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::time::Instant;
 
 use picket_wire::observation::{EpochStart, PreviousEpoch, Stamp};
-use picket_wire::{CameraKey, CameraName, CameraRecord, DeviceName, EpochId, ObservationId};
+use picket_wire::{CameraKey, CameraName, CameraRecord, DeviceName, ObservationId, Topic};
 use rusqlite::{Connection, TransactionBehavior};
 
 use super::age::{Ages, Old};
 use super::batch::{Batch, Entry, Outcome};
-use super::books::{self, Account, Ledger, unsigned};
+use super::books::{self, Account, Ledger};
 use super::clock::{self, Clock, Relations};
 use super::error::SpoolError;
 use super::eviction::Cursors;
@@ -21,60 +20,22 @@ use super::lease::Leases;
 use super::lock::StateLock;
 use super::log::LogLimit;
 use super::month::Month;
+use super::pictures::{Place, Segments};
 use super::record::{Row, RowId};
 use super::recordings::{self, Positions, Recordings};
 use super::room::Room;
 use super::salvage::Salvage;
 use super::schema::{self, PAGE_BYTES};
 use super::settings::Settings;
+use super::shared::Shared;
 use super::totals::{self, Totals};
 use super::transaction::{OpenGaps, Transaction};
 use super::{epoch, eviction, quota};
 
-/// What the writer shows to the rest of the agent.
-pub struct Shared {
-    pub state_dir: PathBuf,
-    pub device: DeviceName,
-    pub cap_bytes: u64,
-    pub epoch: EpochId,
-    pub ledger: Arc<Ledger>,
-    pub leases: Leases,
-    pub recordings: Recordings,
-    /// Rows of this run of the agent have this number or a higher one.
-    pub first_id: RowId,
-    /// Rows not yet committed will have this number or a higher one.
-    pub next_id: AtomicI64,
-    /// Of records and pictures: the first row that was salvaged since the uplink last asked, or
-    /// `RowId::MAX`.
-    pub salvaged: [AtomicI64; 2],
-    /// Bytes in use, of `cap_bytes`.
-    pub used_bytes: AtomicU64,
-    /// Bytes that went over the link in this month.
-    pub month_bytes: AtomicU64,
-    /// Whether the clock tells which month this is.
-    pub month_is_known: AtomicBool,
-    /// Most bytes that may go in a month; the largest number where there is no budget.
-    pub month_budget_bytes: AtomicU64,
-    /// Rises with each turn of the writer: standing still means stuck.
-    pub turns: AtomicU64,
-}
-
-impl Shared {
-    /// Whether more went over the link in this month, or the last known one, than the budget allows.
-    pub fn is_over_budget(&self) -> bool {
-        let budget = self.month_budget_bytes.load(Ordering::SeqCst);
-        self.month_bytes.load(Ordering::SeqCst) >= budget
-    }
-
-    /// Whether pictures are dropped for that: not as long as the month may be over.
-    pub fn leaves_pictures_out(&self) -> bool {
-        self.is_over_budget() && self.month_is_known.load(Ordering::SeqCst)
-    }
-}
-
 /// The database, and what stands in it, as the writer has it in memory.
 pub struct Store {
-    connection: Connection,
+    pub(super) connection: Connection,
+    pub(super) pictures: Segments,
     clock: Arc<dyn Clock>,
     cameras: Vec<CameraKey>,
     accounts: BTreeMap<CameraKey, Account>,
@@ -83,15 +44,15 @@ pub struct Store {
     totals: Totals,
     month: Month,
     next_id: RowId,
-    log: LogLimit,
-    salvage: Option<Salvage>,
-    room: Room,
-    cursors: Cursors,
-    ages: Ages,
+    pub(super) log: LogLimit,
+    pub(super) salvage: Option<Salvage>,
+    pub(super) room: Room,
+    pub(super) cursors: Cursors,
+    pub(super) ages: Ages,
     /// Rows that are too old, to be dropped with the next commit.
-    old: Vec<Old>,
-    checkpoint_bytes: u64,
-    since_checkpoint_bytes: u64,
+    pub(super) old: Vec<Old>,
+    pub(super) checkpoint_bytes: u64,
+    pub(super) since_checkpoint_bytes: u64,
     pub shared: Arc<Shared>,
     _lock: Arc<StateLock>,
 }
@@ -141,6 +102,8 @@ impl Store {
         let accounts = books::load(&connection)?;
         let above_salvaged = salvage.as_ref().map_or(0, Salvage::first_free_id);
         let next_id = (totals::last_id(&connection)? + 1).max(above_salvaged);
+        let keep_below = if salvage.is_some() { next_id } else { RowId::MIN };
+        let pictures = Segments::open(&state_dir.join(schema::FILE), keep_below)?;
         let shared = Arc::new(Shared {
             state_dir: state_dir.to_path_buf(),
             device: device.clone(),
@@ -162,6 +125,7 @@ impl Store {
             |camera: &CameraName| CameraKey { device: device.clone(), camera: camera.clone() };
         let mut store = Self {
             connection,
+            pictures,
             clock,
             cameras: cameras.iter().map(key).collect(),
             accounts,
@@ -263,17 +227,14 @@ impl Store {
     pub fn commit(&mut self, batch: &Batch, extra_pages: u64) -> Result<(), SpoolError> {
         self.log.check(&self.connection)?;
         let now = self.now();
-        let most_pages = self.most_pages()?;
-        let needed = extra_pages + pages_needed(batch);
-        let full = quota::free_pages(&self.connection, most_pages)? < needed;
+        self.make_room(batch, extra_pages)?;
         let gaps = batch.entries.iter().any(|entry| matches!(entry, Entry::Dropped(_)))
             || batch.settled.iter().any(|settled| settled.outcome != Outcome::Acknowledged);
         let mut positions = Positions::new();
         let mut evicted = Vec::new();
         let clocks = self.clock_records(&now);
-        let mut cursors = self.cursors.clone();
         let old = std::mem::take(&mut self.old);
-        let exclusive = full || gaps || !old.is_empty();
+        let exclusive = gaps || !old.is_empty();
         let mut reached = Vec::new();
         self.transact(now, exclusive, |tx| {
             tx.month.bytes = tx.month.bytes.saturating_add(batch.carried_bytes);
@@ -285,16 +246,12 @@ impl Store {
                 evicted.extend(dropped);
                 reached.push((old.topic, last));
             }
-            if full {
-                evicted.extend(eviction::make_room(tx, &mut cursors, most_pages, needed)?);
-            }
             for record in &clocks {
                 tx.insert(&Row::of_record(record)?)?;
             }
             positions = write_entries(tx, &batch.entries)?;
             Ok(())
         })?;
-        self.cursors = cursors;
         self.ages.dropped(&reached);
         eviction::tell(&evicted);
         for record in &clocks {
@@ -307,107 +264,62 @@ impl Store {
         Ok(())
     }
 
-    /// When the next slice of a damaged database may be brought over, if there is one.
-    pub fn salvage_due_at(&self) -> Option<Instant> {
-        self.salvage.as_ref().map(Salvage::due_at)
-    }
-
-    /// Brings a slice of a damaged database over, if one is due; whether one came.
-    pub fn salvage_if_due(&mut self) -> bool {
-        let Some(mut salvage) = self.salvage.take_if(|s| s.due_at() <= Instant::now()) else {
-            return false;
-        };
-        match self.salvage_slice(&mut salvage) {
-            Ok(Some(true)) => {
-                salvage.finish();
-                true
-            }
-            Ok(came) => {
-                if came.is_none() {
-                    salvage.try_later();
+    /// Makes room for a batch where there is none: what is settled goes, then what must. A commit of its
+    /// own, so that the space of pictures is free before others are written.
+    fn make_room(&mut self, batch: &Batch, extra_pages: u64) -> Result<(), SpoolError> {
+        let most_pages = self.most_pages()?;
+        let needed = extra_pages + pages_needed(batch);
+        if self.free_pages_on_disk(most_pages)? >= needed {
+            return Ok(());
+        }
+        self.pictures.reclaim(&self.connection, needed)?;
+        if self.free_pages(most_pages)? < needed {
+            let (now, mut cursors, mut evicted) = (self.now(), self.cursors.clone(), Vec::new());
+            self.transact(now, true, |tx| {
+                for settled in &batch.settled {
+                    tx.settle(settled)?;
                 }
-                self.salvage = Some(salvage);
-                came.is_some()
-            }
-            Err(error) => {
-                tracing::warn!(target: "spool", error = picket_service::logging::chain(&error),
-                    "the damaged spool cannot be salvaged at the moment");
-                salvage.try_later();
-                self.salvage = Some(salvage);
-                false
-            }
+                evicted = eviction::make_room(tx, &mut cursors, most_pages, needed)?;
+                Ok(())
+            })?;
+            self.cursors = cursors;
+            eviction::tell(&evicted);
+            self.pictures.reclaim(&self.connection, needed)?;
         }
+        // Pages of the database have SQLite's own limit.
+        let (pictures, free_pages) = (picture_pages(batch), self.free_pages(most_pages)?);
+        if pictures > 0 && free_pages < pictures {
+            return Err(SpoolError::NoRoom { needed_pages: pictures, free_pages });
+        }
+        Ok(())
     }
 
-    /// Whether that was the end; `None` while there is no room: nothing new goes for what is old.
-    fn salvage_slice(&mut self, salvage: &mut Salvage) -> Result<Option<bool>, SpoolError> {
-        self.log.check(&self.connection)?;
-        let sizes = salvage.read()?;
-        let bytes: u64 = sizes.iter().sum();
-        if quota::free_pages(&self.connection, self.most_pages()?)?
-            < quota::pages_for(sizes.into_iter())
-        {
-            return Ok(None);
-        }
-        let (now, mut at_end) = (self.now(), false);
-        self.transact(now, true, |tx| {
-            at_end = salvage.write(tx)?;
-            Ok(())
-        })?;
-        for (salvaged, first) in self.shared.salvaged.iter().zip(salvage.went_on()) {
-            salvaged.fetch_min(first, Ordering::SeqCst);
-        }
-        // What came over is older than anything that was here.
-        self.cursors = Cursors::default();
-        self.since_checkpoint_bytes += bytes + 4 * PAGE_BYTES;
-        Ok(Some(at_end))
+    /// Pages that can be written before `most_pages` are reached.
+    pub(super) fn free_pages(&self, most_pages: u64) -> Result<u64, SpoolError> {
+        quota::free_pages(&self.connection, most_pages, self.pictures.live_pages())
     }
 
-    /// Whether the database is near its cap, as against a file system that is full.
+    /// The same, where what is left of pictures that are gone still counts.
+    fn free_pages_on_disk(&self, most_pages: u64) -> Result<u64, SpoolError> {
+        quota::free_pages(&self.connection, most_pages, self.pictures.disk_pages())
+    }
+
+    /// Whether the spool is near its cap, as against a file system that is full. There, dropping rows
+    /// makes no room: the database does not shrink.
     pub fn is_near_cap(&self) -> bool {
-        quota::is_near_cap(&self.connection, self.cap_pages()).unwrap_or(false)
+        let cap_pages = self.cap_pages();
+        self.free_pages(cap_pages).is_ok_and(|free| free <= cap_pages / 8)
     }
 
-    /// Most pages that the database may ever take.
+    /// Most pages that database and pictures may ever take.
     pub fn cap_pages(&self) -> u64 {
         self.room.cap_pages()
     }
 
-    /// Most pages that it may take now.
-    fn most_pages(&self) -> Result<u64, SpoolError> {
-        Ok(self.room.pages(quota::page_count(&self.connection)?))
-    }
-
-    /// The file system took no more bytes. From now on the database makes do with the pages it has.
-    pub fn file_system_is_full(&mut self) {
-        self.room.is_full_now();
-        // A log that was moved is written again from its beginning, and needs no space.
-        if let Err(error) = self.checkpoint("PASSIVE") {
-            tracing::debug!(target: "spool", error = picket_service::logging::chain(&error),
-                "the log could not be moved on a full file system");
-        }
-    }
-
-    /// Looks whether there is space again on the file system, and which rows are too old.
-    pub fn look_around(&mut self) {
-        self.room.take_back();
-        if !self.old.is_empty() {
-            return;
-        }
-        let now = self.now();
-        match self.ages.find(&self.connection, &now) {
-            Ok(old) => self.old = old,
-            Err(error) => {
-                self.ages.put_off(&now);
-                tracing::warn!(target: "spool", error = picket_service::logging::chain(&error),
-                    "the ages cannot be looked at");
-            }
-        }
-    }
-
-    /// Whether there are rows to drop because of their age.
-    pub fn has_old(&self) -> bool {
-        !self.old.is_empty()
+    /// Most pages that they may take now.
+    pub(super) fn most_pages(&self) -> Result<u64, SpoolError> {
+        let taken = quota::page_count(&self.connection)? + self.pictures.disk_pages();
+        Ok(self.room.pages(taken))
     }
 
     /// Whether a clock record is due though no frame came.
@@ -434,12 +346,31 @@ impl Store {
 
     /// Runs `work` in a transaction and takes over, after its commit, what it changed in memory.
     /// With `exclusive` the uplink can take no row meanwhile.
-    fn transact(
+    pub(super) fn transact(
         &mut self,
         now: Stamp,
         exclusive: bool,
         work: impl FnOnce(&mut Transaction<'_>) -> Result<(), SpoolError>,
     ) -> Result<(), SpoolError> {
+        let changes = self.attempt(now, exclusive, work);
+        match changes {
+            Ok(changes) => {
+                self.take_over(changes);
+                Ok(())
+            }
+            Err(error) => {
+                self.pictures.roll_back();
+                Err(error)
+            }
+        }
+    }
+
+    fn attempt(
+        &mut self,
+        now: Stamp,
+        exclusive: bool,
+        work: impl FnOnce(&mut Transaction<'_>) -> Result<(), SpoolError>,
+    ) -> Result<Changes, SpoolError> {
         let shared = Arc::clone(&self.shared);
         let mut held = exclusive.then(|| shared.leases.lock());
         let step = |step| move |source| SpoolError::Commit { step, source };
@@ -452,6 +383,8 @@ impl Store {
             connection: &guard,
             accounts: &self.accounts,
             open_gaps: &self.open_gaps,
+            pictures: &mut self.pictures,
+            freed: Vec::new(),
             held: held.as_deref_mut(),
             epoch: shared.epoch,
             now,
@@ -463,28 +396,33 @@ impl Store {
         };
         work(&mut tx)?;
         tx.close()?;
-        let Transaction { changed, new_gaps, totals, month, next_id, .. } = tx;
+        // A row never says where its picture lies before it lies there.
+        tx.pictures.sync()?;
+        let Transaction { changed, new_gaps, totals, month, next_id, freed, .. } = tx;
         guard.commit().map_err(step("commit"))?;
+        Ok(Changes {
+            accounts: changed,
+            gaps: new_gaps,
+            totals,
+            month,
+            month_is_known,
+            next_id,
+            freed,
+        })
+    }
+
+    fn take_over(&mut self, changes: Changes) {
+        let Changes { accounts, gaps, totals, month, month_is_known, next_id, freed } = changes;
+        self.pictures.committed(&self.connection, &freed);
         self.shared.month_bytes.store(month.bytes, Ordering::SeqCst);
         self.shared.month_is_known.store(month_is_known, Ordering::SeqCst);
         self.month = month;
-        self.take_over(changed, new_gaps, totals, next_id);
-        Ok(())
-    }
-
-    fn take_over(
-        &mut self,
-        changed: BTreeMap<CameraKey, Account>,
-        new_gaps: OpenGaps,
-        totals: Totals,
-        next_id: RowId,
-    ) {
-        self.shared.ledger.settle(&changed);
-        self.accounts.extend(changed);
-        self.open_gaps.extend(new_gaps);
+        self.shared.ledger.settle(&accounts);
+        self.accounts.extend(accounts);
+        self.open_gaps.extend(gaps);
         (self.totals, self.next_id) = (totals, next_id);
         self.shared.next_id.store(next_id, Ordering::SeqCst);
-        if let Ok(free) = quota::free_pages(&self.connection, self.cap_pages()) {
+        if let Ok(free) = self.free_pages(self.cap_pages()) {
             let used = self.shared.cap_bytes.saturating_sub(free * PAGE_BYTES);
             self.shared.used_bytes.store(used, Ordering::Relaxed);
             metrics::gauge!("picket_agent_spool_used_bytes").set(used as f64);
@@ -494,36 +432,6 @@ impl Store {
         metrics::gauge!("picket_agent_spool_records").set(totals.records as f64);
         metrics::gauge!("picket_agent_spool_pictures").set(totals.pictures as f64);
         metrics::gauge!("picket_agent_spool_bytes").set(bytes as f64);
-    }
-
-    /// Moves the log into the database when it has grown enough. Readers are not waited for.
-    pub fn checkpoint_if_due(&mut self) {
-        if self.since_checkpoint_bytes < self.checkpoint_bytes && !self.room.is_full() {
-            return;
-        }
-        match self.checkpoint("PASSIVE") {
-            // Pages that a reader still needs stay in the log, and are moved the next time.
-            Ok(left) => self.since_checkpoint_bytes = left * PAGE_BYTES,
-            Err(error) => {
-                // The log only grows meanwhile; try again after as much again.
-                self.since_checkpoint_bytes = 0;
-                tracing::warn!(target: "spool", error = picket_service::logging::chain(&error),
-                    "the spool's log could not be moved into its database");
-            }
-        }
-    }
-
-    /// Pages left in the log afterwards.
-    fn checkpoint(&self, mode: &str) -> Result<u64, SpoolError> {
-        let sql = format!("PRAGMA wal_checkpoint({mode})");
-        let counts = |row: &rusqlite::Row<'_>| Ok((row.get::<_, i64>(1)?, row.get::<_, i64>(2)?));
-        let (pages, moved) = self
-            .connection
-            .query_row(&sql, [], counts)
-            .map_err(|source| SpoolError::Commit { step: "checkpoint", source })?;
-        let left = unsigned(pages.saturating_sub(moved));
-        metrics::gauge!("picket_agent_spool_log_pages").set(unsigned(pages) as f64);
-        Ok(left)
     }
 
     /// A clean end: the bound is what was really given out, so that no crash gap shows.
@@ -541,6 +449,17 @@ impl Store {
         })?;
         self.checkpoint("TRUNCATE").map(|_| ())
     }
+}
+
+/// What a transaction changes in memory, once it is committed.
+struct Changes {
+    accounts: BTreeMap<CameraKey, Account>,
+    gaps: OpenGaps,
+    totals: Totals,
+    month: Month,
+    month_is_known: bool,
+    next_id: RowId,
+    freed: Vec<Place>,
 }
 
 /// The epoch record tells the centre; this tells the operator. Equal after a clean end.
@@ -583,11 +502,21 @@ fn write_entries(
     Ok(positions)
 }
 
+/// Room for a row of the database, and for its picture where it has one.
 fn pages_needed(batch: &Batch) -> u64 {
     let rows = batch.entries.iter().filter_map(|entry| match entry {
+        Entry::Row(row) if row.topic == Topic::Frames => Some(row.headers.len() as u64),
         Entry::Row(row) => Some(row.bytes()),
         Entry::Dropped(_) => Some(1024),
         Entry::Position(..) => None,
     });
-    quota::pages_for(rows)
+    quota::pages_for(rows) + picture_pages(batch)
+}
+
+fn picture_pages(batch: &Batch) -> u64 {
+    let pictures = batch.entries.iter().filter_map(|entry| match entry {
+        Entry::Row(row) if row.topic == Topic::Frames => Some(row.value.len() as u64),
+        _ => None,
+    });
+    pictures.map(quota::pages_for_picture).sum()
 }

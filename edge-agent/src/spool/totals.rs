@@ -73,7 +73,7 @@ pub fn load(connection: &Connection) -> Result<(u64, Totals), SpoolError> {
 
 /// The highest row number of both tables.
 pub fn last_id(connection: &Connection) -> Result<RowId, SpoolError> {
-    let newest = [Topic::Observations, Topic::Frames].map(|topic| {
+    let newest = Topic::OF_CAMERAS.map(|topic| {
         let sql = format!("SELECT max(id) FROM {}", table(topic));
         connection
             .query_row(&sql, [], |row| row.get::<_, Option<RowId>>(0))

@@ -4,14 +4,17 @@ use std::collections::BTreeMap;
 
 use picket_wire::observation::{ClockState, GapOf, Reason, Stamp};
 use picket_wire::{CameraKey, EpochId, Kind, Topic};
-use rusqlite::{Connection, OptionalExtension, Row as SqlRow, params};
+use rusqlite::{Connection, OptionalExtension, Row as SqlRow, ToSql, params};
 
 use super::batch::{Outcome, Settled};
 use super::books::{self, Account, parsed, signed, unsigned};
 use super::error::SpoolError;
 use super::lease::Held;
 use super::month::Month;
+use super::pictures::{Place, Segments};
+use super::quota;
 use super::record::{Dropped, Row, RowId, frames};
+use super::schema::PAGE_BYTES;
 use super::totals::{Totals, table};
 use super::worth::Worth;
 
@@ -40,11 +43,16 @@ pub struct Outline {
     pub kind: String,
     pub bytes: u64,
     pub headers: String,
+    /// Where its picture lies, of a row of pictures.
+    pub place: Option<Place>,
 }
 
 impl Outline {
     /// The columns, in the order in which [`Outline::read`] wants them.
-    pub const COLUMNS: &str = "id, key, epoch, first, last, kind, bytes, headers";
+    pub fn columns(topic: Topic) -> String {
+        let place = Place::columns_of(topic);
+        format!("id, key, epoch, first, last, kind, bytes, headers, {place}")
+    }
 
     pub fn read(row: &SqlRow<'_>) -> Result<Self, SpoolError> {
         let failed = |source| SpoolError::Read { what: "a row", source };
@@ -64,6 +72,7 @@ impl Outline {
             kind: text(5, "kind")?,
             bytes: unsigned(number(6)?),
             headers: text(7, "headers")?,
+            place: Place::read(row, 8).map_err(failed)?,
         })
     }
 
@@ -80,6 +89,9 @@ pub struct Transaction<'a> {
     pub connection: &'a Connection,
     pub accounts: &'a BTreeMap<CameraKey, Account>,
     pub open_gaps: &'a OpenGaps,
+    pub pictures: &'a mut Segments,
+    /// Of the rows that it deletes.
+    pub freed: Vec<Place>,
     /// The lease lock, held where rows may be dropped or gaps grow.
     pub held: Option<&'a mut Held>,
     pub epoch: EpochId,
@@ -103,20 +115,32 @@ impl Transaction<'_> {
         let id = self.next_id;
         let at_ms = self.now.captured_at.map(|at| at.as_millisecond());
         let synchronised = self.now.clock == ClockState::Synchronised;
-        self.write("INSERT", id, (at_ms, synchronised), row)?;
+        let place = match row.topic {
+            Topic::Frames => Some(self.pictures.append(id, &row.value)?),
+            _ => None,
+        };
+        self.write("INSERT", id, (at_ms, synchronised), row, place)?;
         self.next_id += 1;
         Ok(id)
     }
 
     /// Writes a row that was in another database with its number and time there; false if there is one
-    /// with that number.
+    /// with that number. Its picture stays where it lies.
     pub fn put_back(
         &mut self,
         id: RowId,
         time: (Option<i64>, bool),
         row: &Row,
+        place: Option<Place>,
     ) -> Result<bool, SpoolError> {
-        self.write("INSERT OR IGNORE", id, time, row)
+        self.write("INSERT OR IGNORE", id, time, row, place)
+    }
+
+    /// Pages that can be written before `most_pages` are reached, once this is committed.
+    pub fn free_pages(&self, most_pages: u64) -> Result<u64, SpoolError> {
+        let freed = self.freed.iter().map(|place| place.length).sum::<u64>() / PAGE_BYTES;
+        let pictures = self.pictures.live_pages().saturating_sub(freed);
+        quota::free_pages(self.connection, most_pages, pictures)
     }
 
     fn write(
@@ -125,28 +149,33 @@ impl Transaction<'_> {
         id: RowId,
         (at_ms, synchronised): (Option<i64>, bool),
         row: &Row,
+        place: Option<Place>,
     ) -> Result<bool, SpoolError> {
-        let sql = format!(
-            "{verb} INTO {} VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
-            table(row.topic)
-        );
-        let values = params![
-            id,
-            row.key.to_string(),
-            row.epoch.to_string(),
-            signed(row.first),
-            signed(row.last),
-            row.kind.as_str(),
-            signed(row.bytes()),
-            at_ms,
-            synchronised,
-            row.headers,
-            row.value,
+        let (key, epoch, bytes) = (row.key.to_string(), row.epoch.to_string(), signed(row.bytes()));
+        let (first, last, kind) = (signed(row.first), signed(row.last), row.kind.as_str());
+        let place = place.map(|place| place.values());
+        let mut values: Vec<&dyn ToSql> = vec![
+            &id,
+            &key,
+            &epoch,
+            &first,
+            &last,
+            &kind,
+            &bytes,
+            &at_ms,
+            &synchronised,
+            &row.headers,
         ];
+        match &place {
+            Some(place) => values.extend(place.iter().map(|value| value as &dyn ToSql)),
+            None => values.push(&row.value),
+        }
+        let marks = vec!["?"; values.len()].join(", ");
+        let sql = format!("{verb} INTO {} VALUES ({marks})", table(row.topic));
         let count = self
             .connection
             .prepare_cached(&sql)
-            .and_then(|mut statement| statement.execute(values))
+            .and_then(|mut statement| statement.execute(values.as_slice()))
             .map_err(|source| SpoolError::Commit { step: "write a row", source })?;
         if count == 0 {
             return Ok(false);
@@ -160,8 +189,11 @@ impl Transaction<'_> {
 
     /// Deletes a row; `None` if it is not there.
     pub fn delete(&mut self, topic: Topic, id: RowId) -> Result<Option<Outline>, SpoolError> {
-        let sql =
-            format!("DELETE FROM {} WHERE id = ?1 RETURNING {}", table(topic), Outline::COLUMNS);
+        let sql = format!(
+            "DELETE FROM {} WHERE id = ?1 RETURNING {}",
+            table(topic),
+            Outline::columns(topic)
+        );
         let outline = self
             .connection
             .prepare_cached(&sql)
@@ -172,6 +204,7 @@ impl Transaction<'_> {
             .transpose()?;
         if let Some(outline) = &outline {
             self.totals.subtract(topic, outline.bytes);
+            self.freed.extend(outline.place);
             if let Some(worth) = Worth::of(&outline.kind) {
                 self.account(&outline.key).weights.subtract(worth, outline.bytes);
             }
@@ -250,19 +283,16 @@ impl Transaction<'_> {
     /// settles would else stay open at the centre for ever.
     fn may_go(&self, settled: &Settled) -> Result<bool, SpoolError> {
         let sql = format!("SELECT kind FROM {} WHERE id = ?1", table(settled.topic));
-        let kind = self
-            .connection
+        let may_go = |row: &SqlRow<'_>| {
+            // One that damage has made unreadable is none of those that stay.
+            let text = row.get_ref(0)?.as_str().unwrap_or_default();
+            Ok(Worth::of(text).is_some() || Kind::ALL.iter().all(|kind| kind.as_str() != text))
+        };
+        self.connection
             .prepare_cached(&sql)
-            .and_then(|mut statement| {
-                // One that damage has made unreadable is none of those that stay.
-                let kind = |row: &SqlRow<'_>| Ok(row.get_ref(0)?.as_str().ok().map(str::to_owned));
-                statement.query_row([settled.id], kind).optional()
-            })
-            .map_err(|source| SpoolError::Read { what: "a refused row", source })?;
-        let stays = [Kind::Gap, Kind::Epoch, Kind::Clock, Kind::Certificate];
-        Ok(!stays
-            .iter()
-            .any(|stays| Some(Some(stays.as_str())) == kind.as_ref().map(|kind| kind.as_deref())))
+            .and_then(|mut statement| statement.query_row([settled.id], may_go).optional())
+            .map(|found| found.unwrap_or(true))
+            .map_err(|source| SpoolError::Read { what: "a refused row", source })
     }
 
     /// What is dropped with a row. A gap, an epoch or a clock record settles no frame: `None`.

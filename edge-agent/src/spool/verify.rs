@@ -12,6 +12,7 @@ use picket_wire::{CameraKey, Kind, Lane, Message, Topic, decode, header};
 use rusqlite::Connection;
 
 use super::error::SpoolError;
+use super::pictures::Pictures;
 use super::reader::Spooled;
 use super::record::RowId;
 use super::totals::{Totals, table};
@@ -73,39 +74,24 @@ pub fn verify(state_dir: &Path) -> Result<Found, SpoolError> {
 
 fn look(state_dir: &Path, found: &mut Found) -> Result<(), SpoolError> {
     let connection = schema::open_for_reading(state_dir)?;
-    format_is_known(&connection, state_dir)?;
     pages(&connection, found)?;
     let below = accounts(&connection, state_dir, found)?;
-    for topic in walk::TOPICS {
-        walk::rows(&connection, topic, RowId::MIN..below, |id, row| {
+    let pictures = Pictures::of(&state_dir.join(schema::FILE));
+    for topic in Topic::OF_CAMERAS {
+        walk::rows(&connection, &pictures, topic, RowId::MIN..below, |id, row| {
             found.rows += 1;
             match row.map(|row| what_is_wrong(&connection, topic, &row)) {
                 Ok(None) => {}
                 Ok(Some(what)) => found.problem(format!("row {id} of {topic}: {what}")),
-                Err(error) if error.is_corruption() => found.problem(chain(&error)),
+                Err(error) if error.is_corruption() || error.is_of_one_row() => {
+                    found.problem(chain(&error));
+                }
                 Err(error) => return Err(error),
             }
             Ok(())
         })?;
     }
     Ok(())
-}
-
-fn format_is_known(connection: &Connection, state_dir: &Path) -> Result<(), SpoolError> {
-    let path = state_dir.join(schema::FILE);
-    let read = |pragma| {
-        let value = connection.pragma_query_value(None, pragma, |row| row.get::<_, i32>(0));
-        value.map_err(|source| SpoolError::Read { what: pragma, source })
-    };
-    if read("application_id")? != schema::APPLICATION_ID {
-        return Err(SpoolError::NotASpool { path });
-    }
-    match read("user_version")? {
-        found if found > schema::FORMAT => {
-            Err(SpoolError::NewerFormat { path, found, known: schema::FORMAT })
-        }
-        _ => Ok(()),
-    }
 }
 
 fn pages(connection: &Connection, found: &mut Found) -> Result<(), SpoolError> {
@@ -151,7 +137,7 @@ fn accounts(
             "{to_come} frames are still to come from a damaged database, while the agent runs"
         ));
     }
-    for topic in walk::TOPICS {
+    for topic in Topic::OF_CAMERAS {
         walk::outlines(connection, topic, |waiting| match waiting {
             Ok(waiting) => {
                 let row = &waiting.outline;
@@ -235,7 +221,7 @@ fn what_is_wrong(connection: &Connection, topic: Topic, row: &Spooled) -> Option
         Ok(Message::Status(_)) => return Some("it is a status, which no spool keeps".to_owned()),
         Err(reject) => return Some(reject.to_string()),
     };
-    let sql = format!("SELECT {} FROM {} WHERE id = ?1", Outline::COLUMNS, table(topic));
+    let sql = format!("SELECT {} FROM {} WHERE id = ?1", Outline::columns(topic), table(topic));
     let outline = connection
         .prepare_cached(&sql)
         .and_then(|mut statement| statement.query_row([row.id], |row| Ok(Outline::read(row))));

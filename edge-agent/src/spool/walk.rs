@@ -10,16 +10,14 @@ use picket_wire::Topic;
 use rusqlite::{Connection, ErrorCode, OptionalExtension};
 
 use super::error::SpoolError;
-use super::reader::{Spooled, spooled};
+use super::pictures::Pictures;
+use super::reader::{Spooled, columns, spooled};
 use super::record::RowId;
 use super::totals::table;
 use super::transaction::Outline;
 
 /// Rows of one step.
 const STEP: usize = 512;
-
-/// The two tables, in the order in which the uplink prefers them.
-pub const TOPICS: [Topic; 2] = [Topic::Observations, Topic::Frames];
 
 /// An outline, and when it was committed.
 pub struct Waiting {
@@ -36,7 +34,7 @@ pub fn outlines(
     let read = |source| SpoolError::Read { what: "the rows", source };
     let sql = format!(
         "SELECT {}, committed_at_ms FROM {} WHERE id > ?1 ORDER BY id LIMIT {STEP}",
-        Outline::COLUMNS,
+        Outline::columns(topic),
         table(topic)
     );
     let mut statement = connection.prepare(&sql).map_err(read)?;
@@ -59,6 +57,7 @@ pub fn outlines(
 /// that went meanwhile is passed over; one that cannot be read is its error.
 pub fn rows<E: From<SpoolError>>(
     connection: &Connection,
+    pictures: &Pictures,
     topic: Topic,
     ids: Range<RowId>,
     mut visit: impl FnMut(RowId, Result<Spooled, SpoolError>) -> Result<(), E>,
@@ -69,7 +68,7 @@ pub fn rows<E: From<SpoolError>>(
         let Some(last) = step.last() else { return Ok(()) };
         next = last + 1;
         for id in step {
-            if let Some(row) = row(connection, topic, id).transpose() {
+            if let Some(row) = row(connection, pictures, topic, id).transpose() {
                 visit(id, row)?;
             }
         }
@@ -91,16 +90,30 @@ fn step(
     ids.map_err(|source| SpoolError::Read { what: "the rows' numbers", source })
 }
 
-fn row(connection: &Connection, topic: Topic, id: RowId) -> Result<Option<Spooled>, SpoolError> {
-    let sql = format!("SELECT id, key, headers, value FROM {} WHERE id = ?1", table(topic));
+fn row(
+    connection: &Connection,
+    pictures: &Pictures,
+    topic: Topic,
+    id: RowId,
+) -> Result<Option<Spooled>, SpoolError> {
+    let sql = format!("SELECT {} FROM {} WHERE id = ?1", columns(topic), table(topic));
     let row = connection.prepare_cached(&sql).and_then(|mut statement| {
-        statement.query_row([id], |row| Ok(spooled(topic, id, row))).optional()
+        statement.query_row([id], |row| Ok(spooled(topic, id, row, pictures))).optional()
     });
     match row {
-        Ok(row) => row.transpose(),
+        // Its picture may have gone after the row was read: then the row has gone as well.
+        Ok(Some(Err(error))) if is_there(connection, topic, id)? => Err(error),
+        Ok(Some(Err(_)) | None) => Ok(None),
+        Ok(Some(Ok(spooled))) => Ok(Some(spooled)),
         Err(source) if source.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt) => {
             Err(SpoolError::DamagedRow { topic, id, source })
         }
         Err(source) => Err(SpoolError::Read { what: "a row", source }),
     }
+}
+
+fn is_there(connection: &Connection, topic: Topic, id: RowId) -> Result<bool, SpoolError> {
+    let sql = format!("SELECT EXISTS (SELECT 1 FROM {} WHERE id = ?1)", table(topic));
+    let found = connection.query_row(&sql, [id], |row| row.get(0));
+    found.map_err(|source| SpoolError::Read { what: "a row", source })
 }

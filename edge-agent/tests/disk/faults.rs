@@ -54,6 +54,9 @@ fn an_error_on_any_write_or_sync_costs_nothing_once_the_disk_is_well_again() {
         (Call::Write, File::Log, Failure::Full),
         (Call::Write, File::Any, Failure::ReadOnly),
         (Call::Sync, File::Log, Failure::Io),
+        (Call::Write, File::InFolders, Failure::Io),
+        (Call::Write, File::InFolders, Failure::Full),
+        (Call::Sync, File::InFolders, Failure::Io),
     ];
     for (call, file, failure) in faults {
         let dir = scratch();
@@ -61,7 +64,8 @@ fn an_error_on_any_write_or_sync_costs_nothing_once_the_disk_is_well_again() {
         player.work(10, 20_000, true);
         let hits = player.disk.hits();
         player.disk.fail(Fault::every(call, file, failure));
-        assert!(player.capture(&cameras()[0], None), "a number was reserved before");
+        let picture = (file == File::InFolders).then_some(5_000);
+        assert!(player.capture(&cameras()[0], picture), "a number was reserved before");
         assert!(player.disk.wait_for_hits(hits + 1, LIMIT), "{call:?} {failure:?} was not met");
         capture_some(&mut player);
         let refused = player.agent.spool.reserve(&cameras()[0], 1);
@@ -95,7 +99,7 @@ fn an_error_in_a_checkpoint_stops_no_commit_and_loses_nothing() {
 
 #[test]
 fn a_sync_that_failed_is_not_made_good_by_a_later_one() {
-    for file in [File::Log, File::Database] {
+    for file in [File::Log, File::Database, File::InFolders] {
         let dir = scratch();
         let disk = FaultyDisk::under(dir.path());
         disk.record();

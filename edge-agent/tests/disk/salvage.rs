@@ -167,14 +167,19 @@ fn rows_on_a_damaged_page_become_a_gap_and_all_others_come_over() {
 }
 
 #[test]
-fn a_picture_on_damaged_pages_is_told_and_the_others_come_over() {
+fn a_picture_whose_bytes_are_damaged_is_told_and_the_others_come_over() {
     let dir = scratch();
     let (_, rows) = full_spool(dir.path());
-    let sql = "SELECT pageno FROM dbstat WHERE name = 'pictures' AND pagetype = 'overflow' \
-               AND path LIKE '%+000000' ORDER BY path LIMIT 1 OFFSET 3";
-    let page = pages(dir.path(), sql);
-    assert_eq!(page.len(), 1);
-    overwrite(dir.path(), &page);
+    let connection = Connection::open(dir.path().join("spool.sqlite")).unwrap();
+    let place =
+        "SELECT format('%016x', segment), position FROM pictures ORDER BY id LIMIT 1 OFFSET 3";
+    let (segment, position): (String, u64) =
+        connection.query_row(place, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+    drop(connection);
+    let path = dir.path().join("spool.sqlite-pictures").join(segment);
+    let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+    file.write_all_at(&[0xaa; 100], position + 100).unwrap();
+    overwrite(dir.path(), &root_of(dir.path(), "spool"));
     let agent = start_and_salvage(dir.path());
     let gaps: Vec<_> = agent
         .take(Topic::Observations)

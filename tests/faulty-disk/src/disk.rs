@@ -17,7 +17,7 @@ pub enum Call {
     Sync,
 }
 
-/// Which of a database's files.
+/// Which files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum File {
     /// Any.
@@ -26,14 +26,19 @@ pub enum File {
     Database,
     /// Its write-ahead log.
     Log,
+    /// Those in folders beside it.
+    InFolders,
 }
 
 impl File {
     fn is(self, name: &str) -> bool {
         match self {
             Self::Any => true,
+            Self::InFolders => name.contains('/'),
             Self::Log => name.ends_with("-wal"),
-            Self::Database => !name.ends_with("-wal") && !name.ends_with("-journal"),
+            Self::Database => {
+                !name.contains('/') && !name.ends_with("-wal") && !name.ends_with("-journal")
+            }
         }
     }
 }
@@ -187,13 +192,23 @@ impl Disk {
     }
 }
 
-/// The disk of the folder that holds `path`, if it is watched, and the file's name in it.
+/// The disk of the folder that holds `path`, if it is watched, and the file's name in it: with its own
+/// folder's where that one lies in the watched one.
 pub(crate) fn of(path: &Path) -> Option<(Arc<Disk>, String)> {
-    let name = path.file_name()?.to_str()?.to_owned();
-    Some((of_folder(path.parent()?)?, name))
+    let (name, folder) = (path.file_name()?.to_str()?, path.parent()?);
+    if let Some(disk) = watched(folder) {
+        return Some((disk, name.to_owned()));
+    }
+    let disk = watched(folder.parent()?)?;
+    Some((disk, format!("{}/{name}", folder.file_name()?.to_str()?)))
 }
 
+/// The disk of a folder that is watched, or lies in one that is.
 pub(crate) fn of_folder(folder: &Path) -> Option<Arc<Disk>> {
+    watched(folder).or_else(|| watched(folder.parent()?).filter(|_| folder.is_dir()))
+}
+
+fn watched(folder: &Path) -> Option<Arc<Disk>> {
     let watched = WATCHED.lock().unwrap_or_else(PoisonError::into_inner);
     watched.get(folder)?.upgrade()
 }
@@ -260,11 +275,19 @@ impl FaultyDisk {
     /// it open.
     pub fn record(&self) {
         let mut steps = Vec::new();
-        for entry in std::fs::read_dir(&self.folder).expect("the folder can be read") {
-            let entry = entry.expect("the folder can be read");
-            let file = entry.file_name().into_string().expect("a name of the test's own");
-            let content = std::fs::read(entry.path()).expect("a file of the test's own");
-            steps.push(Step::SyncedWhole { file, content });
+        let mut folders = vec![self.folder.clone()];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).expect("the folder can be read") {
+                let path = entry.expect("the folder can be read").path();
+                if path.is_dir() {
+                    folders.push(path);
+                    continue;
+                }
+                let file = path.strip_prefix(&self.folder).expect("it lies in the folder");
+                let file = file.to_str().expect("a name of the test's own").to_owned();
+                let content = std::fs::read(&path).expect("a file of the test's own");
+                steps.push(Step::SyncedWhole { file, content });
+            }
         }
         steps.push(Step::NamesSynced);
         let mut state = self.disk.lock();

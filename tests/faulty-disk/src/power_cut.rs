@@ -217,6 +217,9 @@ impl<'a> PowerCut<'a> {
         };
         for (name, content) in names {
             let content = self.contents[*content].after(keep, random);
+            if let Some(own) = folder.join(name).parent() {
+                std::fs::create_dir_all(own).expect("the folder can be written");
+            }
             std::fs::write(folder.join(name), content).expect("the folder can be written");
         }
     }

@@ -12,8 +12,10 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension};
 use crate::spool::books::{self, Account};
 use crate::spool::error::SpoolError;
 use crate::spool::month::Month;
+use crate::spool::pictures::{Pictures, Place};
 use crate::spool::record::{Row, RowId};
 use crate::spool::recordings::Recordings;
+use crate::spool::schema;
 use crate::spool::totals::table;
 use crate::spool::transaction::Outline;
 
@@ -23,6 +25,8 @@ pub struct Kept {
     pub committed_at_ms: Option<i64>,
     pub synchronised: bool,
     pub row: Row,
+    /// Where its picture lies, of a row of pictures.
+    pub place: Option<Place>,
     /// The `seq` that it accounts for, if it does.
     pub settles: Option<(u64, u64)>,
     /// An epoch record's word of the epoch before: its last committed `seq`.
@@ -63,6 +67,8 @@ impl Others {
 /// The damaged database, open.
 pub struct Wreck {
     connection: Connection,
+    /// Where they always were: only the database was set aside.
+    pictures: Pictures,
     path: PathBuf,
 }
 
@@ -81,7 +87,8 @@ impl Wreck {
         connection
             .query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))
             .map_err(|source| SpoolError::Read { what: "a damaged database", source })?;
-        Ok(Self { connection, path: path.to_path_buf() })
+        let pictures = Pictures::of(&path.with_file_name(schema::FILE));
+        Ok(Self { connection, pictures, path: path.to_path_buf() })
     }
 
     pub fn path(&self) -> &Path {
@@ -180,7 +187,7 @@ impl Wreck {
 
     fn outline(&self, topic: Topic, id: RowId) -> Result<Option<Outline>, SpoolError> {
         let read = |source| SpoolError::Read { what: "a damaged row", source };
-        let sql = format!("SELECT {} FROM {} WHERE id = ?1", Outline::COLUMNS, table(topic));
+        let sql = format!("SELECT {} FROM {} WHERE id = ?1", Outline::columns(topic), table(topic));
         let mut statement = self.connection.prepare_cached(&sql).map_err(read)?;
         let outline = statement.query_row([id], |row| Ok(Outline::read(row)));
         outline.optional().map_err(read)?.transpose()
@@ -190,15 +197,23 @@ impl Wreck {
     fn row(&self, topic: Topic, id: RowId) -> Result<Option<Kept>, SpoolError> {
         let read = |source| SpoolError::Read { what: "a damaged row", source };
         let Some(outline) = self.outline(topic, id)? else { return Ok(None) };
+        let value = if topic == Topic::Frames { "NULL" } else { "value" };
         let sql = format!(
-            "SELECT committed_at_ms, synchronised, value FROM {} WHERE id = ?1",
+            "SELECT committed_at_ms, synchronised, {value} FROM {} WHERE id = ?1",
             table(topic)
         );
         let mut statement = self.connection.prepare_cached(&sql).map_err(read)?;
-        let columns =
-            |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get::<_, Vec<u8>>(2)?));
+        let columns = |row: &rusqlite::Row<'_>| {
+            Ok((row.get(0)?, row.get(1)?, row.get::<_, Option<Vec<u8>>>(2)?))
+        };
         let columns = statement.query_row([id], columns).optional().map_err(read)?;
         let Some((committed_at_ms, synchronised, value)) = columns else { return Ok(None) };
+        let place = outline.place;
+        let value = match (place, value) {
+            (Some(place), _) => self.pictures.read(id, place)?,
+            (None, Some(value)) => value,
+            (None, None) => return Ok(None),
+        };
         let Some(message) = message(topic, &outline, &value) else { return Ok(None) };
         let Some((kind, of, (first, last))) = told(&message) else { return Ok(None) };
         let (key, epoch, headers) = (of.key, of.epoch, outline.headers);
@@ -213,7 +228,7 @@ impl Wreck {
             Message::Record { record, .. } => (record.settles(), None),
             _ => (None, None),
         };
-        Ok(Some(Kept { id, committed_at_ms, synchronised, row, settles, ended }))
+        Ok(Some(Kept { id, committed_at_ms, synchronised, row, place, settles, ended }))
     }
 }
 
@@ -271,7 +286,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::spool::schema;
+    use crate::spool::pictures::Segments;
     use crate::spool::settings::Settings;
 
     const STAMP: Stamp = Stamp { mono_us: 5, captured_at: None, clock: ClockState::Unset };
@@ -295,14 +310,24 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let connection = schema::open_for_writing(dir.path(), &Settings::default()).unwrap();
         connection.pragma_update(None, "journal_mode", "DELETE").unwrap();
-        let sql = format!(
-            "INSERT INTO {} VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, NULL, 0, ?7, ?8)",
-            table(row.topic)
-        );
+        let sql = |kept: &str| {
+            let table = table(row.topic);
+            format!("INSERT INTO {table} VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, NULL, 0, ?7, {kept})")
+        };
         let (key, epoch, kind) = (row.key.to_string(), row.epoch.to_string(), row.kind.as_str());
         let (first, last, bytes) = (row.first as i64, row.last as i64, row.bytes() as i64);
-        let values = params![key, epoch, first, last, kind, bytes, row.headers, row.value];
-        connection.execute(&sql, values).unwrap();
+        let (headers, value) = (&row.headers, &row.value);
+        if row.topic == Topic::Frames {
+            let mut pictures = Segments::open(&dir.path().join(schema::FILE), 0).unwrap();
+            let [segment, position, length, checksum] = pictures.append(1, value).unwrap().values();
+            let values = params![
+                key, epoch, first, last, kind, bytes, headers, segment, position, length, checksum
+            ];
+            connection.execute(&sql("?8, ?9, ?10, ?11"), values).unwrap();
+        } else {
+            let values = params![key, epoch, first, last, kind, bytes, headers, value];
+            connection.execute(&sql("?8"), values).unwrap();
+        }
         connection.execute_batch(damage).unwrap();
         drop(connection);
         let wreck = Wreck::open(&dir.path().join(schema::FILE)).unwrap();
@@ -333,7 +358,8 @@ mod tests {
     #[test]
     fn columns_of_a_damaged_record_are_believed_where_its_headers_say_the_same() {
         let damaged = |row: &Row, also: &str| {
-            found(row, &format!("UPDATE {} SET value = x'00'{also}", table(row.topic)))
+            let value = if row.topic == Topic::Frames { "checksum = 7" } else { "value = x'00'" };
+            found(row, &format!("UPDATE {} SET {value}{also}", table(row.topic)))
         };
         let Found::Outline(outline) = damaged(&picture(), "") else { panic!("no outline") };
         assert_eq!((outline.first, outline.last, outline.kind.as_str()), (7, 7, "crop"));

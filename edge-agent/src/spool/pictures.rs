@@ -1,0 +1,293 @@
+//! The bytes of pictures: in segments, which are files beside the database that only grow at their end.
+//!
+//! A picture in a row would be written twice in an outage, to the log and then to the database. Here it
+//! is written once, and synced before the commit of the row that says where it lies, so that a row whose
+//! bytes are not there can only be damage. Bytes without a row are left over from a crash or a failed
+//! commit, and go with their segment.
+//!
+//! A segment has the number of its first row as its name, and holds rows up to the next one's name, so
+//! that what it still holds is found by number, without an index and without reading all rows.
+
+mod place;
+mod reading;
+mod space;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use rusqlite::Connection;
+
+use super::error::SpoolError;
+use super::record::RowId;
+use super::schema::PAGE_BYTES;
+pub use place::Place;
+pub use reading::Pictures;
+use space::{Use, is_empty, segments_of, usage_of};
+
+/// The folder of the segments, beside the database and named after it.
+pub const SUFFIX: &str = "-pictures";
+
+/// A segment that holds as much is followed by another. Larger ones give their space back later, smaller
+/// ones are more files.
+const SEGMENT_BYTES: u64 = 8 * 1024 * 1024;
+/// Segments of an earlier run to look at in one turn of the writer.
+const SWEEP_AT_ONCE: usize = 16;
+
+/// The folder of the segments of the database at `path`.
+pub fn folder_of(database: &Path) -> PathBuf {
+    let mut folder = database.as_os_str().to_owned();
+    folder.push(SUFFIX);
+    folder.into()
+}
+
+/// Bytes that the segments of the database at `path` take on the disk.
+pub fn disk_bytes(database: &Path) -> u64 {
+    segments_of(&folder_of(database)).map_or(0, |uses| uses.values().map(|u| u.disk_bytes).sum())
+}
+
+fn file_of(folder: &Path, segment: RowId) -> PathBuf {
+    folder.join(format!("{segment:016x}"))
+}
+
+/// A segment that is written to.
+#[derive(Debug)]
+struct Open {
+    segment: RowId,
+    file: File,
+    /// Up to here there are rows.
+    committed: u64,
+    end: u64,
+    /// Its name is not synced yet.
+    is_new: bool,
+}
+
+/// The writer's side: one transaction of the database after the other appends, syncs, and is then
+/// committed or rolled back.
+#[derive(Debug)]
+pub struct Segments {
+    folder: PathBuf,
+    /// All that there are.
+    uses: BTreeMap<RowId, Use>,
+    open: Option<Open>,
+    /// Filled up by the transaction at work.
+    filled: Vec<Open>,
+    /// Of an earlier run, to be looked at: a crash may have left them without rows.
+    to_sweep: VecDeque<RowId>,
+    /// Rows below this one may still come over from a damaged database: their bytes stay.
+    keep_below: RowId,
+    /// The file system gives no space back from within a file.
+    no_holes: bool,
+}
+
+impl Segments {
+    /// Those of the database at `path`. Pictures of rows below `keep_below` are kept whether there is a
+    /// row or not.
+    pub fn open(database: &Path, keep_below: RowId) -> Result<Self, SpoolError> {
+        let folder = folder_of(database);
+        let failed = |step, path: &Path| {
+            let path = path.to_path_buf();
+            move |source| SpoolError::PictureFile { step, path, source }
+        };
+        if !folder.is_dir() {
+            fs::create_dir(&folder).map_err(failed("make", &folder))?;
+            let parent = folder.parent().unwrap_or(Path::new("."));
+            File::open(parent)
+                .and_then(|parent| parent.sync_all())
+                .map_err(failed("sync", parent))?;
+        }
+        let uses = segments_of(&folder).map_err(failed("read", &folder))?;
+        let to_sweep = uses.keys().copied().collect();
+        let (open, filled, no_holes) = (None, Vec::new(), false);
+        Ok(Self { folder, uses, open, filled, to_sweep, keep_below, no_holes })
+    }
+
+    /// Appends the bytes of a row's picture.
+    pub fn append(&mut self, row: RowId, bytes: &[u8]) -> Result<Place, SpoolError> {
+        if let Some(full) = self.open.take_if(|open| open.end >= SEGMENT_BYTES) {
+            self.filled.push(full);
+        }
+        let mut open = match self.open.take() {
+            Some(open) => open,
+            None => self.begin(row)?,
+        };
+        let written = open.file.write_all_at(bytes, open.end);
+        let place = Place::of(bytes, open.segment, open.end);
+        open.end += place.length;
+        let path = file_of(&self.folder, open.segment);
+        self.open = Some(open);
+        written.map_err(|source| SpoolError::PictureFile { step: "write", path, source })?;
+        Ok(place)
+    }
+
+    /// A number that is there already was begun by a transaction that failed: nothing points to it.
+    fn begin(&mut self, segment: RowId) -> Result<Open, SpoolError> {
+        let path = file_of(&self.folder, segment);
+        let file = File::create(&path).map_err(|source| SpoolError::PictureFile {
+            step: "make",
+            path,
+            source,
+        })?;
+        self.uses.insert(segment, Use::default());
+        Ok(Open { segment, file, committed: 0, end: 0, is_new: true })
+    }
+
+    /// Before the database commits: all that was appended is on the disk when it returns.
+    pub fn sync(&mut self) -> Result<(), SpoolError> {
+        let mut names = false;
+        for open in self.filled.iter_mut().chain(&mut self.open) {
+            if open.end == open.committed {
+                continue;
+            }
+            let path = file_of(&self.folder, open.segment);
+            open.file.sync_data().map_err(|source| SpoolError::PictureFile {
+                step: "sync",
+                path,
+                source,
+            })?;
+            names |= open.is_new;
+        }
+        if names {
+            let path = self.folder.clone();
+            File::open(&path)
+                .and_then(|folder| folder.sync_all())
+                .map_err(|source| SpoolError::PictureFile { step: "sync", path, source })?;
+        }
+        Ok(())
+    }
+
+    /// After the database committed; `freed` are the places of rows that it deleted. Segments of which
+    /// nothing is left are removed.
+    pub fn committed(&mut self, connection: &Connection, freed: &[Place]) {
+        let mut touched: BTreeSet<_> = freed.iter().map(|place| place.segment).collect();
+        for open in self.filled.iter_mut().chain(&mut self.open) {
+            (open.committed, open.is_new) = (open.end, false);
+            self.uses.entry(open.segment).or_default().disk_bytes =
+                usage_of(&open.file).unwrap_or(open.end);
+        }
+        touched.extend(self.filled.drain(..).map(|open| open.segment));
+        for place in freed {
+            if let Some(of) = self.uses.get_mut(&place.segment) {
+                of.dead_bytes += place.length;
+            }
+        }
+        touched.into_iter().for_each(|segment| self.remove_if_empty(connection, segment));
+    }
+
+    /// After the transaction failed. What it appended goes, and what follows gets a segment of its own:
+    /// after a failed sync a file may hold other bytes on the disk than it shows.
+    pub fn roll_back(&mut self) {
+        for open in self.filled.drain(..).chain(self.open.take()) {
+            if open.end == open.committed && !open.is_new {
+                self.open = Some(open);
+                continue;
+            }
+            let is_empty = open.committed == 0;
+            let path = file_of(&self.folder, open.segment);
+            let undone = match is_empty {
+                true => fs::remove_file(&path),
+                false => open.file.set_len(open.committed),
+            };
+            // What stays is counted, and goes with the segment.
+            if let Err(error) = undone {
+                tracing::debug!(target: "spool", file = %path.display(), %error, "not undone");
+            }
+            match is_empty && !path.exists() {
+                true => self.uses.remove(&open.segment),
+                false => self.uses.insert(open.segment, Use::of(&open.file)),
+            };
+        }
+    }
+
+    /// Pages' worth of the disk that they take.
+    pub fn disk_pages(&self) -> u64 {
+        self.uses.values().map(|of| of.disk_bytes).sum::<u64>().div_ceil(PAGE_BYTES)
+    }
+
+    /// The same without what no row points to any more, as far as it is known.
+    pub fn live_pages(&self) -> u64 {
+        let live = |of: &Use| of.disk_bytes.saturating_sub(of.dead_bytes);
+        self.uses.values().map(live).sum::<u64>().div_ceil(PAGE_BYTES)
+    }
+
+    /// Gives the file system back what no row points to, until `pages` came back or there is no more.
+    pub fn reclaim(&mut self, connection: &Connection, pages: u64) -> Result<(), SpoolError> {
+        let before = self.disk_pages();
+        let open = self.open.as_ref().map(|open| open.segment);
+        let numbers: Vec<_> = self.uses.keys().copied().collect();
+        for segment in numbers {
+            if before.saturating_sub(self.disk_pages()) >= pages || self.no_holes {
+                break;
+            }
+            let Some(of) = self.uses.get(&segment).filter(|of| of.may_shrink()) else { continue };
+            if segment < self.keep_below || Some(segment) == open && of.dead_bytes == 0 {
+                continue;
+            }
+            let end = self.end_of(segment);
+            let path = file_of(&self.folder, segment);
+            match space::punch(connection, &path, segment, end) {
+                Ok(now) => {
+                    self.uses.insert(segment, now);
+                }
+                Err(SpoolError::PictureFile { source, .. })
+                    if source.kind() == io::ErrorKind::Unsupported =>
+                {
+                    self.no_holes = true;
+                    tracing::warn!(target: "spool", file = %path.display(),
+                        "this file system gives no space back from within a file: that of pictures \
+                         comes back some {SEGMENT_BYTES} bytes at a time");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at some segments of an earlier run; to be called now and then.
+    pub fn sweep(&mut self, connection: &Connection) {
+        if self.keep_below > RowId::MIN {
+            return;
+        }
+        for _ in 0..SWEEP_AT_ONCE {
+            let Some(segment) = self.to_sweep.pop_front() else { return };
+            self.remove_if_empty(connection, segment);
+        }
+    }
+
+    /// All rows of damaged databases have come over: what is left without a row may go.
+    pub fn keep_no_more(&mut self) {
+        let before = std::mem::replace(&mut self.keep_below, RowId::MIN);
+        self.to_sweep = self.uses.range(..before).map(|(segment, _)| *segment).collect();
+    }
+
+    /// The first number that is not in a segment.
+    fn end_of(&self, segment: RowId) -> RowId {
+        self.uses.range(segment + 1..).next().map_or(RowId::MAX, |(next, _)| *next)
+    }
+
+    fn remove_if_empty(&mut self, connection: &Connection, segment: RowId) {
+        let is_open = self.open.as_ref().is_some_and(|open| open.segment == segment);
+        if is_open || segment < self.keep_below || !self.uses.contains_key(&segment) {
+            return;
+        }
+        let path = file_of(&self.folder, segment);
+        let removed = match is_empty(connection, segment..self.end_of(segment)) {
+            Ok(false) => return,
+            Ok(true) => fs::remove_file(&path).or_else(|error| match error.kind() {
+                io::ErrorKind::NotFound => Ok(()),
+                _ => Err(error.to_string()),
+            }),
+            Err(error) => Err(error.to_string()),
+        };
+        match removed {
+            Ok(()) => {
+                self.uses.remove(&segment);
+            }
+            // Tried again at the next start.
+            Err(error) => tracing::warn!(target: "spool", file = %path.display(), error,
+                "a segment without pictures cannot be removed"),
+        }
+    }
+}
