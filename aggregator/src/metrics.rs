@@ -26,6 +26,8 @@ pub const BATCHES: &str = "picket_aggregator_upsert_batches_total";
 pub const CAPTURE_TO_STORE: &str = "picket_aggregator_upsert_capture_to_store_seconds";
 /// Old pictures that were removed.
 pub const PICTURES_REMOVED: &str = "picket_aggregator_upsert_pictures_removed_total";
+/// Times that followed from a device's clock records.
+pub const TIMES_CORRECTED: &str = "picket_aggregator_upsert_times_corrected_total";
 /// Steps that failed and were repeated.
 pub const RETRIES: &str = "picket_aggregator_upsert_retries_total";
 /// Partitions that stopped.
@@ -101,6 +103,13 @@ pub const TABLE: &[Metric] = &[
         MetricKind::Histogram,
         &[],
         "Time from capture to checkpoint, of live observations with a synchronised clock.",
+    ),
+    metric(
+        TIMES_CORRECTED,
+        MetricKind::Counter,
+        &["collection"],
+        "Stored documents whose wall time was corrected, because the device's clock was set, and told, \
+         after they were made.",
     ),
     metric(
         RETRIES,

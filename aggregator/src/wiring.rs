@@ -17,7 +17,7 @@ use crate::consume::{Centre, Membership, Progress, Renewal};
 use crate::metrics;
 use crate::remedy::Remedy;
 use crate::store::{self, Store};
-use crate::upsert::{Images, Retention};
+use crate::upsert::{Corrector, Images, Retention};
 use crate::web::{self, GroupState, WebContext};
 
 /// Between attempts to reach MongoDB at the start.
@@ -29,6 +29,11 @@ const STUCK: Duration = Duration::from_secs(30);
 
 /// How often old pictures are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(3600);
+
+/// How often it is asked whether times are to be corrected.
+const CORRECT_EVERY: Duration = Duration::from_secs(1);
+/// How long that waits after it failed.
+const CORRECT_AGAIN: Duration = Duration::from_secs(10);
 
 /// The place in the group, once there is one.
 type Place = Arc<Mutex<Option<watch::Receiver<Membership>>>>;
@@ -70,6 +75,7 @@ pub async fn run(settings: Settings) -> Result<()> {
 
     let retention = settings.upsert.retention();
     let sweep = tokio::spawn(sweep_hourly(images.clone(), retention));
+    let correction = tokio::spawn(correct_times(Corrector::new(store.clone())));
     let mut renewal = Renewal::new(&settings.consume)?;
     while !shutdown.is_asked() {
         let (consume, track) = (settings.consume.clone(), settings.track.clone());
@@ -100,6 +106,7 @@ pub async fn run(settings: Settings) -> Result<()> {
         }
     }
     sweep.abort();
+    correction.abort();
     pages.await??;
     tracing::info!("ended in order");
     Ok(())
@@ -151,6 +158,20 @@ async fn sweep_hourly(images: Images, retention: Retention) {
             }
             Err(e) => tracing::warn!("old pictures stay until the next sweep: {}", chain(&e)),
         }
+    }
+}
+
+/// Corrects the times of what is stored, for as long as the program runs.
+async fn correct_times(corrector: Corrector) {
+    loop {
+        let wait = match corrector.turn().await {
+            Ok(_) => CORRECT_EVERY,
+            Err(e) => {
+                tracing::warn!("some times are not corrected yet: {}", chain(&e));
+                CORRECT_AGAIN
+            }
+        };
+        tokio::time::sleep(wait).await;
     }
 }
 

@@ -15,6 +15,7 @@ use rdkafka::message::OwnedMessage;
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::checkout;
+use crate::clock::Clock;
 use crate::process::{Process, program, until};
 use crate::stack::{Credentials, Settings as StackSettings, Stack, StackOptions, spawn};
 
@@ -148,12 +149,17 @@ pub struct Agent {
 impl Agent {
     /// Starts the agent.
     pub fn start(&self) -> Result<Process> {
-        self.start_with(&[])
+        self.start_with(&[], &[])
     }
 
-    fn start_with(&self, more: &[&str]) -> Result<Process> {
+    /// The same by another clock.
+    pub fn start_by(&self, clock: &Clock) -> Result<Process> {
+        self.start_with(&[], &clock.environment())
+    }
+
+    fn start_with(&self, more: &[&str], env: &[(&str, &Path)]) -> Result<Process> {
         let args = [&["run", "--config", path(&self.config)?], more].concat();
-        Process::start("picket-edge-agent", &args, &self.dir.join("agent.log"))
+        Process::start_with("picket-edge-agent", &args, env, &self.dir.join("agent.log"))
     }
 
     /// Adds lines to a section of its config, which must be there.
@@ -204,7 +210,7 @@ impl Agent {
     /// Runs the agent to its own end, as with a folder of videos: it says by its exit status that all
     /// was read and acknowledged, as it does to the service manager.
     pub async fn run_to_end(&self, limit: Duration) -> Result<()> {
-        let mut process = self.start_with(&["--all-read-status", ALL_READ])?;
+        let mut process = self.start_with(&["--all-read-status", ALL_READ], &[])?;
         let status = process.ended(limit).await?;
         let all_read = status.code().is_some_and(|code| code.to_string() == ALL_READ);
         ensure!(all_read, "agent {}: {status}:\n{}", self.device, process.log_tail());

@@ -4,6 +4,7 @@
 //! - [`oracle`]: what became of every `seq`, asked of MongoDB and the spool.
 //! - [`drain`]: how fast a backlog drained, and how late what was live came meanwhile.
 //! - [`faults`]: what fault tests share: how long they last, what they feed in, what they wait for.
+//! - [`clock`]: a time of day that a test sets, for one program.
 //! - [`device`]: a device as a virtual machine, for `make test-device`.
 //! - [`checkout`]: the repository, and what was fetched into its cache.
 //! - [`proxy`]: a TCP proxy before Kafka that fails on cue.
@@ -11,6 +12,7 @@
 //! - [`stack`]: Kafka and MongoDB, with certificates, on free ports.
 
 pub mod checkout;
+pub mod clock;
 pub mod device;
 pub mod drain;
 pub mod faults;

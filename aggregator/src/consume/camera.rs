@@ -10,10 +10,13 @@
 use std::collections::BTreeMap;
 
 use mongodb::bson::Document;
-use picket_wire::observation::{EpochStart, Gap, GapOf, Observation, Reason, Skip};
+use picket_wire::observation::{
+    ClockState, EpochStart, Gap, GapOf, Observation, Reason, Skip, Stamp,
+};
 use picket_wire::{CameraKey, CameraRecord, EpochId};
 use serde::{Deserialize, Serialize};
 
+use crate::store::clocks::EpochClock;
 use crate::store::documents::{CentreAccounts, TrackDocument, collection};
 use crate::store::ledger::EpochLedger;
 use crate::store::{StoreError, encode};
@@ -39,8 +42,14 @@ pub struct Position {
 pub struct Newest {
     /// Its id.
     pub id: String,
-    /// Its wall time, nanoseconds since 1970.
+    /// Its wall time by the device, nanoseconds since 1970.
     pub captured_ns: Option<i64>,
+    /// Microseconds since the epoch's start.
+    #[serde(default)]
+    pub mono_us: u64,
+    /// State of the device's clock; null in the state of an older build.
+    #[serde(default)]
+    pub clock: Option<ClockState>,
 }
 
 /// All of a camera's state that is not the tracker's.
@@ -120,6 +129,7 @@ pub struct Camera {
     pub(super) tracker: Tracker,
     pub(super) accounts: CentreAccounts,
     pub(super) ledgers: BTreeMap<EpochId, EpochLedger>,
+    pub(super) clocks: BTreeMap<EpochId, EpochClock>,
     /// Records of this log before this offset are part of the state.
     pub(super) next_offset: i64,
     /// Set where the stored tracker could not be taken over: its tracks end with the next record.
@@ -138,6 +148,7 @@ impl Camera {
             tracker: Tracker::new(settings.clone()),
             accounts: CentreAccounts::default(),
             ledgers: BTreeMap::new(),
+            clocks: BTreeMap::new(),
             next_offset: 0,
             tracker_lost: false,
             dirty: false,
@@ -154,8 +165,8 @@ impl Camera {
             .is_some_and(|l| l.accounted.count_within(first, last) == last - first + 1)
     }
 
-    /// Takes a record in. The ledgers of its epoch and of the one it names as previous must be
-    /// there; `known` is the stored document of its id, if there is one.
+    /// Takes a record in. The ledgers and clocks of its epoch and of the one it names as previous must
+    /// be there; `known` is the stored document of its id, if there is one.
     pub fn take(
         &mut self,
         record: &CameraRecord,
@@ -178,13 +189,15 @@ impl Camera {
             CameraRecord::Observation(r) => self.take_observation(r, digest, origin, changes)?,
             other => {
                 let ingest = origin.ingest(self.retention.observations_days);
-                let document = upsert::other(other, digest, &ingest)?;
+                let relations = self.relations(other.id().epoch);
+                let document = upsert::other(other, relations, digest, &ingest)?;
                 match other {
                     CameraRecord::Skip(r) => self.take_skip(r),
                     CameraRecord::Gap(r) => self.take_gap(r),
                     CameraRecord::Epoch(r) => {
                         self.take_epoch(other, r, digest, origin, changes)?;
                     }
+                    CameraRecord::Clock(r) => self.take_clock(r),
                     _ => {}
                 }
                 changes.records.push(document);
@@ -327,7 +340,8 @@ impl Camera {
             self.track(record, origin, changes)
         };
         let ingest = origin.ingest(self.retention.observations_days);
-        let document = upsert::observation(record, &tracks, late, digest, ingest);
+        let relations = self.relations(epoch);
+        let document = upsert::observation(record, relations, &tracks, late, digest, ingest);
         changes.records.push(encode(collection::OBSERVATIONS, &document)?);
         self.settle(epoch, (seq, seq), |a, n| add(&mut a.stored, n));
         Ok(late)
@@ -383,9 +397,10 @@ impl Camera {
         let assigned: Vec<_> =
             outcome.assigned.iter().map(|track| track.as_ref().map(ToString::to_string)).collect();
         for track in assigned.iter().flatten() {
-            self.note_wall(track, captured_ns);
+            self.note_wall(track, captured_ns, record.stamp.clock);
         }
-        self.place.newest = Some(Newest { id, captured_ns });
+        let Stamp { mono_us, clock, .. } = record.stamp;
+        self.place.newest = Some(Newest { id, captured_ns, mono_us, clock: Some(clock) });
         let epoch = record.id.epoch;
         let ended: Vec<_> = outcome.ended.iter().map(|t| t.id.to_string()).collect();
         self.note_tracks(outcome.updated, epoch, origin, changes);
@@ -394,13 +409,18 @@ impl Camera {
         assigned
     }
 
-    fn note_wall(&mut self, track: &str, captured_ns: Option<i64>) {
+    fn note_wall(&mut self, track: &str, captured_ns: Option<i64>, clock: ClockState) {
         match self.place.walls.iter_mut().find(|wall| wall.track == track) {
-            Some(wall) => wall.last_ns = captured_ns.or(wall.last_ns),
+            Some(wall) => {
+                wall.last_ns = captured_ns.or(wall.last_ns);
+                wall.last_clock = Some(clock);
+            }
             None => self.place.walls.push(WallTimes {
                 track: track.to_owned(),
                 first_ns: captured_ns,
                 last_ns: captured_ns,
+                first_clock: Some(clock),
+                last_clock: Some(clock),
             }),
         }
     }
@@ -415,7 +435,8 @@ impl Camera {
         for summary in summaries {
             let wall = self.place.walls.iter().find(|w| w.track == summary.id.as_str());
             let ingest = origin.ingest(self.retention.tracks_days);
-            let document = upsert::track(&summary, &self.key, epoch, wall, ingest);
+            let relations = self.relations(epoch);
+            let document = upsert::track(&summary, &self.key, epoch, wall, relations, ingest);
             changes.tracks.insert(document.id.clone(), document);
         }
     }

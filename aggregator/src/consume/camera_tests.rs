@@ -318,3 +318,45 @@ fn a_camera_goes_on_from_its_stored_state_bit_by_bit() {
     assert_eq!(changes.tracks, all.tracks);
     assert_eq!(changes.records, all.records[13..]);
 }
+
+#[test]
+fn from_the_record_that_tells_the_time_on_all_times_are_right_also_those_of_tracks_that_go_on() {
+    let at_s = |second: u64| Some(jiff::Timestamp::from_second(second as i64).unwrap());
+    let unsure = |seq: u64| {
+        let mut record = seen(FIRST, seq);
+        if let CameraRecord::Observation(observation) = &mut record {
+            observation.stamp.captured_at = at_s(1_000_000_000);
+            observation.stamp.clock = ClockState::Unsynchronised;
+        }
+        record
+    };
+    // Ten seconds after the start it is the second of this.
+    let told = CameraRecord::Clock(picket_wire::observation::ClockRelation {
+        id: id(FIRST, 2),
+        stamp: Stamp {
+            mono_us: 10_000_000,
+            captured_at: at_s(1_700_000_010),
+            clock: ClockState::Synchronised,
+        },
+    });
+    let mut camera = camera();
+    let (_, changes) = take(&mut camera, &[unsure(1), unsure(2)]);
+    assert_eq!(camera.newest_ns(), Some(1_000_000_000_000_000_000));
+    assert!(changes.tracks.values().all(|track| track.corrected.is_none()));
+
+    let (_, changes) = take(&mut camera, &[told, unsure(3)]);
+    let right_ns = |seq: i64| (1_700_000_000 * 10 + seq) * 100_000_000;
+    assert_eq!(camera.newest_ns(), Some(right_ns(3)));
+    let [clock, third] = &changes.records[..] else { panic!("{:?}", changes.records) };
+    assert!(clock.get("corrected").is_none(), "{clock}");
+    assert_eq!(third.get_i64("captured_ns").unwrap(), right_ns(3));
+    let said = third.get_document("corrected").unwrap().get_i64("device_captured_ns").unwrap();
+    assert_eq!(said, 1_000_000_000_000_000_000);
+    let track = changes.tracks.values().next().unwrap();
+    assert_eq!(track.first_seen, upsert::date(Some(right_ns(1))));
+    assert_eq!(track.last_seen, upsert::date(Some(right_ns(3))));
+    assert_eq!(
+        track.corrected.as_ref().unwrap().device_first_seen,
+        upsert::date(Some(1_000_000_000_000_000_000))
+    );
+}

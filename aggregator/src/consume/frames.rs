@@ -1,13 +1,15 @@
 //! Partitions of the frames topic: pictures and their documents.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use picket_wire::Message;
+use picket_wire::observation::ClockState;
+use picket_wire::{CameraKey, EpochId, Message, Picture};
 
 use super::camera::Known;
 use super::dead_letter::DeadLetter;
 use super::effects::{Effects, Entry, Image, Stored};
 use crate::store::bulk::Update;
+use crate::store::clocks::{Stretch, look_again};
 use crate::store::documents::collection;
 use crate::store::{Store, StoreError, encode};
 use crate::upsert::{self, Retention};
@@ -48,6 +50,7 @@ impl Frames {
     ) -> Result<Effects, StoreError> {
         let mut effects = Effects::default();
         let mut documents = Vec::new();
+        let mut unsure = Unsure::default();
         for entry in entries {
             let picture = match &entry.message {
                 Ok(Message::Picture { picture, .. }) => picture,
@@ -59,6 +62,7 @@ impl Frames {
                 }
             };
             let id = picture.id_text();
+            unsure.note(picture);
             match known.get(&id) {
                 Some(stored) if stored.digest != entry.digest => {
                     effects.dead_letters.push(entry.conflict(&id));
@@ -80,6 +84,30 @@ impl Frames {
             effects.images.push(Image { path, jpeg });
         }
         effects.writes.push((collection::FRAMES, documents));
+        // After them: whoever learns of their epoch's clocks before this finds them, and whoever knew
+        // already is told of them.
+        effects.writes.push((collection::CLOCKS, unsure.updates()));
         Ok(effects)
+    }
+}
+
+/// Pictures whose time may be corrected: in which stretch of which epoch.
+#[derive(Default)]
+struct Unsure(BTreeMap<(CameraKey, EpochId), Stretch>);
+
+impl Unsure {
+    fn note(&mut self, picture: &Picture) {
+        if picture.stamp.clock == ClockState::Synchronised {
+            return;
+        }
+        let mono_us = i64::try_from(picture.stamp.mono_us).unwrap_or(i64::MAX);
+        let here = Stretch { from_us: mono_us, to_us: mono_us };
+        let epoch = (picture.id.key.clone(), picture.id.epoch);
+        let stretch = self.0.entry(epoch).or_insert(here);
+        *stretch = stretch.and(here);
+    }
+
+    fn updates(self) -> Vec<Update> {
+        self.0.into_iter().map(|((key, epoch), s)| look_again(&key, epoch, s)).collect()
     }
 }

@@ -18,6 +18,7 @@
 
 mod backoff;
 mod camera;
+mod clocks;
 mod context;
 mod dead_letter;
 mod effects;

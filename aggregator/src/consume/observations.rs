@@ -15,14 +15,15 @@ use super::effects::{Effects, Entry, Stored, UNSTORABLE};
 use crate::metrics::{DROPPED, TRACKERS_DISCARDED};
 use crate::store::bulk::Update;
 use crate::store::checkpoints::{CameraCheckpoint, Claim, camera_checkpoint_id};
+use crate::store::clocks::{ClockDocument, EpochClock};
 use crate::store::documents::{CameraDocument, LedgerDocument, collection};
 use crate::store::ledger::{EpochLedger, ledger_id};
 use crate::store::{Store, StoreError, encode};
 use crate::track::{Settings as TrackSettings, TRACKER_VERSION, Tracker};
 use crate::upsert::{self, Retention};
 
-/// Clean ledgers of past epochs that a camera keeps in memory.
-const LEDGERS_IN_MEMORY: usize = 4;
+/// Epochs whose clean ledgers and clocks a camera keeps in memory.
+const EPOCHS_IN_MEMORY: usize = 4;
 
 /// A camera's state as its checkpoint holds it.
 #[derive(Debug, Serialize, Deserialize)]
@@ -57,7 +58,7 @@ impl Observations {
     /// Brings into memory what the batch needs. Changes nothing that a repetition would miss.
     pub async fn load(&mut self, entries: &[Entry]) -> Result<HashMap<String, Known>, StoreError> {
         self.load_cameras(entries).await?;
-        self.load_ledgers(entries).await?;
+        self.load_epochs(entries).await?;
         let mut ids = BTreeSet::new();
         for (record, digest) in records_with_digests(entries) {
             let camera = self.cameras.get(&record.id().key);
@@ -128,7 +129,7 @@ impl Observations {
         }
     }
 
-    async fn load_ledgers(&mut self, entries: &[Entry]) -> Result<(), StoreError> {
+    async fn load_epochs(&mut self, entries: &[Entry]) -> Result<(), StoreError> {
         let mut wanted: BTreeMap<String, (CameraKey, EpochId)> = BTreeMap::new();
         for record in records(entries) {
             let key = &record.id().key;
@@ -142,13 +143,18 @@ impl Observations {
             wanted.extend(epochs.into_iter().map(|e| (ledger_id(key, e), (key.clone(), e))));
         }
         let ids: Vec<_> = wanted.keys().cloned().collect();
-        let found = self.store.ledgers(&ids).await?;
-        let mut found: HashMap<String, LedgerDocument> =
-            found.into_iter().map(|d| (d.id.clone(), d)).collect();
+        let (ledgers, clocks) =
+            tokio::try_join!(self.store.ledgers(&ids), self.store.clocks(&ids))?;
+        let mut ledgers: HashMap<String, LedgerDocument> =
+            ledgers.into_iter().map(|d| (d.id.clone(), d)).collect();
+        let mut clocks: HashMap<String, ClockDocument> =
+            clocks.into_iter().map(|d| (d.id.clone(), d)).collect();
         for (id, (key, epoch)) in wanted {
-            let ledger = found.remove(&id).map(EpochLedger::from).unwrap_or_default();
+            let ledger = ledgers.remove(&id).map(EpochLedger::from).unwrap_or_default();
+            let clock = clocks.remove(&id).map(EpochClock::from).unwrap_or_default();
             if let Some(camera) = self.cameras.get_mut(&key) {
                 camera.ledgers.insert(epoch, ledger);
+                camera.clocks.insert(epoch, clock);
             }
         }
         Ok(())
@@ -231,6 +237,7 @@ impl Observations {
             upsert: false,
         });
         effects.writes.push((collection::TRACKS, orphans.collect()));
+        let mut clocks = Vec::new();
         for camera in self.cameras.values_mut() {
             if !camera.dirty {
                 continue;
@@ -243,9 +250,14 @@ impl Observations {
                 effects.end.ledger.push(ledger.update(&camera.key, *epoch)?);
                 ledger.dirty = false;
             }
+            for (epoch, clock) in &mut camera.clocks {
+                clocks.extend(clock.take_update(&camera.key, *epoch)?);
+            }
             camera.dirty = false;
-            forget_ledgers(camera);
+            forget_epochs(camera);
         }
+        // Last: what they say concerns what is written before them.
+        effects.writes.push((collection::CLOCKS, clocks));
         Ok(())
     }
 }
@@ -318,24 +330,24 @@ fn captured_live_ms(lane: Lane, record: &CameraRecord) -> Option<i64> {
 
 /// Keeps the newest epochs, which are the ones that records still come from; another one is loaded
 /// again when it is asked for.
-fn forget_ledgers(camera: &mut Camera) {
+fn forget_epochs(camera: &mut Camera) {
     let here = camera.place.position.map(|at| at.epoch);
-    while camera.ledgers.len() > LEDGERS_IN_MEMORY {
+    while camera.ledgers.len() > EPOCHS_IN_MEMORY {
         let oldest = camera.ledgers.keys().find(|epoch| Some(**epoch) != here).copied();
         let Some(oldest) = oldest else { return };
         camera.ledgers.remove(&oldest);
+        camera.clocks.remove(&oldest);
     }
 }
 
 fn camera_update(camera: &Camera, last_offset: i64) -> Result<Update, StoreError> {
     let newest = camera.place.newest.as_ref();
-    let captured_ns = newest.and_then(|newest| newest.captured_ns);
     let document = CameraDocument {
         id: camera.key.to_string(),
         device: camera.key.device.to_string(),
         camera: camera.key.camera.to_string(),
         newest_observation: newest.map(|newest| newest.id.clone()),
-        newest_captured_at: upsert::date(captured_ns),
+        newest_captured_at: upsert::date(camera.newest_ns()),
         epoch: camera.place.position.map(|at| at.epoch.to_string()),
         complete_until: i64::try_from(camera.complete_until()).unwrap_or(i64::MAX),
         accounts: camera.accounts.clone(),

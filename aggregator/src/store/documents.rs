@@ -24,6 +24,8 @@ pub mod collection {
     pub const CHECKPOINTS: &str = "checkpoints";
     /// Which `seq` are accounted for.
     pub const LEDGER: &str = "ledger";
+    /// What each epoch's clock records say.
+    pub const CLOCKS: &str = "clocks";
 }
 
 /// How a document came here.
@@ -41,6 +43,27 @@ pub struct Ingest {
     pub stored_at: DateTime,
     /// When MongoDB may delete it: broker time + retention.
     pub expire_at: DateTime,
+}
+
+/// What the device said of a time that follows from its clock records instead, because its clock was
+/// not kept by a time source when the record was made.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Correction {
+    /// Wall time by the device; null where its clock was never set.
+    pub device_captured_at: Option<DateTime>,
+    /// The same in nanoseconds since 1970.
+    pub device_captured_ns: Option<i64>,
+    /// State of the device's clock when it told the relation that the time follows from.
+    pub by_clock: String,
+}
+
+/// The same of a track.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrackCorrection {
+    /// First seen, by the device.
+    pub device_first_seen: Option<DateTime>,
+    /// Last seen, by the device.
+    pub device_last_seen: Option<DateTime>,
 }
 
 /// A detection, with the track it belongs to.
@@ -85,8 +108,11 @@ pub struct ObservationDocument {
     pub captured_ns: Option<i64>,
     /// Microseconds since the epoch's start.
     pub mono_us: i64,
-    /// State of the device's wall clock.
+    /// State of the device's wall clock when it was captured.
     pub clock: String,
+    /// Present where the wall time is not what the device said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub corrected: Option<Correction>,
     /// Pixels.
     pub frame_width: i32,
     /// Pixels.
@@ -132,6 +158,15 @@ pub struct TrackDocument {
     pub last_seen: Option<DateTime>,
     /// Last seen, microseconds since the epoch's start.
     pub last_mono_us: i64,
+    /// State of the device's wall clock when it was first seen.
+    #[serde(default)]
+    pub first_clock: Option<String>,
+    /// State of the device's wall clock when it was last seen.
+    #[serde(default)]
+    pub last_clock: Option<String>,
+    /// Present where the wall times are not what the device said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub corrected: Option<TrackCorrection>,
     /// Observation of birth.
     pub first_observation: String,
     /// Last observation.
@@ -168,8 +203,17 @@ pub struct FrameDocument {
     pub captured_at: Option<DateTime>,
     /// The same in nanoseconds since 1970.
     pub captured_ns: Option<i64>,
+    /// `<epoch>-<instance>`.
+    #[serde(default)]
+    pub epoch: String,
     /// Microseconds since the epoch's start.
     pub mono_us: i64,
+    /// State of the device's wall clock when it was captured.
+    #[serde(default)]
+    pub clock: String,
+    /// Present where the wall time is not what the device said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub corrected: Option<Correction>,
     /// Pixels of the picture.
     pub width: i32,
     /// Pixels of the picture.

@@ -17,6 +17,7 @@
 pub mod bulk;
 pub mod checkpoints;
 mod client;
+pub mod clocks;
 pub mod documents;
 mod error;
 pub mod ledger;

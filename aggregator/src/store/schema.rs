@@ -17,7 +17,7 @@ use super::error::StoreError;
 /// `NamespaceExists`: another instance was faster, or it is not the first start.
 const NAMESPACE_EXISTS: i32 = 48;
 
-const ALL: [&str; 7] = [
+const ALL: [&str; 8] = [
     collection::OBSERVATIONS,
     collection::TRACKS,
     collection::FRAMES,
@@ -25,6 +25,7 @@ const ALL: [&str; 7] = [
     collection::CAMERAS,
     collection::CHECKPOINTS,
     collection::LEDGER,
+    collection::CLOCKS,
 ];
 
 fn index(keys: Document) -> IndexModel {
@@ -34,6 +35,15 @@ fn index(keys: Document) -> IndexModel {
 fn expiry() -> IndexModel {
     let options = IndexOptions::builder().expire_after(Duration::ZERO).build();
     IndexModel::builder().keys(doc! { "ingest.expire_at": 1 }).options(options).build()
+}
+
+/// Only of records whose time may be corrected: a fleet whose clocks are kept has none. Of the states
+/// of a clock `synchronised` comes first in the alphabet; a partial index knows no "not equal".
+fn correctable() -> IndexModel {
+    let partial = doc! { "clock": { "$gt": "synchronised" } };
+    let options = IndexOptions::builder().partial_filter_expression(partial).build();
+    let keys = doc! { "device": 1, "camera": 1, "epoch": 1, "mono_us": 1, "_id": 1 };
+    IndexModel::builder().keys(keys).options(options).build()
 }
 
 fn indexes(collection: &str) -> Vec<IndexModel> {
@@ -46,10 +56,23 @@ fn indexes(collection: &str) -> Vec<IndexModel> {
             by_time("captured_at"),
             of_camera("captured_at"),
             index(doc! { "device": 1, "camera": 1, "epoch": 1, "seq": 1 }),
+            correctable(),
         ],
-        collection::TRACKS => vec![expiry(), by_time("first_seen"), of_camera("first_seen")],
-        collection::FRAMES => {
-            vec![expiry(), of_camera("captured_at"), index(doc! { "observation": 1 })]
+        collection::TRACKS => vec![
+            expiry(),
+            by_time("first_seen"),
+            of_camera("first_seen"),
+            index(doc! { "device": 1, "camera": 1, "epoch": 1, "first_mono_us": 1, "_id": 1 }),
+        ],
+        collection::FRAMES => vec![
+            expiry(),
+            of_camera("captured_at"),
+            index(doc! { "observation": 1 }),
+            correctable(),
+        ],
+        collection::CLOCKS => {
+            let sparse = IndexOptions::builder().sparse(true).build();
+            vec![IndexModel::builder().keys(doc! { "due.from_us": 1 }).options(sparse).build()]
         }
         collection::CAMERAS | collection::LEDGER => {
             vec![index(doc! { "device": 1, "camera": 1 })]
@@ -98,7 +121,9 @@ mod tests {
         for name in [collection::OBSERVATIONS, collection::TRACKS, collection::FRAMES] {
             assert!(expires(name), "{name}");
         }
-        for name in [collection::LEDGER, collection::CHECKPOINTS, collection::CAMERAS] {
+        for name in
+            [collection::LEDGER, collection::CHECKPOINTS, collection::CAMERAS, collection::CLOCKS]
+        {
             assert!(!expires(name), "{name}");
         }
     }

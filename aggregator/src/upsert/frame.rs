@@ -15,7 +15,8 @@ pub fn path(picture: &Picture) -> String {
     }
 }
 
-/// A picture as a document.
+/// A picture as a document, with the device's own time: what its clock records say of it is told on
+/// another topic, and corrected afterwards.
 pub fn frame(picture: &Picture, digest: &str, ingest: Ingest) -> FrameDocument {
     let captured_ns = nanoseconds(picture.stamp.captured_at);
     let kind = if picture.crop.is_some() { "crop" } else { "frame" };
@@ -27,7 +28,10 @@ pub fn frame(picture: &Picture, digest: &str, ingest: Ingest) -> FrameDocument {
         camera: picture.id.key.camera.to_string(),
         captured_at: date(captured_ns),
         captured_ns,
+        epoch: picture.id.epoch.to_string(),
         mono_us: signed(picture.stamp.mono_us),
+        clock: picture.stamp.clock.as_str().to_owned(),
+        corrected: None,
         width: pixels(picture.width),
         height: pixels(picture.height),
         redacted: picture.redacted.clone(),

@@ -5,10 +5,12 @@
 //! **Out.** Documents with ids that follow from the record alone; pictures at paths that do.
 //!
 //! **Promises.** The same record at the same place in the log gives the same document, `ingest`
-//! aside. A picture is durable before the document that points at it.
+//! aside. A picture is durable before the document that points at it. A time that the device did not
+//! know becomes the right one once its clock records tell it, in whatever order they come.
 //!
 //! **Limits.** Pictures go by their age, a day after their documents. One picture is in memory whole; the topic's limit bounds it.
 
+mod correction;
 mod device;
 mod frame;
 mod images;
@@ -16,12 +18,15 @@ mod origin;
 mod record;
 mod settings;
 mod sweep;
+mod times;
 mod track;
 
+pub use correction::Corrector;
 pub use device::device;
 pub use frame::{frame, path as frame_path};
 pub use images::{ImageError, Images};
 pub use origin::{Origin, date, digest, nanoseconds};
 pub use record::{CrashGap, crash_gap, document_id, observation, other};
 pub use settings::{Retention, Settings};
+pub use times::Time;
 pub use track::{WallTimes, track};

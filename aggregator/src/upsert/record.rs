@@ -4,9 +4,11 @@ use mongodb::bson::{Bson, Document, doc};
 use picket_wire::observation::{FrameFate, Gap, GapOf, Observation, PreviousEpoch, Reason};
 use picket_wire::{CameraRecord, EpochId, ObservationId};
 
+use crate::store::clocks::Relations;
 use crate::store::documents::{DetectionDocument, Ingest, ObservationDocument, collection};
 use crate::store::{StoreError, encode};
-use crate::upsert::origin::{date, nanoseconds, pixels, signed};
+use crate::upsert::origin::{date, pixels, signed};
+use crate::upsert::times::Time;
 
 /// Digits of its digest in a gap's id: 64 bits for the few gaps that begin at one `seq`.
 const GAP_DIGITS: usize = 16;
@@ -37,15 +39,16 @@ fn gap_of(of: GapOf) -> &'static str {
 }
 
 /// An observation as a document. `tracks` holds the track of each detection; of a late one there
-/// are none.
+/// are none. `relations` are those of its epoch's clocks.
 pub fn observation(
     record: &Observation,
+    relations: &Relations,
     tracks: &[Option<String>],
     late: bool,
     digest: &str,
     ingest: Ingest,
 ) -> ObservationDocument {
-    let captured_ns = nanoseconds(record.stamp.captured_at);
+    let time = Time::of(&record.stamp, relations);
     let detections = record.detections.iter().enumerate();
     ObservationDocument {
         id: record.id.to_string(),
@@ -54,10 +57,11 @@ pub fn observation(
         camera: record.id.key.camera.to_string(),
         epoch: record.id.epoch.to_string(),
         seq: signed(record.id.seq),
-        captured_at: date(captured_ns),
-        captured_ns,
+        captured_at: date(time.ns),
+        captured_ns: time.ns,
         mono_us: signed(record.stamp.mono_us),
         clock: record.stamp.clock.as_str().to_owned(),
+        corrected: time.corrected,
         frame_width: pixels(record.frame_width),
         frame_height: pixels(record.frame_height),
         detector: record.detector.name.clone(),
@@ -89,14 +93,22 @@ fn fate(frame: FrameFate) -> &'static str {
 }
 
 /// Any other record as a document: what they all have, and what its kind adds.
-pub fn other(record: &CameraRecord, digest: &str, ingest: &Ingest) -> Result<Document, StoreError> {
+pub fn other(
+    record: &CameraRecord,
+    relations: &Relations,
+    digest: &str,
+    ingest: &Ingest,
+) -> Result<Document, StoreError> {
     let stamp = record.stamp();
-    let captured_ns = nanoseconds(stamp.captured_at);
+    let time = match record {
+        // What it says of the clocks is what others are corrected by.
+        CameraRecord::Clock(_) => Time::of(stamp, &Relations::default()),
+        _ => Time::of(stamp, relations),
+    };
     let mut document = place(record.id());
     document.insert("_id", document_id(record, digest));
     document.insert("kind", record.kind().as_str());
-    document.insert("captured_at", date(captured_ns));
-    document.insert("captured_ns", captured_ns);
+    document.extend(time.fields());
     document.insert("mono_us", signed(stamp.mono_us));
     document.insert("clock", stamp.clock.as_str());
     document.extend(own_fields(record));

@@ -1,14 +1,17 @@
 //! Documents of tracks.
 
+use picket_wire::observation::ClockState;
 use picket_wire::{CameraKey, EpochId};
 use serde::{Deserialize, Serialize};
 
-use crate::store::documents::{Ingest, TrackDocument};
+use crate::store::clocks::Relations;
+use crate::store::documents::{Ingest, TrackCorrection, TrackDocument};
 use crate::track::TrackSummary;
 use crate::upsert::origin::{date, signed};
+use crate::upsert::times::Time;
 
-/// Wall times of a track. The tracker knows monotonic time alone, on purpose; these are kept beside
-/// it while the track lives.
+/// Wall times of a track, by the device. The tracker knows monotonic time alone, on purpose; these are
+/// kept beside it while the track lives.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WallTimes {
     /// Which track.
@@ -17,6 +20,46 @@ pub struct WallTimes {
     pub first_ns: Option<i64>,
     /// Last seen, nanoseconds since 1970.
     pub last_ns: Option<i64>,
+    /// State of the device's clock when it was first seen; null in the state of an older build.
+    #[serde(default)]
+    pub first_clock: Option<ClockState>,
+    /// State of the device's clock when it was last seen.
+    #[serde(default)]
+    pub last_clock: Option<ClockState>,
+}
+
+/// First and last seen, as far as anybody knows.
+pub struct TrackTimes {
+    pub first: Time,
+    pub last: Time,
+}
+
+impl TrackTimes {
+    /// By the device, or by the relations of the epoch's clocks.
+    pub fn told(
+        device: (Option<i64>, Option<i64>),
+        mono_us: (u64, u64),
+        clocks: (Option<ClockState>, Option<ClockState>),
+        relations: &Relations,
+    ) -> Self {
+        // Of a clock whose state nobody noted nothing is known to be wrong.
+        let told = |ns, mono_us, clock: Option<ClockState>| {
+            Time::told(ns, mono_us, clock.unwrap_or(ClockState::Synchronised), relations)
+        };
+        Self {
+            first: told(device.0, mono_us.0, clocks.0),
+            last: told(device.1, mono_us.1, clocks.1),
+        }
+    }
+
+    /// What the device said, if any of it was corrected.
+    pub fn correction(&self, device: (Option<i64>, Option<i64>)) -> Option<TrackCorrection> {
+        let is_corrected = self.first.corrected.is_some() || self.last.corrected.is_some();
+        is_corrected.then(|| TrackCorrection {
+            device_first_seen: date(device.0),
+            device_last_seen: date(device.1),
+        })
+    }
 }
 
 /// A track's summary as a document.
@@ -25,8 +68,14 @@ pub fn track(
     key: &CameraKey,
     epoch: EpochId,
     wall: Option<&WallTimes>,
+    relations: &Relations,
     ingest: Ingest,
 ) -> TrackDocument {
+    let device = (wall.and_then(|w| w.first_ns), wall.and_then(|w| w.last_ns));
+    let clocks = (wall.and_then(|w| w.first_clock), wall.and_then(|w| w.last_clock));
+    let mono_us = (summary.first_mono_us, summary.last_mono_us);
+    let times = TrackTimes::told(device, mono_us, clocks, relations);
+    let word = |clock: Option<ClockState>| clock.map(|clock| clock.as_str().to_owned());
     let state = if summary.ended { "ended" } else { "active" };
     TrackDocument {
         id: summary.id.to_string(),
@@ -34,10 +83,13 @@ pub fn track(
         camera: key.camera.to_string(),
         epoch: epoch.to_string(),
         class: summary.class.clone(),
-        first_seen: date(wall.and_then(|w| w.first_ns)),
+        first_seen: date(times.first.ns),
         first_mono_us: signed(summary.first_mono_us),
-        last_seen: date(wall.and_then(|w| w.last_ns)),
+        last_seen: date(times.last.ns),
         last_mono_us: signed(summary.last_mono_us),
+        first_clock: word(clocks.0),
+        last_clock: word(clocks.1),
+        corrected: times.correction(device),
         first_observation: summary.first_observation.clone(),
         last_observation: summary.last_observation.clone(),
         observations: signed(summary.observations),

@@ -29,6 +29,11 @@ impl Position {
         Self { epoch: id.epoch, seq: id.seq, captured_at: trusted }
     }
 
+    /// Whether it is that of this observation.
+    pub fn is_of(&self, id: &ObservationId) -> bool {
+        self.epoch == id.epoch && self.seq == id.seq
+    }
+
     /// Whether this is newer than `other`. Within an epoch `seq` decides. Between epochs a trusted
     /// clock does, since a reflashed box counts its epochs from 1 again; without one, the epoch's
     /// number.

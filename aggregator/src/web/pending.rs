@@ -145,7 +145,9 @@ impl Pending {
         let Ok(id) = document.id.parse::<ObservationId>() else { return };
         let Some(view) = PictureView::of(document) else { return };
         let position = Position::of(&id, view.captured_at, &view.clock);
-        if self.newest.get(&id.key).is_none_or(|newest| position.is_newer_than(newest)) {
+        let newest = self.newest.get(&id.key);
+        // The newest itself may come again, with its right time.
+        if newest.is_none_or(|newest| position.is_newer_than(newest) || newest.is_of(&id)) {
             self.newest.insert(id.key.clone(), position);
             self.update(&id.key).newest = Some(document.into());
         }

@@ -23,6 +23,12 @@ fn at(date: Option<DateTime>) -> Option<Timestamp> {
     date.and_then(timestamp)
 }
 
+/// State of the clock that an observation's time goes by: the device's own, or the one that corrected
+/// it since.
+fn told_by(o: &ObservationDocument) -> &str {
+    o.corrected.as_ref().map_or(&o.clock, |corrected| &corrected.by_clock)
+}
+
 /// A box with its track.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct DetectionView {
@@ -54,7 +60,7 @@ pub struct PictureView {
     pub captured_at: Option<Timestamp>,
     /// When the broker received the observation.
     pub received_at: Option<Timestamp>,
-    /// State of the device's clock.
+    /// State of the clock that `captured_at` goes by.
     pub clock: String,
     /// Size of the captured frame, which the boxes refer to; the JPEG may be smaller.
     pub frame_width: i32,
@@ -73,7 +79,7 @@ impl PictureView {
             observation: o.id.clone(),
             captured_at: at(o.captured_at),
             received_at: timestamp(o.ingest.broker_time),
-            clock: o.clock.clone(),
+            clock: told_by(o).to_owned(),
             frame_width: o.frame_width,
             frame_height: o.frame_height,
             detections: o.detections.iter().map(Into::into).collect(),
@@ -95,7 +101,7 @@ pub struct NewestView {
     pub captured_at: Option<Timestamp>,
     /// When the broker received it.
     pub received_at: Option<Timestamp>,
-    /// State of the device's clock.
+    /// State of the clock that `captured_at` goes by.
     pub clock: String,
     /// From capture to MongoDB, milliseconds; from the broker where the device's clock cannot be
     /// trusted.
@@ -107,14 +113,14 @@ pub struct NewestView {
 impl From<&ObservationDocument> for NewestView {
     fn from(o: &ObservationDocument) -> Self {
         let stored_ms = o.ingest.stored_at.timestamp_millis();
-        let trusted = o.captured_at.filter(|_| o.clock == "synchronised");
+        let trusted = o.captured_at.filter(|_| told_by(o) == "synchronised");
         let begin_ms = trusted.unwrap_or(o.ingest.broker_time).timestamp_millis();
         let lag_ms = Some(stored_ms.saturating_sub(begin_ms));
         Self {
             id: o.id.clone(),
             captured_at: at(o.captured_at),
             received_at: timestamp(o.ingest.broker_time),
-            clock: o.clock.clone(),
+            clock: told_by(o).to_owned(),
             lag_ms,
             detections: o.detections.len(),
         }
@@ -211,6 +217,8 @@ pub struct TrackView {
     pub first_seen: Option<Timestamp>,
     /// Last seen.
     pub last_seen: Option<Timestamp>,
+    /// Whether these were corrected by the device's clock records.
+    pub corrected: bool,
     /// From first to last seen by the device's monotonic clock, milliseconds.
     pub duration_ms: i64,
     /// Observation of birth.
@@ -233,6 +241,7 @@ impl From<&TrackDocument> for TrackView {
             class: t.class.clone(),
             first_seen: at(t.first_seen),
             last_seen: at(t.last_seen),
+            corrected: t.corrected.is_some(),
             duration_ms: t.last_mono_us.saturating_sub(t.first_mono_us) / 1000,
             first_observation: t.first_observation.clone(),
             last_observation: t.last_observation.clone(),
@@ -254,8 +263,12 @@ pub struct ObservationView {
     pub captured_at: Option<Timestamp>,
     /// Microseconds since the epoch's start.
     pub mono_us: i64,
-    /// State of the device's clock.
+    /// State of the device's clock when it was captured.
     pub clock: String,
+    /// Whether `captured_at` was corrected by the device's clock records.
+    pub corrected: bool,
+    /// Wall time of capture as the device said it.
+    pub device_captured_at: Option<Timestamp>,
     /// Size of the captured frame.
     pub frame_width: i32,
     /// The same.
@@ -286,6 +299,11 @@ impl From<&ObservationDocument> for ObservationView {
             captured_at: at(o.captured_at),
             mono_us: o.mono_us,
             clock: o.clock.clone(),
+            corrected: o.corrected.is_some(),
+            device_captured_at: match &o.corrected {
+                Some(corrected) => at(corrected.device_captured_at),
+                None => at(o.captured_at),
+            },
             frame_width: o.frame_width,
             frame_height: o.frame_height,
             detector: o.detector.clone(),
