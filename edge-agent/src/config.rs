@@ -76,6 +76,18 @@ pub fn state_dir(path: &Path) -> Result<PathBuf, ConfigError> {
     Ok(named.map_or_else(default_state_dir, PathBuf::from))
 }
 
+/// What a config says of the spool, whatever it says of the rest.
+pub fn spool(path: &Path) -> Result<spool::Settings, ConfigError> {
+    /// That part alone.
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+    struct Kept {
+        #[serde(default)]
+        spool: spool::Settings,
+    }
+    let check = |kept: &Kept| kept.spool.check().map_err(|e| Problem::new("spool", chain(&e)));
+    Ok(config::load(path, check)?.settings.spool)
+}
+
 /// The part that a machine needs which only publishes what was captured elsewhere.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Publishing {

@@ -10,6 +10,7 @@ use picket_service::ops::{self, Holder};
 use crate::capture::{self, Clock, SystemClock};
 use crate::config::{Settings, Sources};
 use crate::identity::{self, Identity, Verdict};
+use crate::spool::KeyError;
 use crate::{detect, metrics, spool, uplink};
 
 /// How long the broker may take to answer.
@@ -145,6 +146,7 @@ fn providers(page: &mut Page, settings: &Settings) {
 }
 
 fn spool_state(page: &mut Page, settings: &Settings) {
+    encryption(page, settings);
     if !settings.state_dir.join("spool.sqlite").exists() {
         let text = format!("none yet in {}: made at the first start", settings.state_dir.display());
         return page.line("spool", &text);
@@ -165,6 +167,18 @@ fn spool_state(page: &mut Page, settings: &Settings) {
                 );
             }
         }
+    }
+}
+
+/// Where the keys are, and whether they open what waits.
+fn encryption(page: &mut Page, settings: &Settings) {
+    match spool::encryption_in_words(&settings.state_dir, settings.spool.encryption.as_ref()) {
+        Ok(text) => page.line("encryption", &text),
+        // A person's shell has none of the service's credentials.
+        Err(error @ KeyError::NoCredentials { .. }) => {
+            page.line("encryption", &format!("WARNING: {error}"));
+        }
+        Err(error) => page.problem("encryption", &chain(&error)),
     }
 }
 

@@ -12,7 +12,7 @@ use picket_edge_agent::control::{self, Done, Request};
 use picket_edge_agent::detect::command::Arguments;
 use picket_edge_agent::estimate::{self, Estimate};
 use picket_edge_agent::identity::{self, Identity};
-use picket_edge_agent::spool::Former;
+use picket_edge_agent::spool::{self, Former, KeyError};
 use picket_edge_agent::spool_command::{self, ConfigFile};
 use picket_edge_agent::wiring::{self, Ended};
 use picket_edge_agent::{capture, config, detect, doctor, drill, look, metrics};
@@ -195,8 +195,16 @@ fn check_config(path: &Path, show: bool, faces: f64) -> Result<ExitCode> {
         detector.identity().check_blur(&camera.name, &camera.privacy)?;
     }
     let Sources { cameras, left_out } = sources;
+    // A key that is a credential only the service has.
+    let encryption = settings.spool.encryption.as_ref();
+    let warning = match spool::encryption_in_words(&settings.state_dir, encryption) {
+        Ok(_) => None,
+        Err(error @ KeyError::NoCredentials { .. }) => Some(error),
+        Err(error) => return Err(error).context("spool"),
+    };
     println!("{} is valid: device {}, {} cameras", path.display(), settings.device, cameras.len());
     left_out.iter().for_each(|folder| println!("WARNING: {folder}"));
+    warning.iter().for_each(|warning| println!("WARNING: {warning}"));
     if let Holder::Another(problem) = ops::holder(settings.ops.listen, metrics::PREFIX) {
         println!("WARNING: without /metrics and /healthz as long as it is so: {problem}");
     }

@@ -250,6 +250,18 @@ pub const TABLE: &[Metric] = &[
         &[],
         "Rows, and stretches of rows, of a damaged database that could not be read.",
     ),
+    metric(
+        "picket_agent_spool_keys",
+        MetricKind::Gauge,
+        &[],
+        "Batch keys that encrypted records wait under.",
+    ),
+    metric(
+        "picket_agent_spool_keys_destroyed_total",
+        MetricKind::Counter,
+        &[],
+        "Batch keys that were destroyed because nothing waited under them any more.",
+    ),
     metric("picket_agent_uplink_cut", MetricKind::Gauge, &[], "1 while a drill has the link cut."),
     metric("picket_agent_uplink_up", MetricKind::Gauge, &[], "1 while the broker acknowledges."),
     metric(

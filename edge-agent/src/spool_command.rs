@@ -15,7 +15,8 @@ use picket_wire::status::Books;
 use crate::config::{self, Publishing};
 use crate::control::{self, ControlError, Request, Sealed};
 use crate::spool::{
-    self, CarriedReader, Chosen, Count, Exported, Found, Group, RowId, SpoolError, Stat, StateLock,
+    self, CarriedReader, Chosen, Count, Exported, Found, Group, Keyring, RowId, SpoolError, Stat,
+    StateLock,
 };
 use crate::uplink::{self, Imported};
 
@@ -44,8 +45,9 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Copies what waits into a file, to be carried by hand. The spool keeps it: what its own link
-    /// sends later is known at the centre, and stored once.
+    /// Copies what waits into a file, to be carried by hand: in the clear, also where the spool is
+    /// encrypted. The spool keeps it: what its own link sends later is known at the centre, and stored
+    /// once.
     Export {
         #[command(flatten)]
         config: ConfigFile,
@@ -96,7 +98,9 @@ pub fn run(command: Command, out: &mut impl Write) -> Result<bool> {
         Command::Export { config, file, camera, overwrite } => {
             let state_dir = config::state_dir(&config.path)?;
             let below = seal(&state_dir)?;
-            let exported = spool::export(&state_dir, &file, overwrite, camera.as_ref(), below)?;
+            let keyring = keyring(&config.path, &state_dir)?;
+            let camera = camera.as_ref();
+            let exported = spool::export(&state_dir, &keyring, &file, overwrite, camera, below)?;
             write_exported(&exported, &file, out)?;
             Ok(exported.unreadable == 0)
         }
@@ -107,7 +111,12 @@ pub fn run(command: Command, out: &mut impl Write) -> Result<bool> {
         Command::Import { config, file, check: false } => import(&config.path, &file, out),
         Command::Verify(config) => {
             let state_dir = config::state_dir(&config.path)?;
-            let found = spool::verify(&state_dir)?;
+            // Without the master key all but the values can be looked at.
+            let keyring = keyring(&config.path, &state_dir).unwrap_or_else(|error| {
+                eprintln!("without the master key: {error:#}");
+                Keyring::without_masters(&state_dir)
+            });
+            let found = spool::verify(&state_dir, &keyring)?;
             write_found(&found, &state_dir, out)?;
             Ok(found.is_whole())
         }
@@ -129,6 +138,12 @@ fn seal(state_dir: &Path) -> Result<Option<RowId>> {
         },
         Err(error) => Err(error.into()),
     }
+}
+
+/// What opens the values that are encrypted.
+fn keyring(config: &Path, state_dir: &Path) -> Result<Keyring> {
+    let settings = config::spool(config)?;
+    Ok(Keyring::open(state_dir, settings.encryption.as_ref())?)
 }
 
 fn open(file: &Path) -> Result<CarriedReader<BufReader<File>>> {
@@ -163,6 +178,9 @@ fn write_stat(stat: &Stat, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "on disk    {} bytes", stat.file_bytes)?;
     if stat.totals.records + stat.totals.pictures > 0 {
         writeln!(out, "oldest     {}", age(stat.oldest_ms, Timestamp::now()))?;
+    }
+    if stat.batch_keys > 0 {
+        writeln!(out, "encrypted  under {} batch keys", stat.batch_keys)?;
     }
     writeln!(out, "set aside  {} damaged databases", stat.set_aside)?;
     for (camera, account) in &stat.accounts {
@@ -237,6 +255,7 @@ fn age(then_ms: Option<i64>, now: Timestamp) -> String {
 fn write_exported(exported: &Exported, file: &Path, out: &mut impl Write) -> io::Result<()> {
     let Count { records, bytes } = exported.count;
     writeln!(out, "{}: {records} records, {bytes} bytes, on disk", file.display())?;
+    writeln!(out, "NOT ENCRYPTED: whoever has the file sees the pictures")?;
     writeln!(out, "the spool keeps them; what was captured since is not in the file")?;
     for row in &exported.named {
         writeln!(out, "left out: {row}")?;

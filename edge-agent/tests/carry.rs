@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use common::uplink::{LIMIT, Mock, cluster, gate, settings, start};
-use picket_edge_agent::spool::{self, CarriedReader, Chosen, Exported, Spooled};
+use picket_edge_agent::spool::{self, CarriedReader, Chosen, Exported, Keyring, Spooled};
 use picket_edge_agent::spool_command::{self, Command};
 use picket_edge_agent::uplink::{ImportError, Imported, Settings, import};
 use picket_wire::observation::Reason;
@@ -41,7 +41,12 @@ fn box_without_a_network(dir: &Path) {
 }
 
 fn exported(state_dir: &Path, to: &Path) -> Exported {
-    spool::export(state_dir, to, false, None, None).unwrap()
+    spool::export(state_dir, &no_keys(state_dir), to, false, None, None).unwrap()
+}
+
+/// Of a spool that is not encrypted.
+fn no_keys(state_dir: &Path) -> Keyring {
+    Keyring::without_masters(state_dir)
 }
 
 fn records(file: &Path) -> Vec<Spooled> {
@@ -109,7 +114,7 @@ fn an_export_of_one_camera_holds_nothing_of_the_others() {
     let dir = tempfile::tempdir().unwrap();
     box_without_a_network(dir.path());
     let (file, yard) = (dir.path().join("carried"), "yard".parse().unwrap());
-    spool::export(dir.path(), &file, false, Some(&yard), None).unwrap();
+    spool::export(dir.path(), &no_keys(dir.path()), &file, false, Some(&yard), None).unwrap();
     let records = records(&file);
     assert_eq!(records.len(), 21, "an epoch record and twenty skips");
     assert!(records.iter().all(|record| record.key == "gate/yard"));
@@ -122,7 +127,8 @@ fn an_export_that_cannot_be_made_names_the_file_and_what_to_do_and_leaves_nothin
     let file = dir.path().join("carried");
     fs::write(&file, "mine").unwrap();
     let refused = |to: &Path| {
-        let error = spool::export(dir.path(), to, false, None, None).unwrap_err();
+        let error =
+            spool::export(dir.path(), &no_keys(dir.path()), to, false, None, None).unwrap_err();
         picket_service::logging::chain(&error)
     };
     let error = refused(&file);
@@ -130,11 +136,12 @@ fn an_export_that_cannot_be_made_names_the_file_and_what_to_do_and_leaves_nothin
     assert_eq!(fs::read(&file).unwrap(), b"mine");
     let error = refused(&dir.path().join("no/such/folder"));
     assert!(error.contains("no/such/folder") && error.contains("its folder is not"), "{error}");
-    spool::export(dir.path(), &file, true, None, None).unwrap();
+    spool::export(dir.path(), &no_keys(dir.path()), &file, true, None, None).unwrap();
     assert_eq!(records(&file).len(), rows(dir.path()).len());
     let empty = tempfile::tempdir().unwrap();
     let to = empty.path().join("carried");
-    let error = spool::export(empty.path(), &to, false, None, None).unwrap_err();
+    let error =
+        spool::export(empty.path(), &no_keys(empty.path()), &to, false, None, None).unwrap_err();
     let text = picket_service::logging::chain(&error);
     assert!(text.contains("cannot open the spool") && text.contains("spool.sqlite"), "{text}");
     assert_eq!(fs::read_dir(empty.path()).unwrap().count(), 0);
@@ -172,7 +179,14 @@ fn a_stick_that_is_full_or_read_only_is_said_and_nothing_is_left_on_it() {
     let dir = tempfile::tempdir().unwrap();
     box_without_a_network(dir.path());
     let export = || {
-        let error = spool::export(dir.path(), &stick.join("carried"), false, None, None);
+        let error = spool::export(
+            dir.path(),
+            &no_keys(dir.path()),
+            &stick.join("carried"),
+            false,
+            None,
+            None,
+        );
         picket_service::logging::chain(&error.unwrap_err())
     };
     let error = export();
@@ -387,12 +401,12 @@ fn the_list_groups_what_waits_by_camera_epoch_and_kind_and_chooses() {
 fn a_whole_spool_is_found_whole_with_and_without_its_agent() {
     let dir = tempfile::tempdir().unwrap();
     box_without_a_network(dir.path());
-    let found = spool::verify(dir.path()).unwrap();
+    let found = spool::verify(dir.path(), &no_keys(dir.path())).unwrap();
     assert!(found.is_whole() && found.notes.is_empty(), "{found:?}");
     assert_eq!(found.rows as usize, rows(dir.path()).len());
     let agent = start(dir.path(), &settings(NOBODY.to_owned()));
     agent.capture(1..=50);
-    let found = spool::verify(dir.path()).unwrap();
+    let found = spool::verify(dir.path(), &no_keys(dir.path())).unwrap();
     assert!(found.is_whole(), "{found:?}");
 }
 
@@ -421,7 +435,7 @@ fn whatever_is_changed_in_a_spool_verify_names_it() {
         let connection = Connection::open(dir.path().join("spool.sqlite")).unwrap();
         assert!(connection.execute(sql, []).unwrap() > 0, "{sql}");
         drop(connection);
-        let found = spool::verify(dir.path()).unwrap();
+        let found = spool::verify(dir.path(), &no_keys(dir.path())).unwrap();
         let problems = found.problems.join("\n");
         assert!(problems.contains(said), "{sql}: {problems}");
     }

@@ -15,8 +15,8 @@ use crossbeam_channel::{Sender, unbounded};
 use picket_edge_agent::capture::SourcePosition;
 use picket_edge_agent::detect::Observed;
 use picket_edge_agent::spool::{
-    self, Clock, Limits, Outcome, Settings, Settled, Spool, SpoolError, SpoolHandle, SpoolReader,
-    Spooled,
+    self, Clock, Keyring, Limits, Outcome, Settings, Settled, Spool, SpoolError, SpoolHandle,
+    SpoolReader, Spooled,
 };
 use picket_wire::observation::{ClockState, Detection, GapOf, Observation, Reason, Skip, Stamp};
 use picket_wire::{
@@ -574,7 +574,15 @@ fn gap_of_a_sealed_spool_keeps_its_bytes_as_an_export_has_them() {
     agent.capture(41..=60, Some(700_000));
     agent.flush();
     let file = dir.path().join("carried");
-    spool::export(dir.path(), &file, false, None, Some(below)).unwrap();
+    spool::export(
+        dir.path(),
+        &Keyring::without_masters(dir.path()),
+        &file,
+        false,
+        None,
+        Some(below),
+    )
+    .unwrap();
     let carried = std::io::BufReader::new(std::fs::File::open(file).unwrap());
     let carried: Vec<_> =
         spool::CarriedReader::open(carried).unwrap().map(Result::unwrap).collect();

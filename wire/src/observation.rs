@@ -83,6 +83,8 @@ impl Reason {
     pub const SPOOL_EXPIRED: &'static str = "spool-expired";
     /// The row in the spool could not be read any more.
     pub const SPOOL_DAMAGED: &'static str = "spool-damaged";
+    /// The key that the row in the spool was encrypted by is gone.
+    pub const SPOOL_KEY_LOST: &'static str = "spool-key-lost";
     /// The spool could not be written.
     pub const SPOOL_FAILED: &'static str = "spool-failed";
     /// Larger than the topic takes.

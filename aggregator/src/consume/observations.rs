@@ -312,6 +312,7 @@ fn label(reason: &str) -> &'static str {
         Reason::SPOOL_FULL,
         Reason::SPOOL_EXPIRED,
         Reason::SPOOL_DAMAGED,
+        Reason::SPOOL_KEY_LOST,
         Reason::SPOOL_FAILED,
         Reason::TOO_LARGE,
         Reason::REFUSED_BY_BROKER,

@@ -7,6 +7,7 @@ use picket_wire::message::EncodeError;
 use picket_wire::{CameraName, Topic};
 use rusqlite::ErrorCode;
 
+use super::encryption::KeyError;
 use super::record::RowId;
 use super::settings::SettingsError;
 
@@ -191,6 +192,19 @@ pub enum SpoolError {
         /// There are.
         free_pages: u64,
     },
+    /// The key of a row cannot be had; that of those behind it may.
+    #[error("row {id} of {topic} cannot be decrypted")]
+    Key {
+        /// Of which queue.
+        topic: Topic,
+        /// Which row.
+        id: RowId,
+        /// Why.
+        source: KeyError,
+    },
+    /// The keys cannot be read, made or destroyed.
+    #[error("the spool cannot be encrypted")]
+    Encryption(#[source] KeyError),
     /// A step of a commit failed; nothing of the batch was kept.
     #[error("cannot {step} in the spool")]
     Commit {
@@ -268,6 +282,8 @@ impl SpoolError {
     pub fn advice(&self) -> Advice {
         match self {
             Self::Encode(_) | Self::Row { .. } | Self::BadRow { .. } => Advice::Discard,
+            Self::Key { source, .. } if source.is_lost() => Advice::Discard,
+            Self::Key { source, .. } if source.may_pass() => Advice::Retry,
             // Damage does not go by itself.
             _ if self.is_corruption() => Advice::Stop,
             Self::Read { .. }
@@ -304,7 +320,12 @@ impl SpoolError {
 
     /// Whether it is about one row, and others can be read.
     pub(super) fn is_of_one_row(&self) -> bool {
-        matches!(self, Self::BadRow { .. } | Self::DamagedRow { .. } | Self::PictureFile { .. })
+        match self {
+            // The wrong master key is no matter of one row: with the right one all can be read.
+            Self::Key { source, .. } => source.is_lost(),
+            Self::BadRow { .. } | Self::DamagedRow { .. } | Self::PictureFile { .. } => true,
+            _ => false,
+        }
     }
 
     /// Whether there was no room: at the cap or on the disk.
@@ -313,6 +334,7 @@ impl SpoolError {
         let no_space = |error: &io::Error| matches!(error.kind(), StorageFull | QuotaExceeded);
         self.sqlite_code() == Some(ErrorCode::DiskFull)
             || matches!(self, Self::NoRoom { .. })
+            || matches!(self, Self::Encryption(source) if source.is_full())
             || matches!(self, Self::PictureFile { source, .. } if no_space(source))
     }
 }

@@ -13,6 +13,7 @@ use picket_service::logging::chain;
 use picket_wire::{CameraKey, CameraName, Topic};
 
 use super::carried::{CarriedWriter, Count};
+use super::encryption::Keyring;
 use super::error::SpoolError;
 use super::pictures::Pictures;
 use super::reader::Spooled;
@@ -76,10 +77,11 @@ fn advice(error: &io::Error) -> &'static str {
     }
 }
 
-/// Copies what waits in the spool of a state directory to `to`: of one camera, or of all. Rows from
+/// Copies what waits in the spool of a state directory to `to`, decrypted: of one camera, or of all. Rows from
 /// `below` on are left out where it is given: those of a running agent that may still change.
 pub fn export(
     state_dir: &Path,
+    keyring: &Keyring,
     to: &Path,
     overwrite: bool,
     camera: Option<&CameraName>,
@@ -99,22 +101,16 @@ pub fn export(
     };
     let part = Part::create(to).map_err(failed("make", &part_of(to)))?;
     let out = BufWriter::with_capacity(1 << 20, &part.file);
-    let written = copy(
-        &connection,
-        &Pictures::of(&state_dir.join(schema::FILE)),
-        out,
-        &part.path,
-        camera,
-        below,
-    )?;
+    let pictures = Pictures::of(&state_dir.join(schema::FILE));
+    let from = (&connection, &pictures, keyring);
+    let written = copy(from, out, &part.path, camera, below)?;
     part.file.sync_all().map_err(failed("write", &part.path))?;
     part.rename(to).map_err(failed("put into its place", to))?;
     Ok(written)
 }
 
 fn copy(
-    connection: &rusqlite::Connection,
-    pictures: &Pictures,
+    (connection, pictures, keyring): (&rusqlite::Connection, &Pictures, &Keyring),
     out: impl Write,
     path: &Path,
     camera: Option<&CameraName>,
@@ -125,7 +121,7 @@ fn copy(
     let mut writer = CarriedWriter::begin(out, wall()).map_err(failed)?;
     let mut exported = Exported::default();
     for topic in Topic::OF_CAMERAS {
-        walk::rows(connection, pictures, topic, 0..below, |id, row| {
+        walk::rows(connection, pictures, keyring, topic, 0..below, |id, row| {
             match row.and_then(|row| keyed(row, id)) {
                 Ok((key, _)) if camera.is_some_and(|camera| *camera != key.camera) => Ok(()),
                 Ok((_, row)) => writer.push(&row).map_err(failed),

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::encryption;
 use super::error::SpoolError;
 use super::lock::StateLock;
 use super::reader::stat;
@@ -25,6 +26,9 @@ pub fn set_aside_former(state_dir: &Path, _lock: &StateLock) -> Result<Option<Fo
         return Ok(None);
     }
     let totals = stat(state_dir).ok().map(|stat| stat.totals);
+    // Its keys first: should the power go in between, the command is run again, and it is the database
+    // that says whether there is anything to set aside. Keys without it would look needless to a start.
+    encryption::set_aside(state_dir, "former").map_err(SpoolError::Encryption)?;
     let path = schema::set_aside_whole(state_dir, "former")?;
     let records = totals.map(|totals| totals.records);
     Ok(Some(Former { path, records, pictures: totals.map(|totals| totals.pictures) }))

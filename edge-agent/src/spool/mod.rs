@@ -32,13 +32,14 @@
 //! more), `lock`, `spool.sqlite.corrupt-<n>` for each damaged database that was set aside, under the
 //! name of `remains-<n>` once all was brought over that can be read of it (it goes where that is all),
 //! and `spool.sqlite.former-<n>` for each of another device (`reset-identity`), with
-//! `spool.sqlite.former-<n>-pictures`. All
+//! `spool.sqlite.former-<n>-pictures` and `spool.keys.former-<n>`; `spool.keys`, a file for each batch
+//! key, where values are encrypted (see [`encryption`]). All
 //! tables are `STRICT`; format 3 (`user_version`), `application_id` 0x506b5370. A reader opens it
 //! with `mode=ro` at any time.
 //!
 //! | table | row | columns |
 //! |---|---|---|
-//! | `records` | one message of the observations topic | `id`, `key` (`<device>/<camera>`), `epoch` (`<n>-<hex>`), `first`, `last` (the `seq` it is about), `kind` (as `picket-kind`), `bytes` (headers and value), `committed_at_ms` (Unix; null without a clock), `synchronised` (whether a time source kept that clock), `headers` (JSON pairs, without the lane), `value` |
+//! | `records` | one message of the observations topic | `id`, `key` (`<device>/<camera>`), `epoch` (`<n>-<hex>`), `first`, `last` (the `seq` it is about), `kind` (as `picket-kind`), `bytes` (headers and value), `committed_at_ms` (Unix; null without a clock), `synchronised` (whether a time source kept that clock), `batch_key` (what the value is encrypted by; null if it is not), `headers` (JSON pairs, without the lane), `value` |
 //! | `pictures` | one message of the frames topic | the same, but in place of `value` where it lies: `segment`, `position`, `length`, and its `checksum` (CRC-32) |
 //! | `accounts` | one camera | `key`, newest `epoch`, its `reserved` and `last_committed`, `captured`, `skipped`, `spooled`, `acknowledged`, `dropped` and `pictures_dropped` (JSON: reason to count), `frame_bytes`, `crop_bytes`, `observation_bytes` of its rows |
 //! | `recordings` | one recording of one camera | `key`, `fingerprint`, `media_time_ns`, `at_end` |
@@ -67,6 +68,7 @@ mod batch;
 mod books;
 mod carried;
 mod clock;
+mod encryption;
 mod epoch;
 mod error;
 mod eviction;
@@ -102,6 +104,9 @@ pub use batch::{Outcome, Settled};
 pub use books::Ledger;
 pub use carried::{CarriedError, CarriedReader, CarriedWriter, Count};
 pub use clock::Clock;
+pub use encryption::{
+    EncryptionError, EncryptionSettings, KeyError, Keyring, in_words as encryption_in_words,
+};
 pub use error::{Advice, SpoolError};
 pub use export::{ExportError, Exported, export};
 pub use former::{Former, set_aside_former};

@@ -14,6 +14,7 @@ use rusqlite::Connection;
 
 use super::batch::Settled;
 use super::books;
+use super::encryption::{self, KeyError, Keyring, bound_to};
 use super::error::SpoolError;
 use super::lease::Held;
 use super::month::Month;
@@ -201,7 +202,7 @@ impl SpoolReader {
             from = id + 1;
             // SQLite reads a column's pages when it is asked for: stepping over a row costs little.
             if !held.is_in_flight(id) {
-                let spooled = spooled(topic, id, row, &self.pictures)?;
+                let spooled = spooled(topic, id, row, &self.pictures, &self.shared.keyring)?;
                 bytes += spooled.bytes();
                 batch.push(spooled);
             }
@@ -328,26 +329,37 @@ impl SpoolReader {
 /// The columns that [`spooled`] wants, in their order.
 pub(super) fn columns(topic: Topic) -> String {
     let kept = if topic == Topic::Frames { Place::COLUMNS } else { "value" };
-    format!("id, key, headers, {kept}")
+    format!("id, key, headers, batch_key, {kept}")
 }
 
-/// A row of [`columns`], and its picture.
+/// A row of [`columns`], and its picture, decrypted if it has to be.
 pub(super) fn spooled(
     topic: Topic,
     id: RowId,
     row: &rusqlite::Row<'_>,
     pictures: &Pictures,
+    keyring: &Keyring,
 ) -> Result<Spooled, SpoolError> {
     let bad = |what| SpoolError::BadRow { topic, id, what };
-    let headers: String = row.get(2).map_err(|_| bad("headers"))?;
-    let headers = serde_json::from_str(&headers).map_err(|_| bad("headers"))?;
-    let key = row.get(1).map_err(|_| bad("key"))?;
+    let header_text: String = row.get(2).map_err(|_| bad("headers"))?;
+    let headers = serde_json::from_str(&header_text).map_err(|_| bad("headers"))?;
+    let key: String = row.get(1).map_err(|_| bad("key"))?;
     let value = match topic {
         Topic::Frames => {
-            let place = Place::read(row, 3).ok().flatten().ok_or_else(|| bad("place"))?;
+            let place = Place::read(row, 4).ok().flatten().ok_or_else(|| bad("place"))?;
             pictures.read(id, place)?
         }
-        _ => row.get(3).map_err(|_| bad("value"))?,
+        _ => row.get(4).map_err(|_| bad("value"))?,
+    };
+    let value = match row.get(3).map_err(|_| bad("batch_key"))? {
+        None => value,
+        Some(number) => {
+            let bound_to = bound_to(topic, &key, &header_text);
+            keyring.decrypt(number, &bound_to, &value).map_err(|source| match source {
+                KeyError::DoesNotOpen { .. } => bad("encrypted value"),
+                source => SpoolError::Key { topic, id, source },
+            })?
+        }
     };
     Ok(Spooled { topic, id, key, headers, value })
 }
@@ -372,6 +384,8 @@ pub struct Stat {
     pub file_bytes: u64,
     /// Damaged databases that were set aside.
     pub set_aside: u64,
+    /// Keys that encrypted records wait under.
+    pub batch_keys: usize,
     /// By camera: newest epoch, last committed `seq`, bound, and books.
     pub accounts: BTreeMap<CameraKey, AccountStat>,
 }
@@ -407,6 +421,7 @@ pub fn stat(state_dir: &Path) -> Result<Stat, SpoolError> {
         oldest_ms: oldest_ms(&connection)?,
         file_bytes: size("") + size("-wal") + pictures::disk_bytes(&state_dir.join(schema::FILE)),
         set_aside: schema::count_set_aside(state_dir),
+        batch_keys: encryption::count(state_dir),
         accounts: accounts.collect(),
     })
 }

@@ -18,6 +18,7 @@ mod wreck;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use picket_wire::observation::{GapOf, Reason};
@@ -25,6 +26,7 @@ use picket_wire::{CameraKey, DeviceName, EpochId, Topic};
 use rusqlite::{Connection, TransactionBehavior};
 
 use super::books::{self, signed};
+use super::encryption::Keyring;
 use super::error::SpoolError;
 use super::month::Month;
 use super::record::{Dropped, RowId, frames};
@@ -62,7 +64,10 @@ pub fn frames_to_come(connection: &Connection) -> Result<BTreeMap<CameraKey, u64
 
 /// Whether a damaged database waits from which something can be read.
 pub fn any_left(state_dir: &Path) -> bool {
-    schema::set_aside_databases(state_dir).iter().any(|path| Wreck::open(path).is_ok())
+    // Whether it opens needs no key.
+    let keyring = Arc::new(Keyring::without_masters(state_dir));
+    let opens = |path: &PathBuf| Wreck::open(path, Arc::clone(&keyring)).is_ok();
+    schema::set_aside_databases(state_dir).iter().any(opens)
 }
 
 /// A salvage on its way.
@@ -92,6 +97,7 @@ impl Salvage {
         state_dir: &Path,
         device: &DeviceName,
         epoch: EpochId,
+        keyring: Arc<Keyring>,
     ) -> Result<Option<Self>, SpoolError> {
         let aside = schema::set_aside_databases(state_dir);
         if aside.is_empty() {
@@ -107,15 +113,16 @@ impl Salvage {
                 None => left.push(path),
             }
         }
-        let wreck = left.into_iter().find_map(|path| match Wreck::open(&path) {
-            Ok(wreck) => Some(wreck),
-            Err(error) => {
-                tracing::error!(target: "spool", aside = %path.display(),
+        let wreck =
+            left.into_iter().find_map(|path| match Wreck::open(&path, Arc::clone(&keyring)) {
+                Ok(wreck) => Some(wreck),
+                Err(error) => {
+                    tracing::error!(target: "spool", aside = %path.display(),
                     error = picket_service::logging::chain(&error),
                     "nothing can be read of a damaged spool");
-                None
-            }
-        });
+                    None
+                }
+            });
         let Some(wreck) = wreck else { return Ok(None) };
         // Each run writes fewer rows than 2^32, and epochs rise: no row there has such a number.
         let end = signed(epoch.number).saturating_mul(1 << 32);
@@ -298,7 +305,7 @@ impl Salvage {
         for kept in &slice.rows {
             let row = &kept.row;
             let time = (kept.committed_at_ms, kept.synchronised);
-            if tx.put_back(kept.id, time, row, kept.place)? {
+            if tx.put_back(kept.id, time, row, &kept.stored(), kept.place)? {
                 came_over(tx, &mut waiting, &row.key, frames(row.kind, row.first, row.last));
             }
         }

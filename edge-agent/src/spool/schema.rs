@@ -59,6 +59,7 @@ CREATE TABLE records (
     bytes           INTEGER NOT NULL,
     committed_at_ms INTEGER,
     synchronised    INTEGER NOT NULL,
+    batch_key       INTEGER,
     headers         TEXT NOT NULL,
     value           BLOB NOT NULL
 ) STRICT;
@@ -73,6 +74,7 @@ CREATE TABLE pictures (
     bytes           INTEGER NOT NULL,
     committed_at_ms INTEGER,
     synchronised    INTEGER NOT NULL,
+    batch_key       INTEGER,
     headers         TEXT NOT NULL,
     segment         INTEGER NOT NULL,
     position        INTEGER NOT NULL,

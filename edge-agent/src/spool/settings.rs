@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::encryption::{EncryptionError, EncryptionSettings};
+
 const MIB: u64 = 1024 * 1024;
 /// Room for a batch that holds the largest picture, four times over.
 pub(super) const LEAST_BYTES: u64 = 16 * MIB;
@@ -44,6 +46,8 @@ pub struct Settings {
     /// Most bytes kept in memory while the disk refuses writes; what comes after is dropped,
     /// counted, and told to the centre as a gap when the disk takes writes again.
     pub max_pending_bytes: u64,
+    /// Encrypts what is kept; without this table it is kept in the clear.
+    pub encryption: Option<EncryptionSettings>,
 }
 
 impl Default for Settings {
@@ -57,23 +61,33 @@ impl Default for Settings {
             commit_bytes: 4 * MIB,
             checkpoint_bytes: 8 * MIB,
             max_pending_bytes: 32 * MIB,
+            encryption: None,
         }
     }
 }
 
 /// A value that the spool cannot work with.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("spool.{field} = {value} is not valid: it must be {rule}")]
-pub struct SettingsError {
-    field: &'static str,
-    value: u64,
-    rule: &'static str,
+pub enum SettingsError {
+    /// A number.
+    #[error("spool.{field} = {value} is not valid: it must be {rule}")]
+    Number {
+        /// Which field.
+        field: &'static str,
+        /// What it is.
+        value: u64,
+        /// What it must be.
+        rule: &'static str,
+    },
+    /// What is said of keys.
+    #[error(transparent)]
+    Encryption(#[from] EncryptionError),
 }
 
 impl Settings {
     /// Refuses values that the spool cannot work with.
     pub fn check(&self) -> Result<(), SettingsError> {
-        let refuse = |field, value, rule| Err(SettingsError { field, value, rule });
+        let refuse = |field, value, rule| Err(SettingsError::Number { field, value, rule });
         if !(LEAST_BYTES..=MOST_BYTES).contains(&self.max_bytes) {
             return refuse(
                 "max_bytes",
@@ -98,6 +112,7 @@ impl Settings {
         if self.checkpoint_bytes < 256 * 1024 {
             return refuse("checkpoint_bytes", self.checkpoint_bytes, "at least 262144");
         }
+        self.encryption.as_ref().map_or(Ok(()), EncryptionSettings::check)?;
         Ok(())
     }
 

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use picket_wire::{DeviceName, EpochId};
 
 use super::books::Ledger;
+use super::encryption::Keyring;
 use super::lease::Leases;
 use super::record::RowId;
 use super::recordings::Recordings;
@@ -20,6 +21,7 @@ pub struct Shared {
     pub ledger: Arc<Ledger>,
     pub leases: Leases,
     pub recordings: Recordings,
+    pub keyring: Arc<Keyring>,
     /// Rows of this run of the agent have this number or a higher one.
     pub first_id: RowId,
     /// Rows not yet committed will have this number or a higher one.

@@ -14,6 +14,7 @@ use super::age::{Ages, Old};
 use super::batch::{Batch, Entry, Outcome};
 use super::books::{self, Account, Ledger};
 use super::clock::{self, Clock, Relations};
+use super::encryption::BatchKeys;
 use super::error::SpoolError;
 use super::eviction::Cursors;
 use super::lease::Leases;
@@ -49,6 +50,7 @@ pub struct Store {
     pub(super) room: Room,
     pub(super) cursors: Cursors,
     pub(super) ages: Ages,
+    pub(super) keys: BatchKeys,
     /// Rows that are too old, to be dropped with the next commit.
     pub(super) old: Vec<Old>,
     pub(super) checkpoint_bytes: u64,
@@ -94,14 +96,20 @@ impl Store {
         clock: Arc<dyn Clock>,
         lock: Arc<StateLock>,
     ) -> Result<Self, SpoolError> {
+        let keys = BatchKeys::open(state_dir, settings.encryption.as_ref());
+        let mut keys = keys.map_err(SpoolError::Encryption)?;
         let connection = schema::open_for_writing(state_dir, settings)?;
+        // Before an epoch begins: a start that is refused leaves nothing behind.
+        keys.begin(&connection, state_dir)?;
         let (epoch_in_database, totals) = totals::load(&connection)?;
         let epoch = epoch::begin(state_dir, epoch_in_database)?;
-        let salvage = Salvage::begin(&connection, state_dir, device, epoch)?;
+        let salvage = Salvage::begin(&connection, state_dir, device, epoch, keys.keyring())?;
         let month = Month::load(&connection)?;
         let accounts = books::load(&connection)?;
         let above_salvaged = salvage.as_ref().map_or(0, Salvage::first_free_id);
         let next_id = (totals::last_id(&connection)? + 1).max(above_salvaged);
+        let next_id = next_id.max(keys.first_free_id());
+        keys.this_run_from(next_id);
         let keep_below = if salvage.is_some() { next_id } else { RowId::MIN };
         let pictures = Segments::open(&state_dir.join(schema::FILE), keep_below)?;
         let shared = Arc::new(Shared {
@@ -112,6 +120,7 @@ impl Store {
             ledger: Arc::new(Ledger::new(device.clone(), cameras, accounts.clone())),
             leases: Leases::default(),
             recordings: Recordings::load(&connection)?,
+            keyring: keys.keyring(),
             first_id: next_id,
             next_id: AtomicI64::new(next_id),
             salvaged: [const { AtomicI64::new(RowId::MAX) }; 2],
@@ -139,6 +148,7 @@ impl Store {
             room: Room::new(state_dir, settings),
             cursors: Cursors::default(),
             ages: Ages::new(settings.max_age_hours),
+            keys,
             old: Vec::new(),
             checkpoint_bytes: settings.checkpoint_bytes,
             since_checkpoint_bytes: 0,
@@ -227,6 +237,7 @@ impl Store {
     pub fn commit(&mut self, batch: &Batch, extra_pages: u64) -> Result<(), SpoolError> {
         self.log.check(&self.connection)?;
         let now = self.now();
+        self.keys.prepare(now.mono_us, self.next_id).map_err(SpoolError::Encryption)?;
         self.make_room(batch, extra_pages)?;
         let gaps = batch.entries.iter().any(|entry| matches!(entry, Entry::Dropped(_)))
             || batch.settled.iter().any(|settled| settled.outcome != Outcome::Acknowledged);
@@ -253,6 +264,9 @@ impl Store {
             Ok(())
         })?;
         self.ages.dropped(&reached);
+        if !batch.settled.is_empty() || !evicted.is_empty() {
+            self.keys.rows_went();
+        }
         eviction::tell(&evicted);
         for record in &clocks {
             let id = record.id();
@@ -283,6 +297,7 @@ impl Store {
                 Ok(())
             })?;
             self.cursors = cursors;
+            self.keys.rows_went();
             eviction::tell(&evicted);
             self.pictures.reclaim(&self.connection, needed)?;
         }
@@ -393,6 +408,7 @@ impl Store {
             totals: self.totals,
             month,
             next_id: self.next_id,
+            cipher: self.keys.cipher(),
         };
         work(&mut tx)?;
         tx.close()?;
@@ -447,6 +463,7 @@ impl Store {
             }
             Ok(())
         })?;
+        self.keys.close(&self.connection, &self.shared.state_dir);
         self.checkpoint("TRUNCATE").map(|_| ())
     }
 }

@@ -8,6 +8,7 @@ use rusqlite::{Connection, OptionalExtension, Row as SqlRow, ToSql, params};
 
 use super::batch::{Outcome, Settled};
 use super::books::{self, Account, parsed, signed, unsigned};
+use super::encryption::{Cipher, Stored};
 use super::error::SpoolError;
 use super::lease::Held;
 use super::month::Month;
@@ -101,6 +102,7 @@ pub struct Transaction<'a> {
     pub totals: Totals,
     pub month: Month,
     pub next_id: RowId,
+    pub cipher: Cipher<'a>,
 }
 
 impl Transaction<'_> {
@@ -110,30 +112,32 @@ impl Transaction<'_> {
         self.changed.entry(key.clone()).or_insert_with(known)
     }
 
-    /// Writes a row.
+    /// Writes a row, its value as the config wants it on disk.
     pub fn insert(&mut self, row: &Row) -> Result<RowId, SpoolError> {
         let id = self.next_id;
         let at_ms = self.now.captured_at.map(|at| at.as_millisecond());
         let synchronised = self.now.clock == ClockState::Synchronised;
+        let stored = self.cipher.stored(row).map_err(SpoolError::Encryption)?;
         let place = match row.topic {
-            Topic::Frames => Some(self.pictures.append(id, &row.value)?),
+            Topic::Frames => Some(self.pictures.append(id, &stored.value)?),
             _ => None,
         };
-        self.write("INSERT", id, (at_ms, synchronised), row, place)?;
+        self.write("INSERT", id, (at_ms, synchronised), row, &stored, place)?;
         self.next_id += 1;
         Ok(id)
     }
 
-    /// Writes a row that was in another database with its number and time there; false if there is one
-    /// with that number. Its picture stays where it lies.
+    /// Writes a row that was in another database with its number and time there, and its value as it was
+    /// stored there; false if there is one with that number. Its picture stays where it lies.
     pub fn put_back(
         &mut self,
         id: RowId,
         time: (Option<i64>, bool),
         row: &Row,
+        stored: &Stored<'_>,
         place: Option<Place>,
     ) -> Result<bool, SpoolError> {
-        self.write("INSERT OR IGNORE", id, time, row, place)
+        self.write("INSERT OR IGNORE", id, time, row, stored, place)
     }
 
     /// Pages that can be written before `most_pages` are reached, once this is committed.
@@ -149,6 +153,7 @@ impl Transaction<'_> {
         id: RowId,
         (at_ms, synchronised): (Option<i64>, bool),
         row: &Row,
+        stored: &Stored<'_>,
         place: Option<Place>,
     ) -> Result<bool, SpoolError> {
         let (key, epoch, bytes) = (row.key.to_string(), row.epoch.to_string(), signed(row.bytes()));
@@ -164,11 +169,12 @@ impl Transaction<'_> {
             &bytes,
             &at_ms,
             &synchronised,
+            &stored.batch_key,
             &row.headers,
         ];
         match &place {
             Some(place) => values.extend(place.iter().map(|value| value as &dyn ToSql)),
-            None => values.push(&row.value),
+            None => values.push(&stored.value),
         }
         let marks = vec!["?"; values.len()].join(", ");
         let sql = format!("{verb} INTO {} VALUES ({marks})", table(row.topic));

@@ -26,6 +26,8 @@ impl Store {
         match self.salvage_slice(&mut salvage) {
             Ok(Some(true)) => {
                 salvage.finish();
+                // Those that only the damaged database had rows under.
+                self.keys.rows_went();
                 if !salvage::any_left(&self.shared.state_dir) {
                     self.pictures.keep_no_more();
                 }
@@ -85,10 +87,11 @@ impl Store {
     pub fn look_around(&mut self) {
         self.room.take_back();
         self.pictures.sweep(&self.connection);
+        let now = self.now();
+        self.keys.look(&self.connection, &self.shared.state_dir, now.mono_us);
         if !self.old.is_empty() {
             return;
         }
-        let now = self.now();
         match self.ages.find(&self.connection, &now) {
             Ok(old) => self.old = old,
             Err(error) => {

@@ -11,6 +11,7 @@ use picket_service::logging::chain;
 use picket_wire::{CameraKey, Kind, Lane, Message, Topic, decode, header};
 use rusqlite::Connection;
 
+use super::encryption::Keyring;
 use super::error::SpoolError;
 use super::pictures::Pictures;
 use super::reader::Spooled;
@@ -51,9 +52,9 @@ impl Found {
 }
 
 /// Looks at the spool of a state directory. An error means that no look could be taken.
-pub fn verify(state_dir: &Path) -> Result<Found, SpoolError> {
+pub fn verify(state_dir: &Path, keyring: &Keyring) -> Result<Found, SpoolError> {
     let mut found = Found::default();
-    match look(state_dir, &mut found) {
+    match look(state_dir, keyring, &mut found) {
         Err(error) if error.is_corruption() => found.problem(chain(&error)),
         other => other?,
     }
@@ -72,13 +73,13 @@ pub fn verify(state_dir: &Path) -> Result<Found, SpoolError> {
     Ok(found)
 }
 
-fn look(state_dir: &Path, found: &mut Found) -> Result<(), SpoolError> {
+fn look(state_dir: &Path, keyring: &Keyring, found: &mut Found) -> Result<(), SpoolError> {
     let connection = schema::open_for_reading(state_dir)?;
     pages(&connection, found)?;
     let below = accounts(&connection, state_dir, found)?;
     let pictures = Pictures::of(&state_dir.join(schema::FILE));
     for topic in Topic::OF_CAMERAS {
-        walk::rows(&connection, &pictures, topic, RowId::MIN..below, |id, row| {
+        walk::rows(&connection, &pictures, keyring, topic, RowId::MIN..below, |id, row| {
             found.rows += 1;
             match row.map(|row| what_is_wrong(&connection, topic, &row)) {
                 Ok(None) => {}
@@ -86,6 +87,8 @@ fn look(state_dir: &Path, found: &mut Found) -> Result<(), SpoolError> {
                 Err(error) if error.is_corruption() || error.is_of_one_row() => {
                     found.problem(chain(&error));
                 }
+                // All but the values can be looked at without the master key.
+                Err(error @ SpoolError::Key { .. }) => found.problem(chain(&error)),
                 Err(error) => return Err(error),
             }
             Ok(())

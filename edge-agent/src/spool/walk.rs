@@ -9,6 +9,7 @@ use std::ops::Range;
 use picket_wire::Topic;
 use rusqlite::{Connection, ErrorCode, OptionalExtension};
 
+use super::encryption::Keyring;
 use super::error::SpoolError;
 use super::pictures::Pictures;
 use super::reader::{Spooled, columns, spooled};
@@ -58,6 +59,7 @@ pub fn outlines(
 pub fn rows<E: From<SpoolError>>(
     connection: &Connection,
     pictures: &Pictures,
+    keyring: &Keyring,
     topic: Topic,
     ids: Range<RowId>,
     mut visit: impl FnMut(RowId, Result<Spooled, SpoolError>) -> Result<(), E>,
@@ -68,7 +70,7 @@ pub fn rows<E: From<SpoolError>>(
         let Some(last) = step.last() else { return Ok(()) };
         next = last + 1;
         for id in step {
-            if let Some(row) = row(connection, pictures, topic, id).transpose() {
+            if let Some(row) = row((connection, pictures, keyring), topic, id).transpose() {
                 visit(id, row)?;
             }
         }
@@ -91,17 +93,16 @@ fn step(
 }
 
 fn row(
-    connection: &Connection,
-    pictures: &Pictures,
+    (connection, pictures, keyring): (&Connection, &Pictures, &Keyring),
     topic: Topic,
     id: RowId,
 ) -> Result<Option<Spooled>, SpoolError> {
     let sql = format!("SELECT {} FROM {} WHERE id = ?1", columns(topic), table(topic));
     let row = connection.prepare_cached(&sql).and_then(|mut statement| {
-        statement.query_row([id], |row| Ok(spooled(topic, id, row, pictures))).optional()
+        statement.query_row([id], |row| Ok(spooled(topic, id, row, pictures, keyring))).optional()
     });
     match row {
-        // Its picture may have gone after the row was read: then the row has gone as well.
+        // Its picture, or its key, may have gone after the row was read: then the row has gone as well.
         Ok(Some(Err(error))) if is_there(connection, topic, id)? => Err(error),
         Ok(Some(Err(_)) | None) => Ok(None),
         Ok(Some(Ok(spooled))) => Ok(Some(spooled)),

@@ -286,6 +286,13 @@ impl Queues {
                 self.given_up.push(Settled { topic: queue.topic, id: *id, outcome });
                 return Some(*id);
             }
+            (Advice::Discard, SpoolError::Key { id, .. }) => {
+                tracing::error!(target: "uplink", lane, topic, row = id, error = text,
+                    "a row of the spool can never be decrypted again, and is given up");
+                let outcome = Outcome::Refused(Reason::SPOOL_KEY_LOST.into());
+                self.given_up.push(Settled { topic: queue.topic, id: *id, outcome });
+                return Some(*id);
+            }
             // Deleting it would read the same pages. It stays for the next start, which looks
             // closely, and what is behind it goes.
             (_, SpoolError::DamagedRow { id, .. }) => {

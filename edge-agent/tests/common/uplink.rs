@@ -94,9 +94,13 @@ pub fn start(dir: &Path, settings: &Settings) -> Agent {
 
 /// With a clock as this one.
 pub fn start_at(now: Stamp, dir: &Path, settings: &Settings) -> Agent {
+    start_kept(now, dir, settings, &SpoolSettings::default())
+}
+
+/// With these settings of the spool.
+pub fn start_kept(now: Stamp, dir: &Path, settings: &Settings, kept: &SpoolSettings) -> Agent {
     let clock = Arc::new(TestClock(AtomicU64::new(1), now));
-    let (spool, epoch) =
-        Spool::open(&SpoolSettings::default(), dir, &gate(), &[north()], clock).unwrap();
+    let (spool, epoch) = Spool::open(kept, dir, &gate(), &[north()], clock).unwrap();
     let (input, rx) = unbounded();
     let spool = spool.spawn_writer(rx).unwrap();
     let uplink = Uplink::spawn(settings, &gate(), spool.reader().unwrap()).unwrap();

@@ -185,8 +185,10 @@ pub fn open_spool(path: &Path) -> Result<rusqlite::Connection> {
 /// Reads the spool's file as any SQLite tool would; the layout is documented in the agent's `spool`.
 fn read_spool(path: &Path, findings: &mut Findings) -> Result<()> {
     let spool = open_spool(path)?;
-    let waiting = "SELECT key, epoch, first, last, kind, value ->> 'of', value ->> 'count'
-        FROM records WHERE json_valid(value)
+    let waiting = "SELECT key, epoch, first, last, kind,
+            CASE WHEN batch_key IS NULL THEN value ->> 'of' END,
+            CASE WHEN batch_key IS NULL THEN value ->> 'count' END
+        FROM records WHERE batch_key IS NOT NULL OR json_valid(value)
         UNION ALL SELECT key, epoch, first, last, kind, NULL, NULL FROM pictures";
     let mut rows = spool.prepare(waiting)?;
     let mut rows = rows.query([])?;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use picket_wire::{
     CameraKey, CameraRecord, EpochId, Kind, Message, ObservationId, Topic, decode, header,
@@ -10,6 +11,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OptionalExtension};
 
 use crate::spool::books::{self, Account};
+use crate::spool::encryption::{KeyNumber, Keyring, Stored, bound_to};
 use crate::spool::error::SpoolError;
 use crate::spool::month::Month;
 use crate::spool::pictures::{Pictures, Place};
@@ -27,10 +29,22 @@ pub struct Kept {
     pub row: Row,
     /// Where its picture lies, of a row of pictures.
     pub place: Option<Place>,
+    /// Its value as it lies there, and under which key, if it is encrypted.
+    pub encrypted: Option<(KeyNumber, Vec<u8>)>,
     /// The `seq` that it accounts for, if it does.
     pub settles: Option<(u64, u64)>,
     /// An epoch record's word of the epoch before: its last committed `seq`.
     pub ended: Option<(EpochId, u64)>,
+}
+
+impl Kept {
+    /// The value as it lay in the damaged database.
+    pub fn stored(&self) -> Stored<'_> {
+        match &self.encrypted {
+            None => Stored::plain(&self.row.value),
+            Some((number, value)) => Stored { value: value.into(), batch_key: Some(*number) },
+        }
+    }
 }
 
 /// What stands at a place of a queue.
@@ -70,10 +84,11 @@ pub struct Wreck {
     /// Where they always were: only the database was set aside.
     pictures: Pictures,
     path: PathBuf,
+    keyring: Arc<Keyring>,
 }
 
 impl Wreck {
-    pub fn open(path: &Path) -> Result<Self, SpoolError> {
+    pub fn open(path: &Path, keyring: Arc<Keyring>) -> Result<Self, SpoolError> {
         let open = |source| SpoolError::Open { path: path.to_path_buf(), source };
         let connection = Connection::open(path).map_err(open)?;
         // Its log belongs to it and is read with it, but a damaged file is not written any more.
@@ -88,7 +103,7 @@ impl Wreck {
             .query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))
             .map_err(|source| SpoolError::Read { what: "a damaged database", source })?;
         let pictures = Pictures::of(&path.with_file_name(schema::FILE));
-        Ok(Self { connection, pictures, path: path.to_path_buf() })
+        Ok(Self { connection, pictures, path: path.to_path_buf(), keyring })
     }
 
     pub fn path(&self) -> &Path {
@@ -199,20 +214,29 @@ impl Wreck {
         let Some(outline) = self.outline(topic, id)? else { return Ok(None) };
         let value = if topic == Topic::Frames { "NULL" } else { "value" };
         let sql = format!(
-            "SELECT committed_at_ms, synchronised, {value} FROM {} WHERE id = ?1",
+            "SELECT committed_at_ms, synchronised, batch_key, {value} FROM {} WHERE id = ?1",
             table(topic)
         );
         let mut statement = self.connection.prepare_cached(&sql).map_err(read)?;
         let columns = |row: &rusqlite::Row<'_>| {
-            Ok((row.get(0)?, row.get(1)?, row.get::<_, Option<Vec<u8>>>(2)?))
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get::<_, Option<Vec<u8>>>(3)?))
         };
         let columns = statement.query_row([id], columns).optional().map_err(read)?;
-        let Some((committed_at_ms, synchronised, value)) = columns else { return Ok(None) };
+        let Some((committed_at_ms, synchronised, number, value)) = columns else {
+            return Ok(None);
+        };
         let place = outline.place;
         let value = match (place, value) {
             (Some(place), _) => self.pictures.read(id, place)?,
             (None, Some(value)) => value,
             (None, None) => return Ok(None),
+        };
+        let (value, encrypted) = match number {
+            None => (value, None),
+            Some(number) => match self.decrypt(topic, &outline, number, &value)? {
+                Some(plain) => (plain, Some((number, value))),
+                None => return Ok(None),
+            },
         };
         let Some(message) = message(topic, &outline, &value) else { return Ok(None) };
         let Some((kind, of, (first, last))) = told(&message) else { return Ok(None) };
@@ -228,7 +252,23 @@ impl Wreck {
             Message::Record { record, .. } => (record.settles(), None),
             _ => (None, None),
         };
-        Ok(Some(Kept { id, committed_at_ms, synchronised, row, place, settles, ended }))
+        Ok(Some(Kept { id, committed_at_ms, synchronised, row, place, encrypted, settles, ended }))
+    }
+
+    /// None if it is damaged, or its key is lost.
+    fn decrypt(
+        &self,
+        topic: Topic,
+        of: &Outline,
+        number: KeyNumber,
+        value: &[u8],
+    ) -> Result<Option<Vec<u8>>, SpoolError> {
+        let bound_to = bound_to(topic, &of.key.to_string(), &of.headers);
+        match self.keyring.decrypt(number, &bound_to, value) {
+            Ok(value) => Ok(Some(value)),
+            Err(source) if source.may_pass() => Err(SpoolError::Key { topic, id: of.id, source }),
+            Err(_) => Ok(None),
+        }
     }
 }
 
@@ -312,7 +352,9 @@ mod tests {
         connection.pragma_update(None, "journal_mode", "DELETE").unwrap();
         let sql = |kept: &str| {
             let table = table(row.topic);
-            format!("INSERT INTO {table} VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, NULL, 0, ?7, {kept})")
+            format!(
+                "INSERT INTO {table} VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, NULL, 0, NULL, ?7, {kept})"
+            )
         };
         let (key, epoch, kind) = (row.key.to_string(), row.epoch.to_string(), row.kind.as_str());
         let (first, last, bytes) = (row.first as i64, row.last as i64, row.bytes() as i64);
@@ -330,7 +372,8 @@ mod tests {
         }
         connection.execute_batch(damage).unwrap();
         drop(connection);
-        let wreck = Wreck::open(&dir.path().join(schema::FILE)).unwrap();
+        let keyring = Arc::new(Keyring::without_masters(dir.path()));
+        let wreck = Wreck::open(&dir.path().join(schema::FILE), keyring).unwrap();
         wreck.connection.busy_timeout(Duration::ZERO).unwrap();
         (dir, wreck)
     }
