@@ -56,6 +56,12 @@ pub enum GroupError {
     /// The topics could not be asked for.
     #[error("cannot subscribe to the topics")]
     Subscribe(#[source] KafkaError),
+    /// The brokers are too old.
+    #[error(
+        "the brokers do not know the group protocol `consumer`, which needs Kafka 4.0: set \
+         consume.group_protocol = \"classic\""
+    )]
+    Protocol(#[source] KafkaError),
     /// The client gave up.
     #[error("the consumer failed for good")]
     Fatal(#[source] KafkaError),
@@ -181,6 +187,11 @@ impl Group {
     ) -> Result<(), GroupError> {
         match message {
             Ok(message) => self.dispatch(&message),
+            Err(
+                e @ KafkaError::MessageConsumptionFatal(
+                    RDKafkaErrorCode::UnsupportedVersion | RDKafkaErrorCode::UnsupportedFeature,
+                ),
+            ) => return Err(GroupError::Protocol(e)),
             Err(e @ KafkaError::MessageConsumptionFatal(_)) => return Err(GroupError::Fatal(e)),
             Err(KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset)) => {
                 let unseen = self.held.ids().into_iter().collect();

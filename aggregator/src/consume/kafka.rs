@@ -8,7 +8,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::{ClientConfig, ClientContext};
 
-use super::settings::{Connection, PASSWORD_FILE, Settings};
+use super::settings::{Connection, GroupProtocol, PASSWORD_FILE, Settings};
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
@@ -26,8 +26,9 @@ pub fn client(connection: &Connection, instance: &str) -> Result<ClientConfig, C
     let mut config = ClientConfig::new();
     config
         .set("socket.keepalive.enable", "true")
-        // Doubled with each attempt, and each a quarter less to a half more by chance.
-        .set("reconnect.backoff.max.ms", "5000")
+        // Doubled with each attempt, and each a quarter less to a half more by chance. Not longer:
+        // what is live waits for it, and a few aggregators are no storm.
+        .set("reconnect.backoff.max.ms", "1000")
         .set_log_level(RDKafkaLogLevel::Warning);
     for (name, value) in connection.extra.iter() {
         config.set(name, value);
@@ -58,7 +59,10 @@ pub fn client(connection: &Connection, instance: &str) -> Result<ClientConfig, C
 
 /// Has librdkafka look at the settings that are passed on to it: each by itself, then all together.
 /// What it does not like comes with its name and librdkafka's words.
-pub fn check_extra(connection: &Connection) -> Result<(), (String, String)> {
+pub fn check_extra(
+    connection: &Connection,
+    protocol: GroupProtocol,
+) -> Result<(), (String, String)> {
     let mut names = Vec::new();
     for (name, value) in connection.extra.iter() {
         match ClientConfig::new().set(name, value).create_native_config() {
@@ -72,7 +76,7 @@ pub fn check_extra(connection: &Connection) -> Result<(), (String, String)> {
     }
     // Without a broker it connects to nothing.
     let mut config = ClientConfig::new();
-    set_reading(&mut config, &connection.extra);
+    set_reading(&mut config, protocol, &connection.extra);
     let made: Result<BaseConsumer, KafkaError> = config.set("group.id", "check").create();
     made.map(drop).map_err(|error| (names.join(" with "), error.to_string()))
 }
@@ -81,11 +85,9 @@ pub fn check_extra(connection: &Connection) -> Result<(), (String, String)> {
 pub fn consumer(settings: &Settings, instance: &str) -> Result<ClientConfig, ClientError> {
     let connection = settings.connection();
     let mut config = client(&connection, instance)?;
-    set_reading(&mut config, &connection.extra);
+    set_reading(&mut config, settings.group_protocol, &connection.extra);
     config
         .set("group.id", &settings.group)
-        // Partitions that stay are not disturbed when others move.
-        .set("partition.assignment.strategy", "cooperative-sticky")
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
         // Where to begin is decided by the checkpoint; silently jumping elsewhere would be a loss.
@@ -95,14 +97,26 @@ pub fn consumer(settings: &Settings, instance: &str) -> Result<ClientConfig, Cli
     Ok(config)
 }
 
-/// What may be told otherwise.
-fn set_reading(config: &mut ClientConfig, extra: &Extra) {
+/// How the group agrees, and what may be told otherwise.
+fn set_reading(config: &mut ClientConfig, protocol: GroupProtocol, extra: &Extra) {
+    config.set("group.protocol", protocol.as_str());
+    match protocol {
+        // A member keeps its name and its partitions while the brokers are away, however long: with
+        // the classic protocol librdkafka gives up its name after `session.timeout.ms`, and when the
+        // brokers are back, they wait as long again for the member of that name.
+        GroupProtocol::Consumer => {}
+        GroupProtocol::Classic => {
+            config
+                // Partitions that stay are not disturbed when others move.
+                .set("partition.assignment.strategy", "cooperative-sticky")
+                .set("session.timeout.ms", "15000")
+                .set("heartbeat.interval.ms", "3000");
+        }
+    }
     config
         .set("topic.metadata.refresh.interval.ms", "10000")
         // A half-open connection is noticed after this and the half second of a fetch.
         .set("socket.timeout.ms", "20000")
-        .set("session.timeout.ms", "15000")
-        .set("heartbeat.interval.ms", "3000")
         .set("max.poll.interval.ms", "300000")
         .set("queued.min.messages", "10000")
         .set("queued.max.messages.kbytes", "65536")

@@ -52,7 +52,7 @@ pub use dead_letter::DeadLetterError;
 pub use group::GroupError;
 pub use membership::{Membership, PartitionId, PartitionState, Progress};
 pub use renewal::Renewal;
-pub use settings::{Connection, Settings};
+pub use settings::{Connection, GroupProtocol, Settings};
 
 use dead_letter::DeadLetters;
 use group::Group;

@@ -29,6 +29,11 @@ pub struct Settings {
     /// Consumer group. All aggregators of one fleet share it and the database.
     #[serde(default = "default_group")]
     pub group: String,
+    /// How the group agrees on who reads what. `consumer`: the brokers decide, and after an outage of
+    /// theirs each aggregator goes on with its partitions at once; needs Kafka 4.0. `classic`: the
+    /// aggregators agree among themselves; for older brokers.
+    #[serde(default)]
+    pub group_protocol: GroupProtocol,
     /// What the topics' names begin with.
     #[serde(default = "default_topic_prefix")]
     pub topic_prefix: String,
@@ -75,6 +80,27 @@ pub struct Settings {
     pub release_s: u64,
 }
 
+/// How a group agrees on who reads what.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum GroupProtocol {
+    /// The brokers decide (KIP-848).
+    #[default]
+    Consumer,
+    /// The members do.
+    Classic,
+}
+
+impl GroupProtocol {
+    /// As librdkafka names it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Consumer => "consumer",
+            Self::Classic => "classic",
+        }
+    }
+}
+
 fn default_group() -> String {
     "picket-aggregator".to_owned()
 }
@@ -111,7 +137,7 @@ impl Settings {
 
     /// Refuses what cannot work.
     pub fn check(&self) -> Result<(), Problem> {
-        check_connection(&self.connection())?;
+        check_connection(&self.connection(), self.group_protocol)?;
         if self.group.is_empty() {
             return Err(Problem::new("group", "must not be empty"));
         }
@@ -184,18 +210,18 @@ impl Connection {
     }
 }
 
-fn check_extra(connection: &Connection) -> Result<(), Problem> {
+fn check_extra(connection: &Connection, protocol: GroupProtocol) -> Result<(), Problem> {
     let field = |name: &str| format!("extra.{name:?}");
     if let Some((name, instead)) = connection.extra.refused() {
         let problem = format!("is not passed on to librdkafka: {instead}");
         return Err(Problem::new(field(name), problem));
     }
-    kafka::check_extra(connection).map_err(|(name, said)| {
+    kafka::check_extra(connection, protocol).map_err(|(name, said)| {
         Problem::new(field(&name), format!("librdkafka refuses it: {said}"))
     })
 }
 
-fn check_connection(connection: &Connection) -> Result<(), Problem> {
+fn check_connection(connection: &Connection, protocol: GroupProtocol) -> Result<(), Problem> {
     if connection.brokers.is_empty() {
         return Err(Problem::new("brokers", "name at least one broker as host:port"));
     }
@@ -206,7 +232,7 @@ fn check_connection(connection: &Connection) -> Result<(), Problem> {
         }
     }
     let tls = [&connection.ca_file, &connection.certificate_file, &connection.key_file];
-    check_extra(connection)?;
+    check_extra(connection, protocol)?;
     if connection.allow_plaintext {
         if connection.sasl.is_some() {
             let problem = "a password is sent over TLS only: leave allow_plaintext out";
@@ -266,25 +292,29 @@ mod tests {
 
     #[test]
     fn what_breaks_a_promise_or_is_unknown_to_librdkafka_is_refused_by_name() {
-        let with = |line: &str| {
-            let text = format!("brokers = ['a:1']\nallow_plaintext = true\n[extra]\n{line}");
+        let with_protocol = |protocol: &str, line: &str| {
+            let plain = "brokers = ['a:1']\nallow_plaintext = true";
+            let text = format!("{plain}\ngroup_protocol = '{protocol}'\n[extra]\n{line}");
             settings(&text).check()
         };
+        let with = |line: &str| with_protocol("consumer", line);
         with("fetch.min.bytes = 65536").unwrap();
+        with_protocol("classic", "session.timeout.ms = 9000").unwrap();
         for (line, field, said) in [
             ("enable.auto.commit = true", "extra.\"enable.auto.commit\"", "MongoDB"),
             ("fetch.minbytes = 1", "extra.\"fetch.minbytes\"", "No such configuration property"),
             ("fetch.min.bytes = 'few'", "extra.\"fetch.min.bytes\"", "Invalid value"),
-            // It is right by itself.
-            (
-                "max.partition.fetch.bytes = 9\nsession.timeout.ms = 400000",
-                "extra.\"max.partition.fetch.bytes with session.timeout.ms\"",
-                "max.poll.interval.ms",
-            ),
+            // The brokers say how long a session lasts.
+            ("session.timeout.ms = 9000", "extra.\"session.timeout.ms\"", "group.protocol"),
         ] {
             let error = with(line).unwrap_err();
             assert!(error.field == field && error.problem.contains(said), "{error:?}");
         }
+        // It is right by itself.
+        let long = "max.partition.fetch.bytes = 9\nsession.timeout.ms = 400000";
+        let error = with_protocol("classic", long).unwrap_err();
+        assert_eq!(error.field, "extra.\"max.partition.fetch.bytes with session.timeout.ms\"");
+        assert!(error.problem.contains("max.poll.interval.ms"), "{error:?}");
     }
 
     #[test]

@@ -193,6 +193,11 @@ transaction.state.log.min.isr=1
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
+# An aggregator that was killed is missed as soon as one of the classic protocol is.
+group.consumer.min.session.timeout.ms=6000
+group.consumer.session.timeout.ms=15000
+group.consumer.min.heartbeat.interval.ms=1000
+group.consumer.heartbeat.interval.ms=3000
 ",
         data = dir.join("data").display(),
         keystore = pki.join("broker/kafka.pem").display(),
