@@ -241,7 +241,7 @@ fn write_list(
 
 fn age(then_ms: Option<i64>, now: Timestamp) -> String {
     let Some(then_ms) = then_ms else { return "of unknown age (no clock)".to_owned() };
-    let s = (now.as_millisecond() - then_ms) / 1000;
+    let s = now.as_millisecond().saturating_sub(then_ms) / 1000;
     match s {
         // The clock was set back since.
         ..0 => "younger than the clock".to_owned(),

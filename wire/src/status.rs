@@ -169,7 +169,8 @@ pub struct Books {
 impl Books {
     /// Whether the accounts add up.
     pub fn balanced(&self) -> bool {
-        let dropped: u64 = self.dropped.values().sum();
-        self.captured == self.in_memory + self.spooled + self.acknowledged + dropped
+        let parts = [&self.in_memory, &self.spooled, &self.acknowledged].into_iter();
+        let sum = parts.chain(self.dropped.values()).try_fold(0_u64, |sum, n| sum.checked_add(*n));
+        sum == Some(self.captured)
     }
 }

@@ -64,28 +64,31 @@ impl Account {
             self.books.captured += dropped.count;
             self.last_committed = self.last_committed.max(dropped.last);
         }
-        self.count_dropped(dropped);
+        self.count_dropped(dropped, dropped.count);
     }
 
-    /// Something that was spooled is dropped.
+    /// Something that was spooled is dropped. No more than was there, whatever a damaged row says.
     pub fn lost_on_disk(&mut self, dropped: &Dropped) {
+        let mut count = dropped.count;
         if dropped.of == GapOf::Observations {
-            self.books.spooled = self.books.spooled.saturating_sub(dropped.count);
+            count = count.min(self.books.spooled);
+            self.books.spooled -= count;
         }
-        self.count_dropped(dropped);
+        self.count_dropped(dropped, count);
     }
 
-    fn count_dropped(&mut self, dropped: &Dropped) {
+    fn count_dropped(&mut self, dropped: &Dropped, count: u64) {
         let column = match dropped.of {
             GapOf::Observations => &mut self.books.dropped,
             GapOf::Frames | GapOf::Crops => &mut self.books.pictures_dropped,
         };
-        *column.entry(dropped.reason.clone()).or_default() += dropped.count;
+        *column.entry(dropped.reason.clone()).or_default() += count;
     }
 
-    /// The broker has taken `count` frames.
+    /// The broker has taken `count` frames; no more than were there, whatever a damaged row says.
     pub fn acknowledged(&mut self, count: u64) {
-        self.books.spooled = self.books.spooled.saturating_sub(count);
+        let count = count.min(self.books.spooled);
+        self.books.spooled -= count;
         self.books.acknowledged += count;
     }
 }
@@ -112,7 +115,7 @@ pub fn load(connection: &Connection) -> Result<BTreeMap<CameraKey, Account>, Spo
 fn of_row(row: &SqlRow<'_>) -> Result<(CameraKey, Account), SpoolError> {
     let read = |source| SpoolError::Read { what: "the accounts", source };
     let text = |column| row.get::<_, String>(column).map_err(read);
-    let number = |column| row.get::<_, i64>(column).map_err(read).map(unsigned);
+    let number = |column| row.get::<_, i64>(column).map_err(read).and_then(|n| counted(column, n));
     let books = Books {
         captured: number("captured")?,
         skipped: number("skipped")?,
@@ -137,7 +140,18 @@ fn of_row(row: &SqlRow<'_>) -> Result<(CameraKey, Account), SpoolError> {
 }
 
 fn by_reason(what: &'static str, text: &str) -> Result<BTreeMap<Reason, u64>, SpoolError> {
-    serde_json::from_str(text).map_err(|_| SpoolError::Row { what, value: text.to_owned() })
+    let counts = serde_json::from_str::<BTreeMap<Reason, u64>>(text).ok();
+    let counts = counts.filter(|counts| counts.values().all(|count| *count <= MOST));
+    counts.ok_or_else(|| SpoolError::Row { what, value: text.to_owned() })
+}
+
+/// More frames, or bytes of them, than any box has had, and few enough for their sums.
+pub const MOST: u64 = 1 << 53;
+
+/// A column that counts something.
+pub fn counted(what: &'static str, number: i64) -> Result<u64, SpoolError> {
+    let count = u64::try_from(number).ok().filter(|count| *count <= MOST);
+    count.ok_or_else(|| SpoolError::Row { what, value: number.to_string() })
 }
 
 /// A column that holds one of the wire's texts.

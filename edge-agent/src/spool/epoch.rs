@@ -15,6 +15,9 @@ use super::error::SpoolError;
 
 const FILE: &str = "epoch";
 
+/// A start each second for 68 years. A row's number has room for 2^32 rows of each.
+pub const MOST: u64 = 1 << 31;
+
 /// Draws the epoch that follows both `in_database` and the file, and makes the file durable.
 ///
 /// The file is written before the database, so that a crash between the two costs a number and
@@ -42,11 +45,14 @@ pub fn noted(state_dir: &Path) -> Option<u64> {
 fn read(state_dir: &Path) -> Result<u64, SpoolError> {
     let path = state_dir.join(FILE);
     match fs::read(&path) {
-        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).trim().parse().unwrap_or_else(|_| {
-            tracing::warn!(target: "spool", file = %path.display(),
-                "the epoch file holds no number: going by the database alone");
-            0
-        })),
+        Ok(bytes) => {
+            let number = String::from_utf8_lossy(&bytes).trim().parse().ok();
+            Ok(number.filter(|number| *number <= MOST).unwrap_or_else(|| {
+                tracing::warn!(target: "spool", file = %path.display(),
+                    "the epoch file holds no number: going by the database alone");
+                0
+            }))
+        }
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(0),
         Err(source) => Err(SpoolError::EpochFile { step: "read", path, source }),
     }
@@ -82,6 +88,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join(FILE), [0xff, b'x']).unwrap();
         assert_eq!(begin(dir.path(), 6).unwrap().number, 7);
+        fs::write(dir.path().join(FILE), "18446744073709551615").unwrap();
+        assert_eq!(begin(dir.path(), 7).unwrap().number, 8);
         fs::write(dir.path().join(FILE), "").unwrap();
         assert_eq!(begin(dir.path(), 7).unwrap().number, 8);
     }

@@ -112,8 +112,10 @@ impl Evicted {
             let choice = format!("{rows} ORDER BY id LIMIT {limit}");
             let found =
                 outlines(tx.connection, worth.topic(), &choice, params![after, key.to_string()])?;
-            let Some((last, _)) = found.last() else { return Ok(false) };
-            after = *last;
+            // In a damaged tree of pages rows may come again and again.
+            let last = found.last().map(|(last, _)| *last).filter(|last| *last > after);
+            let Some(last) = last else { return Ok(false) };
+            after = last;
             let mut any = false;
             for (id, row) in found {
                 let went = self.row(tx, worth.topic(), id, row)?;

@@ -97,7 +97,7 @@ pub fn export(
     let connection = schema::open_for_reading(state_dir)?;
     let below = match below {
         Some(below) => below,
-        None => totals::last_id(&connection)? + 1,
+        None => totals::last_id(&connection)?.saturating_add(1),
     };
     let part = Part::create(to).map_err(failed("make", &part_of(to)))?;
     let out = BufWriter::with_capacity(1 << 20, &part.file);

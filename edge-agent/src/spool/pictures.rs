@@ -170,7 +170,7 @@ impl Segments {
         touched.extend(self.filled.drain(..).map(|open| open.segment));
         for place in freed {
             if let Some(of) = self.uses.get_mut(&place.segment) {
-                of.dead_bytes += place.length;
+                of.dead_bytes = of.dead_bytes.saturating_add(place.length);
             }
         }
         touched.into_iter().for_each(|segment| self.remove_if_empty(connection, segment));
@@ -264,7 +264,7 @@ impl Segments {
 
     /// The first number that is not in a segment.
     fn end_of(&self, segment: RowId) -> RowId {
-        self.uses.range(segment + 1..).next().map_or(RowId::MAX, |(next, _)| *next)
+        self.uses.range(segment.saturating_add(1)..).next().map_or(RowId::MAX, |(next, _)| *next)
     }
 
     fn remove_if_empty(&mut self, connection: &Connection, segment: RowId) {

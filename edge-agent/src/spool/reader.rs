@@ -170,7 +170,8 @@ impl SpoolReader {
             let id = row.get(0).map_err(read)?;
             let bad = |what| SpoolError::BadRow { topic, id, what };
             let key = row.get(1).map_err(|_| bad("key"))?;
-            let bytes = row.get(2).map(books::unsigned).map_err(|_| bad("bytes"))?;
+            let bytes = row.get(2).map_err(|_| bad("bytes"))?;
+            let bytes = books::counted("bytes", bytes).map_err(|_| bad("bytes"))?;
             heads.push(Head { id, key, bytes });
             from = id + 1;
         }
@@ -321,7 +322,9 @@ impl SpoolReader {
             records: totals.records + totals.pictures,
             bytes: totals.record_bytes + totals.picture_bytes,
             cap_bytes: self.shared.cap_bytes,
-            oldest_age_ms: now_ms.zip(oldest).map(|(now, then)| books::unsigned(now - then)),
+            oldest_age_ms: now_ms
+                .zip(oldest)
+                .map(|(now, then)| books::unsigned(now.saturating_sub(then))),
         })
     }
 }

@@ -88,7 +88,7 @@ impl Row {
 /// How many frames a row accounts for: each `seq` once, as an observation or in a skip.
 pub fn frames(kind: Kind, first: u64, last: u64) -> u64 {
     match kind {
-        Kind::Observation | Kind::Skip => last.saturating_sub(first) + 1,
+        Kind::Observation | Kind::Skip => last.saturating_sub(first).saturating_add(1),
         _ => 0,
     }
 }

@@ -107,7 +107,7 @@ impl Store {
         let month = Month::load(&connection)?;
         let accounts = books::load(&connection)?;
         let above_salvaged = salvage.as_ref().map_or(0, Salvage::first_free_id);
-        let next_id = (totals::last_id(&connection)? + 1).max(above_salvaged);
+        let next_id = totals::next_id(&connection, epoch)?.max(above_salvaged);
         let next_id = next_id.max(keys.first_free_id());
         keys.this_run_from(next_id);
         let keep_below = if salvage.is_some() { next_id } else { RowId::MIN };

@@ -1,9 +1,10 @@
 //! How much the tables hold, kept beside them so that no start and no status has to count rows.
 
-use picket_wire::Topic;
+use picket_wire::{EpochId, Topic};
 use rusqlite::Connection;
 
-use super::books::unsigned;
+use super::books::{counted, signed};
+use super::epoch;
 use super::error::SpoolError;
 use super::record::RowId;
 
@@ -58,27 +59,57 @@ pub fn load(connection: &Connection) -> Result<(u64, Totals), SpoolError> {
             "SELECT epoch_number, records, record_bytes, pictures, picture_bytes FROM spool",
             [],
             |row| {
-                let number = |column| row.get::<_, i64>(column).map(unsigned);
-                let totals = Totals {
-                    records: number(1)?,
-                    record_bytes: number(2)?,
-                    pictures: number(3)?,
-                    picture_bytes: number(4)?,
-                };
-                Ok((number(0)?, totals))
+                let number = |column| row.get::<_, i64>(column);
+                Ok([number(0)?, number(1)?, number(2)?, number(3)?, number(4)?])
             },
         )
         .map_err(|source| SpoolError::Read { what: "the totals", source })
+        .and_then(of_columns)
 }
 
-/// The highest row number of both tables.
+fn of_columns(columns: [i64; 5]) -> Result<(u64, Totals), SpoolError> {
+    let [epoch, records, record_bytes, pictures, picture_bytes] = columns;
+    let epoch_number = counted("epoch_number", epoch)?;
+    if epoch_number > epoch::MOST {
+        return Err(SpoolError::Row { what: "epoch_number", value: epoch.to_string() });
+    }
+    let totals = Totals {
+        records: counted("records", records)?,
+        record_bytes: counted("record_bytes", record_bytes)?,
+        pictures: counted("pictures", pictures)?,
+        picture_bytes: counted("picture_bytes", picture_bytes)?,
+    };
+    Ok((epoch_number, totals))
+}
+
+/// The highest row number of both tables, 0 if there is none.
 pub fn last_id(connection: &Connection) -> Result<RowId, SpoolError> {
-    let newest = Topic::OF_CAMERAS.map(|topic| {
-        let sql = format!("SELECT max(id) FROM {}", table(topic));
-        connection
-            .query_row(&sql, [], |row| row.get::<_, Option<RowId>>(0))
-            .map_err(|source| SpoolError::Read { what: "the newest row", source })
-    });
-    let [records, pictures] = newest;
-    Ok(records?.max(pictures?).unwrap_or(0))
+    Ok(ids(connection)?.map_or(0, |(_, last)| last))
+}
+
+/// The lowest and the highest row number of both tables.
+fn ids(connection: &Connection) -> Result<Option<(RowId, RowId)>, SpoolError> {
+    let of = |topic| -> Result<_, SpoolError> {
+        // Two queries each: SQLite looks up one end of a table, and scans it for both.
+        let end = |end| {
+            let sql = format!("SELECT {end}(id) FROM {}", table(topic));
+            connection
+                .query_row(&sql, [], |row| row.get::<_, Option<RowId>>(0))
+                .map_err(|source| SpoolError::Read { what: "the rows' numbers", source })
+        };
+        Ok(end("min")?.zip(end("max")?))
+    };
+    let both = [of(Topic::Observations)?, of(Topic::Frames)?].into_iter().flatten();
+    Ok(both.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1))))
+}
+
+/// The number of the first row that an epoch writes. Rows are numbered from 1, and no epoch writes 2^32
+/// of them: others cannot be true, and behind the last number there is none.
+pub fn next_id(connection: &Connection, epoch: EpochId) -> Result<RowId, SpoolError> {
+    let Some((lowest, highest)) = ids(connection)? else { return Ok(1) };
+    let first_of_epoch = signed(epoch.number).saturating_mul(1 << 32);
+    match [lowest, highest].into_iter().find(|id| !(1..first_of_epoch).contains(id)) {
+        Some(id) => Err(SpoolError::Row { what: "id", value: id.to_string() }),
+        None => Ok(highest + 1),
+    }
 }

@@ -7,7 +7,7 @@ use picket_wire::{CameraKey, EpochId, Kind, Topic};
 use rusqlite::{Connection, OptionalExtension, Row as SqlRow, ToSql, params};
 
 use super::batch::{Outcome, Settled};
-use super::books::{self, Account, parsed, signed, unsigned};
+use super::books::{self, Account, MOST, parsed, signed, unsigned};
 use super::encryption::{Cipher, Stored};
 use super::error::SpoolError;
 use super::lease::Held;
@@ -58,6 +58,9 @@ impl Outline {
     pub fn read(row: &SqlRow<'_>) -> Result<Self, SpoolError> {
         let failed = |source| SpoolError::Read { what: "a row", source };
         let number = |column: usize| row.get::<_, i64>(column).map_err(failed);
+        // A flipped bit may make it anything: kept within what can be added up, since a record that is
+        // whole says better what it is about.
+        let count = |column| number(column).map(|number| unsigned(number).min(MOST));
         // A flipped bit leaves text that is none.
         let text = |column: usize, what| {
             let value = row.get_ref(column).map_err(failed)?;
@@ -68,10 +71,10 @@ impl Outline {
             id: number(0)?,
             key: parsed("key", &text(1, "key")?)?,
             epoch: parsed("epoch", &text(2, "epoch")?)?,
-            first: unsigned(number(3)?),
-            last: unsigned(number(4)?),
+            first: count(3)?,
+            last: count(4)?,
             kind: text(5, "kind")?,
-            bytes: unsigned(number(6)?),
+            bytes: count(6)?,
             headers: text(7, "headers")?,
             place: Place::read(row, 8).map_err(failed)?,
         })

@@ -175,7 +175,7 @@ fn accounts(
         )),
         Some(_) => {}
     }
-    Ok(sums.last_id + 1)
+    Ok(sums.last_id.saturating_add(1))
 }
 
 fn compare_books(accounts: &BTreeMap<CameraKey, books::Account>, sums: &Sums, found: &mut Found) {

@@ -44,13 +44,23 @@ pub fn outlines(
         let mut rows = statement.query([after]).map_err(read)?;
         let before = after;
         while let Some(row) = rows.next().map_err(read)? {
-            after = row.get("id").map_err(read)?;
+            let id = row.get("id").map_err(read)?;
+            after = behind(id, after)?;
             let committed_at_ms = row.get("committed_at_ms").map_err(read)?;
             visit(Outline::read(row).map(|outline| Waiting { outline, committed_at_ms }));
         }
         if after == before {
             return Ok(());
         }
+    }
+}
+
+/// The number, which must be higher than the one before: in a damaged tree of pages rows may come again
+/// and again.
+fn behind(id: RowId, before: RowId) -> Result<RowId, SpoolError> {
+    match id > before {
+        true => Ok(id),
+        false => Err(SpoolError::Row { what: "id", value: format!("{id} behind {before}") }),
     }
 }
 
@@ -68,6 +78,7 @@ pub fn rows<E: From<SpoolError>>(
     loop {
         let step = step(connection, topic, next..ids.end)?;
         let Some(last) = step.last() else { return Ok(()) };
+        let last = behind(*last, next.saturating_sub(1))?;
         next = last + 1;
         for id in step {
             if let Some(row) = row((connection, pictures, keyring), topic, id).transpose() {
