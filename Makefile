@@ -16,7 +16,7 @@ BIN := $(or $(CARGO_TARGET_DIR),target)/debug
 CROSS_LIST := $(if $(filter arm64,$(shell dpkg --print-architecture)),,deb-arm64)
 STACK_DIR ?= .cache/run/stack
 
-.PHONY: help demo test test-faults test-mutants check generate check-detector test-fresh test-device deps fetch build stack stack-down clean-all deb check-deb test-package test-arm64
+.PHONY: help demo test test-faults test-mutants fuzz check generate check-detector test-fresh test-device deps fetch build stack stack-down clean-all deb check-deb test-package test-arm64
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,10 @@ test-mutants: ## put faults into a copy of the sources, and require a test to fa
 	@install/install-packages.sh
 	@$(MAKE) fetch
 	@PATH="$$(install/cargo-path.sh):$$PATH" tests/mutants/run.py $(ONLY)
+
+fuzz: ## look for bytes that break a reader: wire, spool, carried files, configs (FUZZ_S=60 each, ONLY=words)
+	@install/install-packages.sh
+	@PATH="$$(install/cargo-path.sh):$$PATH" fuzz/run.sh $(ONLY)
 
 check: ## run the linters: format, clippy with warnings as errors, licences and sources
 	@install/install-packages.sh
@@ -103,7 +107,7 @@ test-device: ## install the .deb on a Debian 12 in QEMU, and break things there 
 
 # The benchmarks build release programs: 15 minutes the first time.
 bench = PATH="$$(install/cargo-path.sh):$$PATH" benches/run.sh $(1)
-.PHONY: bench-edge bench-cameras bench-idle bench-spool
+.PHONY: bench-edge bench-cameras bench-idle bench-spool bench-backlog
 
 bench-edge: deps fetch ## the agent beside a Python script and bare kernels (ROUNDS, SECONDS_OF_VIDEO, EVERY)
 	@$(call bench,edge) --rounds $(or $(ROUNDS),3) --seconds $(or $(SECONDS_OF_VIDEO),20) --every $(or $(EVERY),3)
@@ -117,6 +121,12 @@ bench-idle: deps fetch ## what a still scene costs with the motion gate, without
 bench-spool: ## bytes written to disk for one that the spool keeps, by layout and page size (FOLDER, FRAMES)
 	@mkdir -p .cache
 	@benches/spool_layouts.py --folder $(or $(FOLDER),.cache) --frames $(or $(FRAMES),800)
+
+bench-backlog: deps fetch ## the spool beside Python's sqlite3, and a large backlog (ROUNDS, BACKLOG_GB, FOLDER)
+	@$(CARGO) build --quiet --locked --release -p picket-edge-agent --bins --example spool-work
+	@python3 benches/backlog.py --product $(or $(CARGO_TARGET_DIR),target)/release/examples/spool-work \
+	  --agent $(or $(CARGO_TARGET_DIR),target)/release/picket-edge-agent \
+	  --folder $(or $(FOLDER),.cache) --rounds $(or $(ROUNDS),3) --backlog-gb $(or $(BACKLOG_GB),10)
 
 deps: ## install the system's packages that are missing (says which first; root or sudo)
 	@install/install-packages.sh

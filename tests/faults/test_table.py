@@ -14,6 +14,7 @@ FOLDERS = {
     "picket-wire": "wire",
     "picket-network-camera": "tests/network-camera",
     "picket-faulty-disk": "tests/faulty-disk",
+    "picket-fuzz": "fuzz",
 }
 
 
