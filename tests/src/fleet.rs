@@ -38,7 +38,12 @@ pub struct Fleet {
 impl Fleet {
     /// Starts a stack and an aggregator in `dir`, with topics, and waits until it is ready.
     pub async fn start(dir: &Path) -> Result<Self> {
-        let stack = Stack::start(&dir.join("stack"), StackOptions::default()).await?;
+        Self::start_on(dir, StackOptions::default(), &["--replicas", "1"]).await
+    }
+
+    /// The same on a stack of its own kind, with topics as these arguments have it.
+    pub async fn start_on(dir: &Path, stack: StackOptions, topics: &[&str]) -> Result<Self> {
+        let stack = Stack::start(&dir.join("stack"), stack).await?;
         let dir = std::fs::canonicalize(dir)?;
         let config = dir.join("aggregator.toml");
         std::fs::write(&config, aggregator_config(stack.settings(), &dir))?;
@@ -53,9 +58,8 @@ impl Fleet {
             path(&admin.certificate)?,
             "--key-file",
             path(&admin.key)?,
-            "--replicas",
-            "1",
         ];
+        let args = [&args, topics].concat();
         let mut topics = Process::start("picket-aggregator", &args, &log)?;
         let status = topics.ended(READY).await?;
         ensure!(status.success(), "topics create ended with {status}:\n{}", topics.log_tail());
@@ -284,7 +288,7 @@ images_directory = "{images}"
 [web]
 listen = "127.0.0.1:{port}"
 "#,
-        brokers = stack.kafka.bootstrap,
+        brokers = stack.kafka.bootstrap.replace(',', "\", \""),
         prefix = stack.kafka.topic_prefix,
         ca = stack.aggregator.ca.display(),
         certificate = stack.aggregator.certificate.display(),
@@ -306,6 +310,7 @@ fn agent_config(
     cameras: &str,
 ) -> Result<String> {
     let cache = std::fs::canonicalize(checkout::cache()).context("run `make fetch` first")?;
+    let broker = broker.replace(',', "\", \"");
     Ok(format!(
         r#"device = "{device}"
 state_dir = "{state}"

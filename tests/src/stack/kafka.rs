@@ -1,4 +1,5 @@
-//! Apache Kafka: one node, broker and controller at once, both listeners with TLS.
+//! Apache Kafka: one node, broker and controller at once, all listeners with TLS; and further brokers,
+//! where a test asks for them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,21 +26,54 @@ pub const PLAIN_USER: (&str, &str) = ("device-plain", "plain-Pa55word");
 
 pub struct Kafka {
     pub(super) part: Part,
+    /// From 1 on.
+    pub(super) node: u16,
+    port: u16,
+    /// For the whole process, in MiB.
+    heap_mib: u32,
     jars: PathBuf,
     properties: PathBuf,
 }
 
+/// All brokers of a stack, the first one first.
+pub fn prepare_all(settings: &Settings) -> Result<Vec<Kafka>> {
+    let ports = settings.broker_ports();
+    let heap_mib = if ports.len() > 1 { 300 } else { 512 };
+    let prepare = |(port, node): (u16, u16)| Kafka::prepare(settings, node, port, heap_mib);
+    // Each is a Java program's start.
+    std::thread::scope(|scope| {
+        let begun = ports.into_iter().zip(1..).map(|one| scope.spawn(move || prepare(one)));
+        let begun: Vec<_> = begun.collect();
+        let ended = begun.into_iter().map(|one| match one.join() {
+            Ok(prepared) => prepared,
+            Err(_) => bail!("a broker's preparation panicked"),
+        });
+        ended.collect()
+    })
+}
+
 impl Kafka {
     /// Writes its configuration and formats its storage, unless that was done before.
-    pub fn prepare(settings: &Settings) -> Result<Self> {
-        let dir = settings.dir.join("kafka");
+    fn prepare(settings: &Settings, node: u16, port: u16, heap_mib: u32) -> Result<Self> {
+        let dir = match node {
+            1 => settings.dir.join("kafka"),
+            further => settings.dir.join(format!("kafka-{further}")),
+        };
         fs::create_dir_all(&dir)?;
         let kafka = Self {
             part: Part::new("Kafka", dir.join("kafka.log")),
+            node,
+            port,
+            heap_mib,
             jars: fetched("stack/kafka")?,
             properties: dir.join("server.properties"),
         };
-        fs::write(&kafka.properties, server_properties(settings, &dir))?;
+        let listeners = match node {
+            1 => first_listeners(settings),
+            further => further_listeners(settings, further, port),
+        };
+        let shared = shared_properties(settings, &dir);
+        fs::write(&kafka.properties, format!("{listeners}{shared}"))?;
         if !dir.join("data/meta.properties").exists() {
             kafka.format()?;
         }
@@ -87,7 +121,7 @@ impl Kafka {
 
     fn jvm_args(&self) -> Vec<String> {
         vec![
-            "-Xmx512m".to_owned(),
+            format!("-Xmx{}m", self.heap_mib),
             // A small heap on few cores: less threads and less compiling make the start quicker.
             "-XX:+UseSerialGC".to_owned(),
             "-XX:TieredStopAtLevel=1".to_owned(),
@@ -111,7 +145,7 @@ impl Kafka {
 
     async fn answers(&mut self, settings: &Settings) -> Result<()> {
         // Until the port is open, librdkafka would only log refusals and back off.
-        let port = settings.ports[0];
+        let port = self.port;
         until("Kafka to open its port", START_LIMIT, async || {
             self.part.expect_running()?;
             Ok(tokio::net::TcpStream::connect((HOST, port)).await.map_err(|e| e.to_string()))
@@ -142,12 +176,11 @@ fn java() -> String {
     std::env::var("JAVA_HOME").map_or_else(|_| "java".to_owned(), |home| format!("{home}/bin/java"))
 }
 
-fn server_properties(settings: &Settings, dir: &Path) -> String {
+/// The first node's, broker and controller at once.
+fn first_listeners(settings: &Settings) -> String {
     let (kafka, controller, guests) = (settings.ports[0], settings.ports[1], settings.ports[3]);
     let (proxied, proxy, passwords) = (settings.ports[4], settings.ports[5], settings.ports[6]);
     let (plain_user, plain_password) = PLAIN_USER;
-    let pki = settings.pki_dir();
-    let [broker, admin] = [Role::Broker.principal("kafka"), Role::Admin.principal("admin")];
     format!(
         "\
 process.roles=broker,controller
@@ -160,18 +193,6 @@ PASSWORDS://{HOST}:{passwords},CONTROLLER://{HOST}:{controller}
 advertised.listeners=CLIENT://{HOST}:{kafka},GUESTS://{GUESTS_NAME}:{guests},PROXIED://{HOST}:{proxy},\
 PASSWORDS://{HOST}:{passwords}
 listener.security.protocol.map=CLIENT:SSL,GUESTS:SSL,PROXIED:SSL,PASSWORDS:SASL_SSL,CONTROLLER:SSL
-inter.broker.listener.name=CLIENT
-controller.listener.names=CONTROLLER
-log.dirs={data}
-
-# Only certificates of the stack's own authority connect, and only the roles that the rules name are
-# principals.
-ssl.client.auth=required
-ssl.keystore.type=PEM
-ssl.keystore.location={keystore}
-ssl.truststore.type=PEM
-ssl.truststore.location={truststore}
-ssl.principal.mapping.rules={rules}
 # The user's name is the principal.
 listener.name.passwords.ssl.client.auth=requested
 listener.name.passwords.sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-512
@@ -180,17 +201,67 @@ org.apache.kafka.common.security.plain.PlainLoginModule required \
 user_{plain_user}=\"{plain_password}\";
 listener.name.passwords.scram-sha-512.sasl.jaas.config=\
 org.apache.kafka.common.security.scram.ScramLoginModule required;
+"
+    )
+}
+
+/// A further node's, which is a broker alone.
+fn further_listeners(settings: &Settings, node: u16, port: u16) -> String {
+    let controller = settings.ports[1];
+    format!(
+        "\
+process.roles=broker
+node.id={node}
+controller.quorum.voters=1@{HOST}:{controller}
+listeners=CLIENT://{HOST}:{port}
+advertised.listeners=CLIENT://{HOST}:{port}
+listener.security.protocol.map=CLIENT:SSL,CONTROLLER:SSL
+"
+    )
+}
+
+/// Where there are several.
+const CHANGE_OF_LEADERS: &str = "\
+# A broker that is gone is missed soon, though not on a machine that is merely busy.
+broker.session.timeout.ms=6000
+broker.heartbeat.interval.ms=1000
+# And one that came back leads again what it led before.
+leader.imbalance.check.interval.seconds=2
+leader.imbalance.per.broker.percentage=0
+";
+
+/// What all nodes have.
+fn shared_properties(settings: &Settings, dir: &Path) -> String {
+    let pki = settings.pki_dir();
+    let [broker, admin] = [Role::Broker.principal("kafka"), Role::Admin.principal("admin")];
+    // Beside one broker there is none to replicate to, nor one that could lead in its place.
+    let replicas = settings.broker_ports().len().min(3);
+    let change = if replicas > 1 { CHANGE_OF_LEADERS } else { "" };
+    format!(
+        "\
+inter.broker.listener.name=CLIENT
+controller.listener.names=CONTROLLER
+log.dirs={data}
+{change}
+# Only certificates of the stack's own authority connect, and only the roles that the rules name are
+# principals.
+ssl.client.auth=required
+ssl.keystore.type=PEM
+ssl.keystore.location={keystore}
+ssl.truststore.type=PEM
+ssl.truststore.location={truststore}
+ssl.principal.mapping.rules={rules}
 authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
 super.users=User:{broker};User:{admin}
 allow.everyone.if.no.acl.found=false
 auto.create.topics.enable=false
 
-# One node, many short runs: nothing is replicated, and groups form at once.
-offsets.topic.replication.factor=1
+# Many short runs: groups form at once.
+offsets.topic.replication.factor={replicas}
 offsets.topic.num.partitions=4
-transaction.state.log.replication.factor=1
+transaction.state.log.replication.factor={replicas}
 transaction.state.log.min.isr=1
-share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.replication.factor={replicas}
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
 # An aggregator that was killed is missed as soon as one of the classic protocol is.

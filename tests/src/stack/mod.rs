@@ -5,6 +5,7 @@
 //! <dir>/settings.toml, settings.env   how to connect: [`Settings`]
 //! <dir>/pki/                          the authority and every identity (see `picket-pki`)
 //! <dir>/kafka/                        server.properties, data/, kafka.log, client files for other tools
+//! <dir>/kafka-2/, kafka-3/            the same of the further brokers, where there are any
 //! <dir>/mongodb/                      data/, mongod.log, keyfile, the passwords
 //! ```
 //! **Who may do what.** Clients of Kafka show a certificate. A device may write the three device topics;
@@ -53,6 +54,8 @@ pub struct StackOptions {
     pub database: String,
     /// Enrolled at the start; more with [`Stack::device_certificate`].
     pub devices: Vec<String>,
+    /// Brokers of the cluster. The first one also is its only controller.
+    pub brokers: u16,
 }
 
 impl Default for StackOptions {
@@ -61,6 +64,7 @@ impl Default for StackOptions {
             topic_prefix: picket_wire::topic::DEFAULT_PREFIX.to_owned(),
             database: "picket".to_owned(),
             devices: vec!["demo".to_owned()],
+            brokers: 1,
         }
     }
 }
@@ -69,6 +73,7 @@ impl Default for StackOptions {
 pub struct Stack {
     settings: Settings,
     kafka: kafka::Kafka,
+    further: Vec<kafka::Kafka>,
     mongodb: mongodb::MongoDb,
     // Held for as long as the stack lives: nobody else takes the folder or the ports.
     _folder: File,
@@ -82,17 +87,27 @@ impl Stack {
         let dir = fs::canonicalize(dir)?;
         let folder = lock_folder(&dir)?;
         let before = Settings::read(&dir).ok();
-        let leases = ports::lease(PORTS, before.as_ref().map(|settings| settings.ports.clone()))?;
+        let count = PORTS + usize::from(options.brokers.max(1)) - 1;
+        let leases = ports::lease(count, before.as_ref().map(|settings| settings.ports.clone()))?;
         let ports: Vec<u16> = leases.iter().map(Lease::port).collect();
 
         let authority = open_or_make_authority(&dir)?;
         let settings = Settings::new(&dir, &options, &authority, ports)?;
         let mongodb = mongodb::MongoDb::prepare(&settings)?;
-        let kafka = kafka::Kafka::prepare(&settings)?;
-        let mut stack = Self { settings, kafka, mongodb, _folder: folder, _leases: leases };
+        let mut brokers = kafka::prepare_all(&settings)?;
+        let further = brokers.split_off(1);
+        let kafka = brokers.pop().context("a stack without a broker")?;
+        let mut stack =
+            Self { settings, kafka, further, mongodb, _folder: folder, _leases: leases };
 
         // Together: each takes seconds, and mostly waits.
-        tokio::try_join!(stack.kafka.start(&stack.settings), stack.mongodb.start(&stack.settings))?;
+        let settings = &stack.settings;
+        let further = stack.further.iter_mut().map(|broker| broker.start(settings));
+        tokio::try_join!(
+            stack.kafka.start(settings),
+            futures_util::future::try_join_all(further),
+            stack.mongodb.start(settings)
+        )?;
         enrol::grant_aggregator(&stack.settings).await?;
         for device in &options.devices {
             stack.device_certificate(device).await?;
@@ -139,6 +154,28 @@ impl Stack {
         self.kafka.start(&self.settings).await
     }
 
+    /// Ends one of several brokers in order: it hands its partitions over before it goes.
+    pub async fn stop_broker(&mut self, node: i32) -> Result<()> {
+        self.broker(node)?.part.stop().await
+    }
+
+    /// Ends one of several brokers as a power cut would.
+    pub fn kill_broker(&mut self, node: i32) -> Result<()> {
+        self.broker(node)?.part.kill()
+    }
+
+    /// Starts one of several brokers again where it was, and returns when it answers.
+    pub async fn start_broker(&mut self, node: i32) -> Result<()> {
+        let settings = self.settings.clone();
+        self.broker(node)?.start(&settings).await
+    }
+
+    fn broker(&mut self, node: i32) -> Result<&mut kafka::Kafka> {
+        let mut all = std::iter::once(&mut self.kafka).chain(&mut self.further);
+        all.find(|broker| i32::from(broker.node) == node)
+            .with_context(|| format!("no broker {node}"))
+    }
+
     /// Ends MongoDB in order.
     pub async fn stop_mongodb(&mut self) -> Result<()> {
         self.mongodb.part.stop().await
@@ -170,6 +207,10 @@ impl Stack {
 
     /// Ends both in order.
     pub async fn stop(mut self) -> Result<()> {
+        // The controller last: a broker that ends in order asks it to.
+        for broker in &mut self.further {
+            broker.part.stop().await?;
+        }
         let (kafka, mongodb) = tokio::join!(self.kafka.part.stop(), self.mongodb.part.stop());
         kafka.and(mongodb)
     }

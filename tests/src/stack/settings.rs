@@ -15,7 +15,7 @@ use super::{GUESTS_NAME, HOST, PORTS, StackOptions};
 pub struct Settings {
     pub dir: PathBuf,
     /// Kafka's, its controller's, MongoDB's, Kafka's for virtual machines, Kafka's behind a proxy, the
-    /// proxy's, Kafka's for clients with a password.
+    /// proxy's, Kafka's for clients with a password; those of further brokers.
     pub ports: Vec<u16>,
     pub kafka: KafkaSettings,
     pub mongodb: MongoSettings,
@@ -25,6 +25,7 @@ pub struct Settings {
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct KafkaSettings {
+    /// The brokers, separated by commas.
     pub bootstrap: String,
     /// The same broker for a virtual machine on this host, by the name [`GUESTS_NAME`], which the
     /// machine must know as its host's address.
@@ -77,7 +78,8 @@ impl Settings {
         authority: &Authority,
         ports: Vec<u16>,
     ) -> Result<Self> {
-        let &[kafka, _, mongodb, guests, _, proxy, passwords] = ports.as_slice() else {
+        let &[kafka, _, mongodb, guests, _, proxy, passwords, ref further @ ..] = ports.as_slice()
+        else {
             anyhow::bail!(
                 "a stack has {PORTS} ports, and {} has {}: an older stack was made in it; use a new folder",
                 dir.display(),
@@ -89,7 +91,12 @@ impl Settings {
         Ok(Self {
             dir: dir.to_owned(),
             kafka: KafkaSettings {
-                bootstrap: format!("{HOST}:{kafka}"),
+                bootstrap: [&[kafka], further]
+                    .concat()
+                    .iter()
+                    .map(|port| format!("{HOST}:{port}"))
+                    .collect::<Vec<_>>()
+                    .join(","),
                 bootstrap_for_guests: format!("{GUESTS_NAME}:{guests}"),
                 proxy: format!("{HOST}:{proxy}"),
                 passwords: format!("{HOST}:{passwords}"),
@@ -125,6 +132,12 @@ impl Settings {
             self.write_client_files(who)?;
         }
         Ok(())
+    }
+
+    /// Where the brokers listen, the first one first.
+    pub fn broker_ports(&self) -> Vec<u16> {
+        let further = self.ports.iter().skip(PORTS);
+        self.ports.first().into_iter().chain(further).copied().collect()
     }
 
     pub fn pki_dir(&self) -> PathBuf {
