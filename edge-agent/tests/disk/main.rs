@@ -16,7 +16,13 @@ mod player;
 mod power_cut;
 mod salvage;
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::sync::LazyLock;
 use std::time::Duration;
+
+use picket_edge_agent::spool::{EncryptionSettings, Settings};
+use tempfile::TempDir;
 
 /// No step of a test takes this long, however busy the machine is.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -24,6 +30,25 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// Whether the long form is asked for.
 fn long() -> bool {
     std::env::var("PICKET_FAULTS").is_ok_and(|form| form == "long")
+}
+
+/// The same with encryption, under a master key that lies on another disk.
+fn encrypted(settings: Settings) -> Settings {
+    static DISK: LazyLock<TempDir> = LazyLock::new(|| tempfile::tempdir().unwrap());
+    static KEY: LazyLock<std::path::PathBuf> = LazyLock::new(|| {
+        let path = DISK.path().join("master");
+        fs::write(&path, "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=").unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        path
+    });
+    let encryption = EncryptionSettings {
+        key_file: Some(KEY.clone()),
+        credential: None,
+        former_key_files: Vec::new(),
+        former_credentials: Vec::new(),
+        enabled: true,
+    };
+    Settings { encryption: Some(encryption), ..settings }
 }
 
 /// A folder in memory where there is one: a test that opens hundreds of spools should wait for its

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use crate::agent::{TestClock, cameras};
 use crate::ledger::Ledger;
 use crate::player::Player;
-use crate::{long, scratch};
+use crate::{encrypted, long, scratch};
 
 const SEEDS: &str = include_str!("model.seeds");
 const ACTIONS: usize = 80;
@@ -81,19 +81,22 @@ fn picture(random: &mut Random) -> Option<usize> {
     }
 }
 
-fn settings() -> Settings {
-    Settings {
+/// Of every second seed the spool is encrypted.
+fn settings(seed: u64) -> Settings {
+    let settings = Settings {
         max_bytes: 16 * 1024 * 1024,
         checkpoint_bytes: 256 * 1024,
         commit_bytes: 100_000,
         max_pending_bytes: 300_000,
         ..Settings::default()
-    }
+    };
+    if seed % 2 == 1 { encrypted(settings) } else { settings }
 }
 
 /// A spool under test, from one crash to the next.
 struct Subject {
     dir: TempDir,
+    settings: Settings,
     clock: Arc<TestClock>,
     player: Player,
     held: Vec<Spooled>,
@@ -101,13 +104,19 @@ struct Subject {
 }
 
 impl Subject {
-    fn start(dir: TempDir, clock: Arc<TestClock>, ledger: Ledger, context: &str) -> Self {
+    fn start(
+        dir: TempDir,
+        settings: Settings,
+        clock: Arc<TestClock>,
+        ledger: Ledger,
+        context: &str,
+    ) -> Self {
         let disk = FaultyDisk::under(dir.path());
         disk.record();
         let promised = ledger.promised(usize::MAX);
-        let player = Player::start(dir.path(), &settings(), clock.clone(), disk, ledger);
+        let player = Player::start(dir.path(), &settings, clock.clone(), disk, ledger);
         promised.judge(&player.agent, context);
-        Self { dir, clock, player, held: Vec::new(), full: false }
+        Self { dir, settings, clock, player, held: Vec::new(), full: false }
     }
 
     fn take(mut self, action: Action, random: &mut Random, context: &str) -> Self {
@@ -149,7 +158,13 @@ impl Subject {
                 let fault = Fault::every(Call::Sync, File::Any, Failure::Io);
                 self.player.disk.fail(Fault { times: Some(1), ..fault });
             }
-            Action::JumpClock { hours } => self.clock.jump(hours * 3_600_000_000),
+            Action::JumpClock { hours } => {
+                self.clock.jump(hours * 3_600_000_000);
+                if self.settings.encryption.is_some() {
+                    // Time for another key, and to look which ones are needless.
+                    self.clock.pass(3_600_000_000);
+                }
+            }
         }
         for (camera, books) in self.player.agent.spool.ledger().all() {
             assert!(books.balanced(), "{context}: {camera}: {books:?}");
@@ -168,7 +183,7 @@ impl Subject {
     }
 
     fn crash(self, keep: Keep, random: &mut Random, context: &str) -> Self {
-        let Self { dir, clock, player, .. } = self;
+        let Self { dir, settings, clock, player, .. } = self;
         let (steps, mut ledger) = (player.disk.steps(), player.ledger.clone());
         ledger.crashed();
         let again = scratch();
@@ -179,22 +194,23 @@ impl Subject {
         player.disk.mend();
         player.finish();
         drop(dir);
-        Self::start(again, clock, ledger, context)
+        Self::start(again, settings, clock, ledger, context)
     }
 
     fn restart(self, context: &str) -> Self {
-        let Self { dir, clock, player, .. } = self;
+        let Self { dir, settings, clock, player, .. } = self;
         player.disk.mend();
         let (disk, ledger) = player.finish();
         drop(disk);
-        Self::start(dir, clock, ledger, context)
+        Self::start(dir, settings, clock, ledger, context)
     }
 }
 
 fn play(seed: u64) {
     let mut random = Random::new(seed);
-    let mut subject =
-        Subject::start(scratch(), TestClock::set(), Ledger::default(), &format!("seed {seed}"));
+    let (clock, ledger) = (TestClock::set(), Ledger::default());
+    let context = format!("seed {seed}");
+    let mut subject = Subject::start(scratch(), settings(seed), clock, ledger, &context);
     for n in 0..ACTIONS {
         let action = Action::draw(&mut random);
         let context = format!("seed {seed}, action {n}: {action:?}");

@@ -42,7 +42,7 @@ impl Player {
     }
 
     /// As a camera does it, which asks for a number until it gets one.
-    fn capture_at_last(&mut self, camera: &CameraName, picture: Option<usize>) {
+    pub fn capture_at_last(&mut self, camera: &CameraName, picture: Option<usize>) {
         let until = Instant::now() + LIMIT;
         while !self.capture(camera, picture) {
             assert!(Instant::now() < until, "{camera} gets no number");

@@ -3,16 +3,18 @@
 use std::ops::Range;
 use std::path::Path;
 
-use picket_edge_agent::spool::{self, Settings};
+use picket_edge_agent::spool::{self, Outcome, Settings};
 use picket_faulty_disk::{FaultyDisk, Keep, PowerCut, Random, Step};
+use picket_wire::Topic;
 
-use crate::agent::{Agent, TestClock};
+use crate::agent::{Agent, TestClock, cameras};
 use crate::ledger::Ledger;
 use crate::player::Player;
-use crate::{long, scratch};
+use crate::{encrypted, long, scratch};
 
 /// One run of the spool, with every step of the disk.
 struct Run {
+    settings: Settings,
     steps: Vec<Step>,
     ledger: Ledger,
     pictures_dropped: u64,
@@ -37,7 +39,36 @@ fn run(rounds: usize, picture_bytes: usize, link: bool) -> Run {
     let (steps, ledger) = (player.disk.steps(), player.ledger.clone());
     let books = player.agent.spool.ledger().all();
     let pictures_dropped = books.values().flat_map(|books| books.pictures_dropped.values()).sum();
-    Run { steps, ledger, pictures_dropped }
+    Run { settings, steps, ledger, pictures_dropped }
+}
+
+/// Some hours of an encrypted spool, each with a key of its own, of which the first are needless at the
+/// end.
+fn run_encrypted(hours: usize, picture_bytes: usize) -> Run {
+    const HOUR_US: u64 = 60 * 60 * 1_000_000;
+    let dir = scratch();
+    let disk = FaultyDisk::under(dir.path());
+    disk.record();
+    let (settings, clock) = (encrypted(settings()), TestClock::set());
+    let mut player = Player::start(dir.path(), &settings, clock.clone(), disk, Ledger::default());
+    let mut before = Vec::new();
+    for _ in 0..hours {
+        for round in 0..8 {
+            let [north, south] = cameras();
+            player.capture_at_last(&north, Some(picture_bytes));
+            player.capture_at_last(&south, (round % 3 == 0).then_some(picture_bytes / 2));
+            player.flush();
+        }
+        let rows = [player.take(Topic::Observations), player.take(Topic::Frames)].concat();
+        clock.pass(HOUR_US);
+        // What was captured an hour ago arrives, and its key is looked for at the next turn.
+        player.settle(&std::mem::replace(&mut before, rows), &Outcome::Acknowledged);
+        player.flush();
+        clock.pass(HOUR_US / 60);
+        player.flush();
+    }
+    let (steps, ledger) = (player.disk.steps(), player.ledger.clone());
+    Run { settings, steps, ledger, pictures_dropped: 0 }
 }
 
 impl Run {
@@ -47,7 +78,7 @@ impl Run {
         let dir = scratch();
         cut.advance_to(count);
         cut.write_to(dir.path(), keep, &mut Random::new(seed));
-        let agent = Agent::start(dir.path(), &settings(), TestClock::set());
+        let agent = Agent::start(dir.path(), &self.settings, TestClock::set());
         assert_eq!(spool::stat(dir.path()).unwrap().set_aside, 0, "{context}: set aside");
         check_integrity(dir.path(), &context);
         self.ledger.promised(count).judge(&agent, &context);
@@ -92,6 +123,27 @@ fn sample<T: Clone>(all: &[T], count: usize, random: &mut Random) -> Vec<T> {
     // One from each stretch, so that every part of the run is in it.
     let stretch = all.len().div_ceil(count).max(1);
     all.chunks(stretch).map(|part| part[random.below(part.len())].clone()).collect()
+}
+
+#[test]
+fn a_power_cut_at_any_sync_leaves_the_key_of_each_record_that_was_promised() {
+    let run = run_encrypted(6, 5_000);
+    let is_of_key = |step: &Step, made: bool| match step {
+        Step::Renamed { to, .. } => made && to.starts_with("spool.keys/"),
+        Step::Removed(file) => !made && file.starts_with("spool.keys/"),
+        _ => false,
+    };
+    let count = |made| run.steps.iter().filter(|step| is_of_key(step, made)).count();
+    let (made, destroyed) = (count(true), count(false));
+    assert!(made >= 6 && destroyed > 0, "{made} keys were made, {destroyed} destroyed");
+    let mut random = Random::new(7);
+    let edges: Vec<_> = run.syncs().collect();
+    let mut cut = PowerCut::new(&run.steps);
+    for count in sample(&edges, 40, &mut random) {
+        for keep in Keep::ALL {
+            run.cut(&mut cut, count, keep, random.number());
+        }
+    }
 }
 
 #[test]
