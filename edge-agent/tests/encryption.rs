@@ -341,7 +341,7 @@ fn at_the_end_of_a_run_the_keys_go_that_nothing_waits_under() {
     agent.acknowledge(&agent.take_all());
     assert_eq!(site.keys().len(), 1, "it is in use");
     agent.finish();
-    assert_eq!(site.keys(), [PathBuf::new(); 0]);
+    assert!(site.keys().is_empty(), "{:?}", site.keys());
 }
 
 #[test]
@@ -382,7 +382,7 @@ fn a_lost_key_costs_its_rows_each_counted_and_holds_up_nothing_behind_them() {
     let pictures = agent.books().pictures_dropped;
     assert_eq!(pictures.get(&Reason::SPOOL_KEY_LOST.into()), Some(&10));
     agent.end();
-    assert_eq!(site.keys(), [PathBuf::new(); 0]);
+    assert!(site.keys().is_empty(), "{:?}", site.keys());
 }
 
 #[test]
@@ -520,7 +520,7 @@ fn what_is_salvaged_of_an_encrypted_spool_stays_encrypted_and_its_keys_with_it()
     assert!(site.files_with(JPEG).is_empty() && site.files_with(CLASS.as_bytes()).is_empty());
     agent.acknowledge(&now);
     agent.finish();
-    assert_eq!(site.keys(), [PathBuf::new(); 0]);
+    assert!(site.keys().is_empty(), "{:?}", site.keys());
 }
 
 #[test]

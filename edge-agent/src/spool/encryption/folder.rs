@@ -65,8 +65,8 @@ impl Folder {
 
     /// Destroys what a crash left half made.
     pub fn clear_half_made(&self) -> Result<(), KeyError> {
-        let half = self.names()?.into_iter().filter(|name| name.ends_with(".key.new"));
-        half.map(|name| self.destroy_path(&self.path.join(name))).collect()
+        let mut half = self.names()?.into_iter().filter(|name| name.ends_with(".key.new"));
+        half.try_for_each(|name| self.destroy_path(&self.path.join(name)))
     }
 
     fn names(&self) -> Result<Vec<String>, KeyError> {
