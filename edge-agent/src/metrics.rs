@@ -200,7 +200,13 @@ pub const TABLE: &[Metric] = &[
         "picket_agent_spool_used_bytes",
         MetricKind::Gauge,
         &[],
-        "Bytes of the database that are in use.",
+        "Bytes of the database and of pictures that are in use.",
+    ),
+    metric(
+        "picket_agent_spool_memory_bytes",
+        MetricKind::Gauge,
+        &[],
+        "Bytes of records that are in memory alone, where spool.durability is offline: a power cut takes them.",
     ),
     metric(
         "picket_agent_spool_log_pages",

@@ -14,7 +14,7 @@ use picket_tests::fleet::{Fleet, settled};
 use picket_tests::topics;
 
 /// In the short form: rounds begin for so long.
-const SHORT: Duration = Duration::from_secs(40);
+const SHORT: Duration = Duration::from_secs(25);
 /// In the long form, unless `PICKET_KILLS` says otherwise.
 const LONG: u64 = 200;
 /// From well before the first record to well behind many commits and acknowledgements, on any machine.
@@ -38,12 +38,29 @@ fn goes_on(rounds: u64, began: Instant) -> bool {
     }
 }
 
+/// Records are kept in memory while the link works.
+const OFFLINE: &str = "
+[spool]
+durability = \"offline\"
+memory_window_ms = 5000
+";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn kill_9_at_any_moment_loses_no_more_than_its_bound_and_doubles_nothing() {
+    kills(CAMERA.to_owned()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kill_9_of_an_agent_that_keeps_records_in_memory_is_told_with_its_bound() {
+    kills(format!("{OFFLINE}{CAMERA}")).await;
+}
+
+/// Kills an agent of this config again and again, and asks the books.
+async fn kills(config: String) {
     let mut chance = Chance::new().unwrap();
     let dir = tempfile::tempdir().unwrap();
     let fleet = Fleet::start(dir.path()).await.unwrap();
-    let agent = fleet.enrol("gate", CAMERA).await.unwrap();
+    let agent = fleet.enrol("gate", &config).await.unwrap();
     let began = Instant::now();
     let mut rounds = 0;
     while goes_on(rounds, began) {

@@ -1,16 +1,21 @@
 //! What waits in memory for the next commit.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use picket_wire::observation::{FrameFate, Observation, Reason, Skip, Stamp};
-use picket_wire::{CameraKey, CameraRecord, DeviceName, ObservationId, Picture, Topic};
+use picket_wire::{
+    CameraKey, CameraRecord, DeviceName, EpochId, Kind, ObservationId, Picture, Topic,
+};
 
 use super::record::{Dropped, Row, RowId, push_dropped};
 use super::settings::Settings;
 use crate::capture::SourcePosition;
 use crate::detect::Observed;
 
+/// Entries of rows that were offered: some hundred bytes each.
+const MOST_OFFERED: usize = 8192;
 /// How long what needs no commit of its own waits for one.
 const LONGEST_COMPANY: Duration = Duration::from_secs(10);
 
@@ -19,6 +24,8 @@ const LONGEST_COMPANY: Duration = Duration::from_secs(10);
 pub enum Entry {
     /// A record or a picture.
     Row(Row),
+    /// One that was offered to the uplink already.
+    Offered(Offered),
     /// What could not become one.
     Dropped(Dropped),
     /// Of a recording: all up to here is kept or counted.
@@ -29,7 +36,41 @@ impl Entry {
     fn bytes(&self) -> u64 {
         match self {
             Self::Row(row) => row.bytes(),
-            Self::Dropped(_) | Self::Position(..) => 0,
+            Self::Offered(_) | Self::Dropped(_) | Self::Position(..) => 0,
+        }
+    }
+
+    /// Whether nobody is told of it before it is committed.
+    fn is_urgent(&self) -> bool {
+        match self {
+            Self::Offered(offered) => offered.refused.is_some(),
+            Self::Row(_) | Self::Dropped(_) => true,
+            Self::Position(..) => false,
+        }
+    }
+}
+
+/// A row that has its number and lies in memory, where the uplink can take it, or took it.
+#[derive(Debug, Clone)]
+pub struct Offered {
+    pub id: RowId,
+    pub key: CameraKey,
+    pub kind: Kind,
+    pub first: u64,
+    pub last: u64,
+    pub bytes: u64,
+    /// Why the broker will never take it.
+    pub refused: Option<Reason>,
+}
+
+impl Offered {
+    /// What is lost with it.
+    pub fn dropped(&self, epoch: EpochId, reason: Reason, now: Stamp) -> Dropped {
+        let id = ObservationId { key: self.key.clone(), epoch, seq: self.first };
+        match self.kind {
+            Kind::Frame => Dropped::picture(id, reason, now),
+            Kind::Crop => Dropped::crop(id, reason, now),
+            _ => Dropped::observations(id, self.last, reason, now),
         }
     }
 }
@@ -91,6 +132,51 @@ impl Batch {
         self.since.map(|since| since + Duration::from_millis(wait))
     }
 
+    /// The same while the link works and all rows were offered.
+    pub fn offered_due_at(&self, settings: &Settings, unsaved_bytes: u64) -> Option<Instant> {
+        let is_urgent = !self.settled.is_empty() || self.entries.iter().any(Entry::is_urgent);
+        let full =
+            self.entries.len() >= MOST_OFFERED || unsaved_bytes >= settings.max_pending_bytes / 2;
+        match is_urgent {
+            true => self.due_at(settings),
+            false => {
+                let wait = if full { 0 } else { settings.memory_window_ms };
+                self.since.map(|since| since + Duration::from_millis(wait))
+            }
+        }
+    }
+
+    /// Makes rows that wait offered ones, numbered from `first` on, and gives them.
+    pub fn offer(&mut self, first: RowId) -> Vec<Arc<Row>> {
+        let behind = self.entries.iter().rposition(|entry| matches!(entry, Entry::Offered(_)));
+        let mut rows = Vec::new();
+        for entry in self.entries.iter_mut().skip(behind.map_or(0, |at| at + 1)) {
+            let Entry::Row(row) = entry else { continue };
+            let (key, kind, first_seq, last) = (row.key.clone(), row.kind, row.first, row.last);
+            let (id, bytes) = (first + rows.len() as RowId, row.bytes());
+            let offered = Offered { id, key, kind, first: first_seq, last, bytes, refused: None };
+            if let Entry::Row(row) = std::mem::replace(entry, Entry::Offered(offered)) {
+                self.bytes = self.bytes.saturating_sub(bytes);
+                rows.push(Arc::new(row));
+            }
+        }
+        rows
+    }
+
+    /// The uplink is done with a row that was offered.
+    pub fn settle_offered(&mut self, settled: Settled) {
+        let Outcome::Refused(reason) = settled.outcome else { return };
+        for entry in &mut self.entries {
+            match entry {
+                Entry::Offered(offered) if offered.id == settled.id => {
+                    offered.refused = Some(reason);
+                    return;
+                }
+                _ => {}
+            }
+        }
+    }
+
     /// Takes off a first part of some `max_bytes`, and all that is settled. A batch that grew while
     /// the disk refused writes may be larger than the whole spool: part by part, each makes room
     /// for itself.
@@ -100,9 +186,13 @@ impl Batch {
         part.carried_bytes = std::mem::take(&mut self.carried_bytes);
         part.carried_bytes += std::mem::take(&mut self.carried_lately);
         self.carried_since = None;
-        while part.bytes < max_bytes
+        let mut offered_bytes = 0;
+        while part.bytes + offered_bytes < max_bytes
             && let Some(entry) = self.entries.pop_front()
         {
+            if let Entry::Offered(offered) = &entry {
+                offered_bytes += offered.bytes;
+            }
             part.bytes += entry.bytes();
             part.entries.push_back(entry);
         }
@@ -267,8 +357,11 @@ impl Batch {
 
     /// Runs grow in place, so that a disk that stays away does not fill the memory with gaps.
     fn drop_run(&mut self, dropped: Dropped) {
-        let newest =
-            self.entries.iter_mut().rev().take_while(|entry| !matches!(entry, Entry::Row(_)));
+        let newest = self
+            .entries
+            .iter_mut()
+            .rev()
+            .take_while(|entry| !matches!(entry, Entry::Row(_) | Entry::Offered(_)));
         for entry in newest {
             if let Entry::Dropped(run) = entry
                 && run.absorb(&dropped)

@@ -15,7 +15,7 @@ use picket_wire::{CameraKey, CameraName, DeviceName, EpochId, Kind};
 use rusqlite::{Connection, Row as SqlRow, params};
 
 use super::error::SpoolError;
-use super::record::{Dropped, Row, frames};
+use super::record::{Dropped, frames};
 use super::worth::Weights;
 
 /// One camera's row of `accounts`.
@@ -46,15 +46,15 @@ impl Account {
     }
 
     /// A row is committed that was in memory.
-    pub fn kept(&mut self, row: &Row) {
-        let count = frames(row.kind, row.first, row.last);
+    pub fn kept(&mut self, kind: Kind, first: u64, last: u64) {
+        let count = frames(kind, first, last);
         self.books.captured += count;
         self.books.spooled += count;
-        if row.kind == Kind::Skip {
+        if kind == Kind::Skip {
             self.books.skipped += count;
         }
         if count > 0 {
-            self.last_committed = self.last_committed.max(row.last);
+            self.last_committed = self.last_committed.max(last);
         }
     }
 

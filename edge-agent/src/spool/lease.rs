@@ -6,9 +6,10 @@
 //! its commit, the uplink for one short read.
 
 use std::collections::HashSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::record::RowId;
+use super::record::{Row, RowId};
+use super::unsaved::Unsaved;
 
 /// Shared by the writer and the uplink's reader.
 #[derive(Debug, Default)]
@@ -22,6 +23,8 @@ pub struct Held {
     /// Gap rows of this run that were never handed out, and so may still grow: nobody has seen
     /// their bytes.
     unseen_gaps: HashSet<RowId>,
+    /// Offered before they are committed.
+    unsaved: Unsaved,
 }
 
 impl Leases {
@@ -47,6 +50,30 @@ impl Held {
     /// The uplink has it no more: it is deleted, or was not delivered.
     pub fn give_back(&mut self, id: RowId) {
         self.in_flight.remove(&id);
+    }
+
+    /// A row may be sent before it is committed.
+    pub fn offer(&mut self, id: RowId, row: Arc<Row>) {
+        self.unsaved.add(id, row);
+    }
+
+    /// Rows that are not committed.
+    pub fn unsaved(&self) -> &Unsaved {
+        &self.unsaved
+    }
+
+    /// A row was committed that was offered before.
+    pub fn saved(&mut self, id: RowId) {
+        self.unsaved.remove(id);
+    }
+
+    /// The uplink is done with a row that was not committed; false if it was.
+    pub fn settle_unsaved(&mut self, id: RowId) -> bool {
+        let removed = self.unsaved.remove(id);
+        if removed {
+            self.in_flight.remove(&id);
+        }
+        removed
     }
 
     /// A gap row was committed that may still grow.

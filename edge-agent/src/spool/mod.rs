@@ -5,7 +5,9 @@
 //! positions of recordings, to capture; the [`Ledger`], to everyone.
 //!
 //! **Promises**
-//! - *Crash*: what [`SpoolReader::next_batch`] gives out was committed with an fsync before. Books,
+//! - *Crash*: what [`SpoolReader::next_batch`] gives out was committed with an fsync before, unless
+//!   `durability` is `offline` and the link works: then it is kept in memory for a bounded time, and
+//!   reaches the disk only if it is not acknowledged by then. Books,
 //!   gap records and positions of recordings change in the transaction that makes them true. What
 //!   had a `seq` and was not committed (at most `commit_interval_ms` and a commit's length) is lost;
 //!   the next start's epoch record says so: its `reserved` bounds it, its `last_committed` is where
@@ -94,6 +96,7 @@ mod shared;
 mod store;
 mod totals;
 mod transaction;
+mod unsaved;
 mod upkeep;
 mod verify;
 mod walk;
@@ -115,6 +118,6 @@ pub use list::{Chosen, Group, list};
 pub use lock::StateLock;
 pub use reader::{AccountStat, Head, Limits, SpoolReader, Spooled, Stat, stat};
 pub use record::RowId;
-pub use settings::{Settings, SettingsError};
+pub use settings::{Durability, Settings, SettingsError};
 pub use totals::Totals;
 pub use verify::{Found, verify};

@@ -19,7 +19,7 @@ use super::error::SpoolError;
 use super::lease::Held;
 use super::month::Month;
 use super::pictures::{self, Pictures, Place};
-use super::record::RowId;
+use super::record::{Row, RowId};
 use super::schema;
 use super::shared::Shared;
 use super::totals::{self, Totals, table};
@@ -138,7 +138,17 @@ impl SpoolReader {
         limit: usize,
     ) -> Result<Vec<Head>, SpoolError> {
         let mut heads = Vec::new();
-        match self.read_heads(topic, ids, limit, &mut heads) {
+        // Held over both: a row that is committed in between would be in neither.
+        let held = self.shared.leases.lock();
+        let from_disk = self.read_heads(topic, ids.clone(), limit, &mut heads);
+        if from_disk.is_ok() {
+            for (id, row) in held.unsaved().range(topic, ids) {
+                heads.push(Head { id, key: row.key.to_string(), bytes: row.bytes() });
+            }
+            heads.sort_by_key(|head| head.id);
+            heads.truncate(limit);
+        }
+        match from_disk {
             Err(error) => {
                 if error.is_corruption() {
                     schema::mark_suspect(&self.shared.state_dir);
@@ -178,6 +188,7 @@ impl SpoolReader {
         Ok(())
     }
 
+    /// Rows of the database, and between them those that are not on the disk yet.
     fn read(
         &self,
         topic: Topic,
@@ -187,6 +198,7 @@ impl SpoolReader {
         batch: &mut Vec<Spooled>,
     ) -> Result<(), SpoolError> {
         let mut bytes = 0;
+        let mut unsaved = held.unsaved().range(topic, ids.clone()).peekable();
         let mut from = ids.start;
         let read = |source| SpoolError::Read { what: "rows to send", source };
         let sql = format!(
@@ -196,13 +208,29 @@ impl SpoolReader {
         );
         let mut statement = self.connection.prepare_cached(&sql).map_err(read)?;
         let mut rows = statement.query([ids.start, ids.end]).map_err(read)?;
-        while batch.len() < limits.rows && bytes < limits.bytes {
+        let mut at_end = false;
+        while batch.len() < limits.rows && bytes < limits.bytes && !at_end {
             let next = rows.next().map_err(|source| self.at_row(topic, from..ids.end, source));
-            let Some(row) = next? else { break };
-            let id = row.get(0).map_err(read)?;
+            let row = next?;
+            let id = row.map(|row| row.get(0)).transpose().map_err(read)?;
+            while let Some((id, row)) =
+                unsaved.next_if(|(other, _)| id.is_none_or(|id| *other < id))
+                && batch.len() < limits.rows
+                && bytes < limits.bytes
+            {
+                if !held.is_in_flight(id) {
+                    let spooled = of_memory(id, row)?;
+                    bytes += spooled.bytes();
+                    batch.push(spooled);
+                }
+            }
+            let Some((id, row)) = id.zip(row) else {
+                at_end = true;
+                continue;
+            };
             from = id + 1;
             // SQLite reads a column's pages when it is asked for: stepping over a row costs little.
-            if !held.is_in_flight(id) {
+            if !held.is_in_flight(id) && batch.len() < limits.rows && bytes < limits.bytes {
                 let spooled = spooled(topic, id, row, &self.pictures, &self.shared.keyring)?;
                 bytes += spooled.bytes();
                 batch.push(spooled);
@@ -259,6 +287,11 @@ impl SpoolReader {
         self.commands.send(Command::Carried(bytes)).map_err(|_| SpoolError::WriterGone)
     }
 
+    /// Tells whether what is sent is acknowledged at the moment.
+    pub fn link_works(&self, works: bool) {
+        self.shared.link_works.store(works, Ordering::SeqCst);
+    }
+
     /// Sets the bytes that may go over the link in a month.
     pub fn set_monthly_budget(&self, bytes: Option<u64>) {
         self.shared.month_budget_bytes.store(bytes.unwrap_or(u64::MAX), Ordering::SeqCst);
@@ -293,14 +326,22 @@ impl SpoolReader {
         self.shared.next_id.load(Ordering::SeqCst)
     }
 
-    /// Whether nothing is left on disk.
+    /// Whether nothing is left.
     pub fn is_empty(&self) -> Result<bool, SpoolError> {
+        let held = self.shared.leases.lock();
         let (_, totals) = totals::load(&self.connection)?;
-        Ok(totals.records == 0 && totals.pictures == 0)
+        Ok(totals.records == 0 && totals.pictures == 0 && held.unsaved().is_empty())
     }
 
     /// Whether a row with a lower number is left.
     pub fn has_any_below(&self, id: RowId) -> Result<bool, SpoolError> {
+        let held = self.shared.leases.lock();
+        let in_memory = Topic::OF_CAMERAS
+            .into_iter()
+            .any(|topic| held.unsaved().range(topic, RowId::MIN..id).next().is_some());
+        if in_memory {
+            return Ok(true);
+        }
         let sql = "SELECT EXISTS (SELECT 1 FROM records WHERE id < ?1)
             OR EXISTS (SELECT 1 FROM pictures WHERE id < ?1)";
         let found = self.connection.prepare_cached(sql);
@@ -365,6 +406,17 @@ pub(super) fn spooled(
         }
     };
     Ok(Spooled { topic, id, key, headers, value })
+}
+
+/// A row that is not on the disk yet.
+fn of_memory(id: RowId, row: &Row) -> Result<Spooled, SpoolError> {
+    let topic = row.topic;
+    let headers = serde_json::from_str(&row.headers).map_err(|_| SpoolError::BadRow {
+        topic,
+        id,
+        what: "headers",
+    })?;
+    Ok(Spooled { topic, id, key: row.key.to_string(), headers, value: row.value.clone() })
 }
 
 /// Wall time of the oldest row, in milliseconds; none if the clock was not set then.

@@ -13,6 +13,20 @@ const MOST_BYTES: u64 = 8 * 1024 * 1024 * MIB;
 /// Ten years.
 const MOST_AGE_HOURS: u32 = 87_660;
 
+/// When what was captured is on the disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Durability {
+    /// Before it is sent: a power cut takes what was captured in the last `commit_interval_ms`.
+    #[default]
+    Always,
+    /// While the link works, only what is not acknowledged within `memory_window_ms`, so that an SD card
+    /// is hardly written. A power cut or crash takes what was captured in that time and not acknowledged:
+    /// with a link that works that is what is on its way. It shows at the centre as a gap
+    /// (`crash`).
+    Offline,
+}
+
 /// What is kept on disk until the broker has acknowledged it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -32,6 +46,13 @@ pub struct Settings {
     /// gap; unset, they are kept until there is no room. Nothing is too old while no time source keeps
     /// the clock, nor for ten minutes after it jumped.
     pub max_age_hours: Option<u32>,
+    /// When what was captured is on the disk: `always` before it is sent; `offline` only what a working
+    /// link does not carry away in time.
+    pub durability: Durability,
+    /// With `durability = "offline"` and a link that works: the longest time in milliseconds that a record
+    /// is kept in memory alone, and so the most that a power cut can take. When the link stops working it
+    /// is a second at most; when half of `max_pending_bytes` is in memory, none.
+    pub memory_window_ms: u64,
     /// Longest time in milliseconds that a record waits in memory for its commit. It is the window
     /// that a power cut can take, and part of the latency of a live record.
     pub commit_interval_ms: u64,
@@ -56,6 +77,8 @@ impl Default for Settings {
             max_bytes: 4 * 1024 * MIB,
             min_free_bytes: 32 * MIB,
             max_age_hours: None,
+            durability: Durability::Always,
+            memory_window_ms: 30_000,
             commit_interval_ms: 50,
             commit_records: 256,
             commit_bytes: 4 * MIB,
@@ -102,6 +125,9 @@ impl Settings {
         }
         if !(1..=10_000).contains(&self.commit_interval_ms) {
             return refuse("commit_interval_ms", self.commit_interval_ms, "1 to 10000");
+        }
+        if !(1_000..=600_000).contains(&self.memory_window_ms) {
+            return refuse("memory_window_ms", self.memory_window_ms, "1000 to 600000");
         }
         if !(1..=100_000).contains(&self.commit_records) {
             return refuse("commit_records", self.commit_records.into(), "1 to 100000");

@@ -37,6 +37,8 @@ pub struct Shared {
     pub month_is_known: AtomicBool,
     /// Most bytes that may go in a month; the largest number where there is no budget.
     pub month_budget_bytes: AtomicU64,
+    /// Whether what is sent is acknowledged, as far as the uplink knows.
+    pub link_works: AtomicBool,
     /// Rises with each turn of the writer: standing still means stuck.
     pub turns: AtomicU64,
 }

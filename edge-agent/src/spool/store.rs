@@ -11,7 +11,7 @@ use picket_wire::{CameraKey, CameraName, CameraRecord, DeviceName, ObservationId
 use rusqlite::{Connection, TransactionBehavior};
 
 use super::age::{Ages, Old};
-use super::batch::{Batch, Entry, Outcome};
+use super::batch::{Batch, Entry, Offered, Outcome, Settled};
 use super::books::{self, Account, Ledger};
 use super::clock::{self, Clock, Relations};
 use super::encryption::BatchKeys;
@@ -22,7 +22,7 @@ use super::lock::StateLock;
 use super::log::LogLimit;
 use super::month::Month;
 use super::pictures::{Place, Segments};
-use super::record::{Row, RowId};
+use super::record::{Row, RowId, frames};
 use super::recordings::{self, Positions, Recordings};
 use super::room::Room;
 use super::salvage::Salvage;
@@ -128,6 +128,7 @@ impl Store {
             month_bytes: AtomicU64::new(month.bytes),
             month_is_known: AtomicBool::new(false),
             month_budget_bytes: AtomicU64::new(u64::MAX),
+            link_works: AtomicBool::new(false),
             turns: AtomicU64::new(0),
         });
         let key =
@@ -232,6 +233,34 @@ impl Store {
         Ok(first..=last)
     }
 
+    /// Offers what waits in a batch to the uplink before it is committed.
+    pub fn offer(&mut self, batch: &mut Batch) {
+        let mut held = self.shared.leases.lock();
+        for (id, row) in (self.next_id..).zip(batch.offer(self.next_id)) {
+            held.offer(id, row);
+            self.next_id = id + 1;
+        }
+        self.shared.next_id.store(self.next_id, Ordering::SeqCst);
+    }
+
+    /// Books what the uplink is done with; gives what is on the disk, to be deleted with the next commit.
+    pub fn settle_unsaved(&self, batch: &mut Batch, settled: Vec<Settled>) -> Vec<Settled> {
+        let mut held = self.shared.leases.lock();
+        let mut on_disk = Vec::new();
+        for settled in settled {
+            match held.settle_unsaved(settled.id) {
+                true => batch.settle_offered(settled),
+                false => on_disk.push(settled),
+            }
+        }
+        on_disk
+    }
+
+    /// Bytes of what was offered and is in memory alone.
+    pub fn unsaved_bytes(&self) -> u64 {
+        self.shared.leases.lock().unsaved().bytes()
+    }
+
     /// Commits a batch: all of it or nothing. `extra_pages` asks for more room than the estimate,
     /// after the estimate was wrong.
     pub fn commit(&mut self, batch: &Batch, extra_pages: u64) -> Result<(), SpoolError> {
@@ -240,9 +269,10 @@ impl Store {
         self.keys.prepare(now.mono_us, self.next_id).map_err(SpoolError::Encryption)?;
         self.make_room(batch, extra_pages)?;
         let gaps = batch.entries.iter().any(|entry| matches!(entry, Entry::Dropped(_)))
+            || batch.entries.iter().any(|entry| matches!(entry, Entry::Offered(_)))
             || batch.settled.iter().any(|settled| settled.outcome != Outcome::Acknowledged);
-        let mut positions = Positions::new();
-        let mut evicted = Vec::new();
+        let (mut positions, mut evicted, mut bytes) = (Positions::new(), Vec::new(), 0);
+        self.each_row(batch, |row| bytes += row.bytes());
         let clocks = self.clock_records(&now);
         let old = std::mem::take(&mut self.old);
         let exclusive = gaps || !old.is_empty();
@@ -274,15 +304,54 @@ impl Store {
         }
         self.shared.recordings.settle(positions);
         self.give_back(batch);
-        self.since_checkpoint_bytes += batch.bytes() + 4 * PAGE_BYTES;
+        self.since_checkpoint_bytes += bytes + 4 * PAGE_BYTES;
         Ok(())
+    }
+
+    /// Room for the rows of a batch in the database, and for their pictures.
+    fn pages_needed(&self, batch: &Batch) -> u64 {
+        let small = batch.entries.iter().filter_map(|entry| match entry {
+            Entry::Dropped(_) => Some(1024),
+            Entry::Offered(offered) => offered.refused.as_ref().map(|_| 1024),
+            Entry::Row(_) | Entry::Position(..) => None,
+        });
+        let mut rows: Vec<u64> = small.collect();
+        self.each_row(batch, |row| {
+            let is_picture = row.topic == Topic::Frames;
+            rows.push(if is_picture { row.headers.len() as u64 } else { row.bytes() });
+        });
+        quota::pages_for(rows.into_iter()) + self.picture_pages(batch)
+    }
+
+    fn picture_pages(&self, batch: &Batch) -> u64 {
+        let mut pages = 0;
+        self.each_row(batch, |row| {
+            if row.topic == Topic::Frames {
+                pages += quota::pages_for_picture(row.value.len() as u64);
+            }
+        });
+        pages
+    }
+
+    /// The rows that a commit of the batch would write.
+    fn each_row(&self, batch: &Batch, mut visit: impl FnMut(&Row)) {
+        let held = self.shared.leases.lock();
+        for entry in &batch.entries {
+            match entry {
+                Entry::Row(row) => visit(row),
+                Entry::Offered(offered) => {
+                    held.unsaved().get(offered.id).iter().for_each(|row| visit(row));
+                }
+                Entry::Dropped(_) | Entry::Position(..) => {}
+            }
+        }
     }
 
     /// Makes room for a batch where there is none: what is settled goes, then what must. A commit of its
     /// own, so that the space of pictures is free before others are written.
     fn make_room(&mut self, batch: &Batch, extra_pages: u64) -> Result<(), SpoolError> {
         let most_pages = self.most_pages()?;
-        let needed = extra_pages + pages_needed(batch);
+        let needed = extra_pages + self.pages_needed(batch);
         if self.free_pages_on_disk(most_pages)? >= needed {
             return Ok(());
         }
@@ -302,7 +371,7 @@ impl Store {
             self.pictures.reclaim(&self.connection, needed)?;
         }
         // Pages of the database have SQLite's own limit.
-        let (pictures, free_pages) = (picture_pages(batch), self.free_pages(most_pages)?);
+        let (pictures, free_pages) = (self.picture_pages(batch), self.free_pages(most_pages)?);
         if pictures > 0 && free_pages < pictures {
             return Err(SpoolError::NoRoom { needed_pages: pictures, free_pages });
         }
@@ -409,13 +478,18 @@ impl Store {
             month,
             next_id: self.next_id,
             cipher: self.keys.cipher(),
+            saved: Vec::new(),
         };
         work(&mut tx)?;
         tx.close()?;
         // A row never says where its picture lies before it lies there.
         tx.pictures.sync()?;
-        let Transaction { changed, new_gaps, totals, month, next_id, freed, .. } = tx;
+        let Transaction { changed, new_gaps, totals, month, next_id, freed, saved, .. } = tx;
         guard.commit().map_err(step("commit"))?;
+        // Under the lock: who reads finds them in memory or on the disk, and never in both.
+        if let Some(held) = &mut held {
+            saved.into_iter().for_each(|id| held.saved(id));
+        }
         Ok(Changes {
             accounts: changed,
             gaps: new_gaps,
@@ -503,8 +577,9 @@ fn write_entries(
         match entry {
             Entry::Row(row) => {
                 tx.insert(row)?;
-                tx.account(&row.key).kept(row);
+                tx.account(&row.key).kept(row.kind, row.first, row.last);
             }
+            Entry::Offered(offered) => write_offered(tx, offered)?,
             Entry::Dropped(dropped) => {
                 tx.account(&dropped.key).lost_in_memory(dropped);
                 tx.gap(dropped)?;
@@ -519,21 +594,24 @@ fn write_entries(
     Ok(positions)
 }
 
-/// Room for a row of the database, and for its picture where it has one.
-fn pages_needed(batch: &Batch) -> u64 {
-    let rows = batch.entries.iter().filter_map(|entry| match entry {
-        Entry::Row(row) if row.topic == Topic::Frames => Some(row.headers.len() as u64),
-        Entry::Row(row) => Some(row.bytes()),
-        Entry::Dropped(_) => Some(1024),
-        Entry::Position(..) => None,
-    });
-    quota::pages_for(rows) + picture_pages(batch)
-}
-
-fn picture_pages(batch: &Batch) -> u64 {
-    let pictures = batch.entries.iter().filter_map(|entry| match entry {
-        Entry::Row(row) if row.topic == Topic::Frames => Some(row.value.len() as u64),
-        _ => None,
-    });
-    pictures.map(quota::pages_for_picture).sum()
+/// What became of a row that was offered: it is on the disk from now on, or was settled before.
+fn write_offered(tx: &mut Transaction<'_>, offered: &Offered) -> Result<(), SpoolError> {
+    let Offered { id, ref key, kind, first, last, ref refused, .. } = *offered;
+    if let Some(row) = tx.held.as_ref().and_then(|held| held.unsaved().get(id)) {
+        tx.save(id, &row)?;
+        tx.account(key).kept(kind, first, last);
+        return Ok(());
+    }
+    match refused {
+        None => {
+            tx.account(key).kept(kind, first, last);
+            tx.account(key).acknowledged(frames(kind, first, last));
+        }
+        Some(reason) => {
+            let dropped = offered.dropped(tx.epoch, reason.clone(), tx.now);
+            tx.account(key).lost_in_memory(&dropped);
+            tx.gap(&dropped)?;
+        }
+    }
+    Ok(())
 }

@@ -106,6 +106,8 @@ pub struct Transaction<'a> {
     pub month: Month,
     pub next_id: RowId,
     pub cipher: Cipher<'a>,
+    /// Rows of the memory that it writes.
+    pub saved: Vec<RowId>,
 }
 
 impl Transaction<'_> {
@@ -118,6 +120,19 @@ impl Transaction<'_> {
     /// Writes a row, its value as the config wants it on disk.
     pub fn insert(&mut self, row: &Row) -> Result<RowId, SpoolError> {
         let id = self.next_id;
+        self.insert_as(id, row)?;
+        self.next_id += 1;
+        Ok(id)
+    }
+
+    /// Writes a row that was offered with its number.
+    pub fn save(&mut self, id: RowId, row: &Row) -> Result<(), SpoolError> {
+        self.insert_as(id, row)?;
+        self.saved.push(id);
+        Ok(())
+    }
+
+    fn insert_as(&mut self, id: RowId, row: &Row) -> Result<(), SpoolError> {
         let at_ms = self.now.captured_at.map(|at| at.as_millisecond());
         let synchronised = self.now.clock == ClockState::Synchronised;
         let stored = self.cipher.stored(row).map_err(SpoolError::Encryption)?;
@@ -125,9 +140,7 @@ impl Transaction<'_> {
             Topic::Frames => Some(self.pictures.append(id, &stored.value)?),
             _ => None,
         };
-        self.write("INSERT", id, (at_ms, synchronised), row, &stored, place)?;
-        self.next_id += 1;
-        Ok(id)
+        self.write("INSERT", id, (at_ms, synchronised), row, &stored, place).map(|_| ())
     }
 
     /// Writes a row that was in another database with its number and time there, and its value as it was

@@ -14,7 +14,7 @@ use picket_wire::CameraName;
 use super::batch::{Batch, Settled};
 use super::error::SpoolError;
 use super::schema;
-use super::settings::Settings;
+use super::settings::{Durability, Settings};
 use super::store::Store;
 use crate::detect::Observed;
 
@@ -134,6 +134,8 @@ impl Writer {
             self.store.shared.turns.fetch_add(1, Ordering::Relaxed);
             asked = self.turn() && asked;
             self.store.look_around();
+            metrics::gauge!("picket_agent_spool_memory_bytes")
+                .set(self.store.unsaved_bytes() as f64);
             if self.is_due() {
                 self.commit();
             }
@@ -190,7 +192,12 @@ impl Writer {
                 // What nobody waits for any more is there the next time somebody asks.
                 let _ = reply.send(added);
             }
-            Command::Settle(settled) => self.batch.settle(settled),
+            Command::Settle(settled) => {
+                let on_disk = self.store.settle_unsaved(&mut self.batch, settled);
+                if !on_disk.is_empty() {
+                    self.batch.settle(on_disk);
+                }
+            }
             Command::Carried(bytes) => self.batch.carried(bytes),
             Command::Flush(reply) => {
                 self.take_all_input();
@@ -233,8 +240,9 @@ impl Writer {
     fn take(&mut self, observed: Observed) {
         let device = self.store.shared.device.clone();
         let now = self.store.now();
+        let too_much = self.in_memory_bytes() >= self.settings.max_pending_bytes;
         match &mut self.failing {
-            Some(failing) if self.batch.bytes() >= self.settings.max_pending_bytes => {
+            Some(failing) if too_much => {
                 failing.dropped += 1;
                 if failing.dropped == 1 {
                     tracing::error!(target: "spool", problem = failing.problem,
@@ -246,8 +254,29 @@ impl Writer {
             _ => {
                 self.batch.without_pictures = self.store.shared.leaves_pictures_out();
                 self.batch.take(&device, observed, now);
+                if self.offers() {
+                    self.store.offer(&mut self.batch);
+                    self.wake_uplink();
+                }
             }
         }
+    }
+
+    /// Whether rows are offered to the uplink before they are committed.
+    fn offers(&self) -> bool {
+        self.settings.durability == Durability::Offline
+            && self.store.shared.link_works.load(Ordering::SeqCst)
+    }
+
+    fn batch_due_at(&self) -> Option<Instant> {
+        match self.offers() {
+            true => self.batch.offered_due_at(&self.settings, self.store.unsaved_bytes()),
+            false => self.batch.due_at(&self.settings),
+        }
+    }
+
+    fn in_memory_bytes(&self) -> u64 {
+        self.batch.bytes() + self.store.unsaved_bytes()
     }
 
     /// How long nothing needs to be done.
@@ -256,7 +285,7 @@ impl Writer {
         let due = match &self.failing {
             Some(failing) => Some(failing.retry_at),
             None if self.is_asked() => Some(now),
-            None => self.batch.due_at(&self.settings).or_else(|| self.store.salvage_due_at()),
+            None => self.batch_due_at().or_else(|| self.store.salvage_due_at()),
         };
         due.map_or(LONGEST_WAIT, |due| due.saturating_duration_since(now)).min(LONGEST_WAIT)
     }
@@ -271,7 +300,7 @@ impl Writer {
             Some(failing) => failing.retry_at <= now,
             None => {
                 (self.is_asked() && !self.batch.is_empty())
-                    || self.batch.due_at(&self.settings).is_some_and(|due| due <= now)
+                    || self.batch_due_at().is_some_and(|due| due <= now)
                     || self.store.has_clock_news()
                     || self.store.has_old()
             }

@@ -311,6 +311,7 @@ impl Sender {
             self.bulk.step(self.window.oldest(), now);
         }
         self.measure(now);
+        self.reader.link_works(self.link.is_up() && self.drain.is_none());
         if self.look_at_cut(now) {
             self.look_after_producers(now);
         }

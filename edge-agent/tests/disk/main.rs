@@ -12,6 +12,7 @@ mod faults;
 mod full_disk;
 mod ledger;
 mod model;
+mod offline;
 mod player;
 mod power_cut;
 mod salvage;
