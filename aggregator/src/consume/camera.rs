@@ -162,7 +162,7 @@ impl Camera {
         let Some((first, last)) = record.settles() else { return false };
         self.ledgers
             .get(&record.id().epoch)
-            .is_some_and(|l| l.accounted.count_within(first, last) == last - first + 1)
+            .is_some_and(|l| l.accounted.holes_within(first, last).is_empty())
     }
 
     /// Takes a record in. The ledgers and clocks of its epoch and of the one it names as previous must
@@ -301,9 +301,12 @@ impl Camera {
     ) -> Result<(), StoreError> {
         if let Some(previous) = &start.previous {
             let (first, last) = (previous.last_committed.saturating_add(1), previous.reserved);
-            let count = self.missing(previous.epoch, first, last);
-            if count > 0 {
-                let gap = CrashGap { epoch: previous.epoch, first, last, count };
+            let ledger = self.ledgers.get(&previous.epoch);
+            let holes =
+                ledger.map_or(vec![(first, last)], |l| l.accounted.holes_within(first, last));
+            // One for each run, so that none is told twice that came out of order before the crash.
+            for (first, last) in holes.into_iter().filter(|(first, last)| first <= last) {
+                let gap = CrashGap { epoch: previous.epoch, first, last };
                 let ingest = origin.ingest(self.retention.observations_days);
                 changes.records.push(upsert::crash_gap(record, gap, digest, &ingest)?);
             }
@@ -315,12 +318,6 @@ impl Camera {
             self.enter(start.id.epoch, origin, changes);
         }
         Ok(())
-    }
-
-    /// How many of a run are not accounted for.
-    fn missing(&self, epoch: EpochId, first: u64, last: u64) -> u64 {
-        let known = self.ledgers.get(&epoch).map_or(0, |l| l.accounted.count_within(first, last));
-        last.saturating_add(1).saturating_sub(first).saturating_sub(known)
     }
 
     fn take_observation(

@@ -38,9 +38,18 @@ impl Ranges {
         (last - first + 1) - known
     }
 
-    /// How many of `first` to `last` are in the ranges.
-    pub fn count_within(&self, first: u64, last: u64) -> u64 {
-        self.0.iter().map(|&range| overlap(range, (first, last))).sum()
+    /// What of `first` to `last` is in none of them.
+    pub fn holes_within(&self, first: u64, last: u64) -> Vec<(u64, u64)> {
+        let (mut holes, mut next) = (Vec::new(), Some(first));
+        let begin = self.0.partition_point(|&(_, end)| end < first);
+        for &(start, end) in self.0[begin..].iter().take_while(|(start, _)| *start <= last) {
+            if let Some(from) = next.filter(|from| *from < start) {
+                holes.push((from, start - 1));
+            }
+            next = end.checked_add(1);
+        }
+        holes.extend(next.filter(|from| *from <= last).map(|from| (from, last)));
+        holes
     }
 
     /// The highest `seq` up to which nothing from 1 on is missing; 0 if 1 itself is missing.
@@ -137,10 +146,10 @@ mod tests {
             for _ in 0..40 {
                 let first = next(120) + 1;
                 let last = first + next(9);
-                assert_eq!(
-                    ranges.count_within(first, last),
-                    (first..=last).filter(|n| set.contains(n)).count() as u64
-                );
+                let holes = ranges.holes_within(first, last);
+                let within = holes.iter().flat_map(|&(first, last)| first..=last);
+                assert!(within.eq((first..=last).filter(|n| !set.contains(n))), "{holes:?}");
+                assert!(holes.windows(2).all(|w| w[0].1 + 1 < w[1].0), "{holes:?}");
                 let new = (first..=last).filter(|&n| set.insert(n)).count() as u64;
                 assert_eq!(ranges.insert(first, last), new);
             }
@@ -159,6 +168,7 @@ mod tests {
         assert_eq!(ranges.insert(u64::MAX - 1, u64::MAX), 2);
         assert_eq!(ranges.insert(1, 1), 1);
         assert!(ranges.contains(u64::MAX));
+        assert_eq!(ranges.holes_within(1, u64::MAX), [(2, u64::MAX - 2)]);
     }
 
     #[test]

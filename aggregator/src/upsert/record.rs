@@ -162,17 +162,16 @@ fn previous(previous: &PreviousEpoch) -> Document {
     }
 }
 
-/// What a crash took from an epoch, as far as can be known: at most these.
+/// A run that a crash took from an epoch, as far as can be known: at most these, and nothing else
+/// accounts for one of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CrashGap {
     /// The epoch that ended without a farewell.
     pub epoch: EpochId,
-    /// The first `seq` that did not reach the spool.
+    /// The first `seq` that nothing accounts for.
     pub first: u64,
     /// The last `seq` that may have been given out.
     pub last: u64,
-    /// How many of them nothing else accounts for.
-    pub count: u64,
 }
 
 /// The gap that an epoch record implies, as a document in the epoch that it concerns. Its bounds
@@ -189,7 +188,7 @@ pub fn crash_gap(
     document.insert("kind", "gap");
     document.insert("first", signed(gap.first));
     document.insert("last", signed(gap.last));
-    document.insert("count", signed(gap.count));
+    document.insert("count", signed(gap.last - gap.first + 1));
     document.insert("reason", Reason::CRASH);
     document.insert("of", gap_of(GapOf::Observations));
     document.insert("upper_bound", true);
