@@ -74,6 +74,12 @@ impl Agent {
 
     /// An observation, and a picture and a crop of it of so many bytes, if any.
     fn capture(&self, camera: &CameraName, seq: u64, picture: usize, crop: usize) {
+        self.send(camera, seq, picture, crop);
+        self.spool.flush(LIMIT).unwrap();
+    }
+
+    /// The same, not committed yet.
+    fn send(&self, camera: &CameraName, seq: u64, picture: usize, crop: usize) {
         self.spool.ledger().captured(camera, 1);
         let id: ObservationId = format!("gate/{camera}/{}/{seq}", self.epoch).parse().unwrap();
         let stamp = self.clock.now();
@@ -93,7 +99,6 @@ impl Agent {
         if crop > 0 {
             self.input.send(Observed::Picture(of(crop, Some(0)))).unwrap();
         }
-        self.spool.flush(LIMIT).unwrap();
     }
 
     fn take(&self, topic: Topic) -> Vec<Spooled> {
@@ -306,4 +311,61 @@ fn files_of_pictures_go_with_the_last_of_their_pictures() {
         assert!(std::time::Instant::now() < until, "{} files are left", files());
         agent.spool.flush(LIMIT).unwrap();
     }
+}
+
+fn acknowledge(agent: &Agent, rows: &[Spooled]) {
+    let settled =
+        |row: &Spooled| Settled { topic: row.topic, id: row.id, outcome: Outcome::Acknowledged };
+    agent.reader.settle(rows.iter().map(settled).collect()).unwrap();
+    agent.spool.flush(LIMIT).unwrap();
+}
+
+#[test]
+fn pictures_do_not_take_what_is_free_within_the_database_beyond_the_cap() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings { max_bytes: 16 << 20, ..Settings::default() };
+    let agent = Agent::start(dir.path(), &settings);
+    for seq in 1..=12_000 {
+        agent.send(&north(), seq, 0, 0);
+    }
+    agent.spool.flush(LIMIT).unwrap();
+    acknowledge(&agent, &agent.take(Topic::Observations));
+    let database = || std::fs::metadata(dir.path().join("spool.sqlite")).unwrap().len();
+    for seq in 12_001..=12_100 {
+        agent.capture(&north(), seq, 300_000, 0);
+    }
+    assert!(database() > 6 << 20, "the database has not grown: {}", database());
+    let log = std::fs::metadata(dir.path().join("spool.sqlite-wal")).unwrap().len();
+    let taken = stat(dir.path()).unwrap().file_bytes - log;
+    assert!(taken <= settings.max_bytes, "{taken}");
+    let left = agent.take(Topic::Frames).len() as u64;
+    assert!(left > 10, "{left}");
+    let books = agent.books(&north());
+    assert_eq!(books.spooled, 100, "each observation is there");
+    assert_eq!(dropped(&books.pictures_dropped, Reason::SPOOL_FULL), 100 - left);
+}
+
+#[test]
+fn a_file_that_was_left_over_with_a_later_name_takes_no_picture_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let agent = Agent::start(dir.path(), &Settings::default());
+    agent.capture(&north(), 1, 10_000, 0);
+    agent.spool.finish(LIMIT).unwrap();
+    let left = dir.path().join("spool.sqlite-pictures/0000000000000020");
+    std::fs::write(&left, [7; 1000]).unwrap();
+    let agent = Agent::start(dir.path(), &Settings::default());
+    for seq in 1..=60 {
+        agent.capture(&south(), seq, 300_000, 0);
+    }
+    let until = std::time::Instant::now() + LIMIT;
+    while left.exists() {
+        assert!(std::time::Instant::now() < until, "it stays");
+        agent.spool.flush(LIMIT).unwrap();
+    }
+    let rows = agent.take(Topic::Frames);
+    assert_eq!(rows.len(), 61);
+    acknowledge(&agent, &rows[..30]);
+    agent.spool.finish(LIMIT).unwrap();
+    let agent = Agent::start(dir.path(), &Settings::default());
+    assert_eq!(agent.take(Topic::Frames), rows[30..], "byte for byte");
 }

@@ -111,12 +111,20 @@ pub struct Batch {
     left_out: Vec<Dropped>,
     left_out_since: Option<Instant>,
     bytes: u64,
+    /// Since when entries wait.
     since: Option<Instant>,
+    /// Since when `settled` or `carried_bytes` wait.
+    settled_since: Option<Instant>,
 }
 
 impl Batch {
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty() && self.settled.is_empty() && self.carried_bytes == 0
+    }
+
+    /// Since when something settled waits.
+    pub fn settled_since(&self) -> Option<Instant> {
+        self.settled_since
     }
 
     /// Bytes of the rows in it.
@@ -129,21 +137,29 @@ impl Batch {
         let full = self.entries.len() + self.settled.len() >= settings.commit_records as usize
             || self.bytes >= settings.commit_bytes;
         let wait = if full { 0 } else { settings.commit_interval_ms };
+        let since = [self.since, self.settled_since].into_iter().flatten().min();
+        since.map(|since| since + Duration::from_millis(wait))
+    }
+
+    /// When the entries must be committed while the link works and their rows are offered.
+    pub fn offered_due_at(&self, settings: &Settings, unsaved_bytes: u64) -> Option<Instant> {
+        let is_urgent = self.entries.iter().any(Entry::is_urgent);
+        let is_full =
+            self.entries.len() >= MOST_OFFERED || unsaved_bytes >= settings.max_pending_bytes / 2;
+        let wait = match (is_full, is_urgent) {
+            (true, _) => 0,
+            (_, true) => settings.commit_interval_ms,
+            _ => settings.memory_window_ms,
+        };
         self.since.map(|since| since + Duration::from_millis(wait))
     }
 
-    /// The same while the link works and all rows were offered.
-    pub fn offered_due_at(&self, settings: &Settings, unsaved_bytes: u64) -> Option<Instant> {
-        let is_urgent = !self.settled.is_empty() || self.entries.iter().any(Entry::is_urgent);
-        let full =
-            self.entries.len() >= MOST_OFFERED || unsaved_bytes >= settings.max_pending_bytes / 2;
-        match is_urgent {
-            true => self.due_at(settings),
-            false => {
-                let wait = if full { 0 } else { settings.memory_window_ms };
-                self.since.map(|since| since + Duration::from_millis(wait))
-            }
-        }
+    /// When what is settled must be committed, which takes no row to the disk that the link is about to
+    /// carry away.
+    pub fn settled_due_at(&self, settings: &Settings) -> Option<Instant> {
+        let full = self.settled.len() >= settings.commit_records as usize;
+        let wait = if full { 0 } else { settings.commit_interval_ms };
+        self.settled_since.map(|since| since + Duration::from_millis(wait))
     }
 
     /// Makes rows that wait offered ones, numbered from `first` on, and gives them.
@@ -180,26 +196,35 @@ impl Batch {
     /// Takes off a first part of some `max_bytes`, and all that is settled. A batch that grew while
     /// the disk refused writes may be larger than the whole spool: part by part, each makes room
     /// for itself.
-    pub fn take_part(&mut self, max_bytes: u64) -> Self {
-        let mut part = Self { since: self.since, ..Self::default() };
-        std::mem::swap(&mut part.settled, &mut self.settled);
-        part.carried_bytes = std::mem::take(&mut self.carried_bytes);
-        part.carried_bytes += std::mem::take(&mut self.carried_lately);
-        self.carried_since = None;
+    pub fn take_part(&mut self, max_bytes: u64, is_unsaved: impl Fn(RowId) -> bool) -> Self {
+        let mut part = self.take_settled();
+        part.since = self.since;
         let mut offered_bytes = 0;
         while part.bytes + offered_bytes < max_bytes
             && let Some(entry) = self.entries.pop_front()
         {
-            if let Entry::Offered(offered) = &entry {
+            if let Entry::Offered(offered) = &entry
+                && is_unsaved(offered.id)
+            {
                 offered_bytes += offered.bytes;
             }
             part.bytes += entry.bytes();
             part.entries.push_back(entry);
         }
         self.bytes = self.bytes.saturating_sub(part.bytes);
-        if self.is_empty() {
+        if self.entries.is_empty() {
             self.since = None;
         }
+        part
+    }
+
+    /// Takes off what is settled, and no entry.
+    pub fn take_settled(&mut self) -> Self {
+        let mut part = Self { settled_since: self.settled_since.take(), ..Self::default() };
+        std::mem::swap(&mut part.settled, &mut self.settled);
+        part.carried_bytes = std::mem::take(&mut self.carried_bytes);
+        part.carried_bytes += std::mem::take(&mut self.carried_lately);
+        self.carried_since = None;
         part
     }
 
@@ -211,11 +236,12 @@ impl Batch {
         self.settled = part.settled;
         self.carried_bytes += part.carried_bytes;
         self.bytes += part.bytes;
-        self.since = part.since;
+        self.since = part.since.or(self.since);
+        self.settled_since = part.settled_since.or(self.settled_since);
     }
 
     pub fn settle(&mut self, settled: Vec<Settled>) {
-        self.since.get_or_insert_with(Instant::now);
+        self.settled_since.get_or_insert_with(Instant::now);
         self.settled.extend(settled);
     }
 
@@ -307,7 +333,7 @@ impl Batch {
         };
         if self.carried_since.take_if(|since| is_due(since)).is_some() {
             self.carried_bytes += std::mem::take(&mut self.carried_lately);
-            self.since.get_or_insert_with(Instant::now);
+            self.settled_since.get_or_insert_with(Instant::now);
         }
         if self.left_out_since.take_if(|since| is_due(since)).is_some() {
             self.tell_left_out();

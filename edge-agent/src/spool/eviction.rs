@@ -13,6 +13,7 @@ use rusqlite::{Connection, params};
 
 use super::age::Old;
 use super::error::SpoolError;
+use super::quota::{Need, Space};
 use super::record::{Dropped, RowId, push_dropped};
 use super::totals::table;
 use super::transaction::{Outline, Transaction};
@@ -32,18 +33,23 @@ impl Cursors {
     }
 }
 
-/// Drops what must go until `needed` pages are free, or nothing is left that may go. Gives what went,
-/// to be told once it is committed: a transaction that fails drops nothing.
+/// Drops what must go until there is room, or nothing is left that may go. For pictures no observation
+/// goes: its pages are the database's. Gives what went, to be told once it is committed: a transaction
+/// that fails drops nothing.
 pub fn make_room(
     tx: &mut Transaction<'_>,
     cursors: &mut Cursors,
-    cap_pages: u64,
-    needed: u64,
+    most_pages: u64,
+    need: Need,
 ) -> Result<Vec<Dropped>, SpoolError> {
     let mut evicted = Evicted::because(Reason::SPOOL_FULL);
     for worth in Worth::LEAST_FIRST {
         let mut done = BTreeSet::new();
-        while tx.free_pages(cap_pages)? < needed {
+        let is_enough = |space: Space| match worth.topic() {
+            Topic::Frames => space.holds(need),
+            _ => space.holds_rows(need),
+        };
+        while !is_enough(tx.space(most_pages)?) {
             let Some(key) = heaviest(tx, worth, &done) else { break };
             if !evicted.oldest_of(tx, cursors, &key, worth)? {
                 done.insert(key);

@@ -62,8 +62,8 @@ impl Held {
         &self.unsaved
     }
 
-    /// A row was committed that was offered before.
-    pub fn saved(&mut self, id: RowId) {
+    /// A row was committed, or dropped, that was offered before.
+    pub fn left_memory(&mut self, id: RowId) {
         self.unsaved.remove(id);
     }
 

@@ -3,12 +3,16 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use picket_service::durable;
 
 use super::error::SpoolError;
 
 const FILE: &str = "lock";
+/// A program that an agent started has a copy of all its files until it is loaded, though the agent may
+/// have ended meanwhile.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Held while the agent runs; the kernel lets it go however the process ends, so that no stale
 /// lock ever has to be removed by hand, as a file with a process id would.
@@ -22,12 +26,18 @@ impl StateLock {
     pub fn take(state_dir: &Path) -> Result<Self, SpoolError> {
         let path = state_dir.join(FILE);
         let file = open(&path).map_err(|source| SpoolError::Lock { path: path.clone(), source })?;
-        match file.try_lock() {
-            Ok(()) => Ok(Self { _file: file }),
-            Err(TryLockError::WouldBlock) => {
-                Err(SpoolError::InUse { path: state_dir.to_path_buf() })
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(Self { _file: file }),
+                Err(TryLockError::WouldBlock) if Instant::now() < until => {
+                    std::thread::park_timeout(Duration::from_millis(20));
+                }
+                Err(TryLockError::WouldBlock) => {
+                    return Err(SpoolError::InUse { path: state_dir.to_path_buf() });
+                }
+                Err(TryLockError::Error(source)) => return Err(SpoolError::Lock { path, source }),
             }
-            Err(TryLockError::Error(source)) => Err(SpoolError::Lock { path, source }),
         }
     }
 }

@@ -17,7 +17,7 @@
 //! - *Duplicates*: a row is deleted only after the broker has acknowledged it; one that was
 //!   acknowledged when the power went is sent again, byte for byte the same.
 //! - *Loss*: nothing is dropped without a count and a gap record, both in one transaction. The
-//!   exceptions are damage: what cannot be read of a database that was set aside (the rest comes over,
+//!   exceptions are a picture that a crash takes from memory after its observation was sent, and damage: what cannot be read of a database that was set aside (the rest comes over,
 //!   see [`salvage`]), and a row of which not even the camera can be read; both are errors in the log.
 //!
 //! **Limits**: the database and the pictures' files take `max_bytes` together, and do not grow where
@@ -71,6 +71,7 @@ mod books;
 mod carried;
 mod clock;
 mod encryption;
+mod entries;
 mod epoch;
 mod error;
 mod eviction;
@@ -81,7 +82,9 @@ mod lease;
 mod list;
 mod lock;
 mod log;
+mod making_room;
 mod month;
+mod offering;
 mod pictures;
 mod quota;
 mod reader;
@@ -116,7 +119,7 @@ pub use former::{Former, set_aside_former};
 pub use handle::{Spool, SpoolHandle};
 pub use list::{Chosen, Group, list};
 pub use lock::StateLock;
-pub use reader::{AccountStat, Head, Limits, SpoolReader, Spooled, Stat, stat};
+pub use reader::{AccountStat, Head, Heads, Limits, SpoolReader, Spooled, Stat, stat};
 pub use record::RowId;
 pub use settings::{Durability, Settings, SettingsError};
 pub use totals::Totals;

@@ -15,6 +15,7 @@ mod space;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{self, File};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -80,12 +81,15 @@ pub struct Segments {
     keep_below: RowId,
     /// The file system gives no space back from within a file.
     no_holes: bool,
+    /// Bytes of the disk that all take together.
+    disk_bytes: u64,
+    /// Of these, what comes back by [`reclaim`](Self::reclaim).
+    dead_bytes: u64,
 }
 
 impl Segments {
-    /// Those of the database at `path`. Pictures of rows below `keep_below` are kept whether there is a
-    /// row or not.
-    pub fn open(database: &Path, keep_below: RowId) -> Result<Self, SpoolError> {
+    /// Those of a database. Files with other names than rows before this run can have are nobody's.
+    pub fn open(database: &Path, before: &Range<RowId>) -> Result<Self, SpoolError> {
         let folder = folder_of(database);
         let failed = |step, path: &Path| {
             let path = path.to_path_buf();
@@ -98,10 +102,61 @@ impl Segments {
                 .and_then(|parent| parent.sync_all())
                 .map_err(failed("sync", parent))?;
         }
-        let uses = segments_of(&folder).map_err(failed("read", &folder))?;
+        let mut uses = segments_of(&folder).map_err(failed("read", &folder))?;
+        uses.retain(|segment, _| before.contains(segment));
         let to_sweep = uses.keys().copied().collect();
-        let (open, filled, no_holes) = (None, Vec::new(), false);
-        Ok(Self { folder, uses, open, filled, to_sweep, keep_below, no_holes })
+        let (open, filled, no_holes, keep_below) = (None, Vec::new(), false, RowId::MIN);
+        let mut segments = Self {
+            folder,
+            uses,
+            open,
+            filled,
+            to_sweep,
+            keep_below,
+            no_holes,
+            disk_bytes: 0,
+            dead_bytes: 0,
+        };
+        segments.add_up();
+        Ok(segments)
+    }
+
+    /// Rows of this run must have this number or a higher one, so that each segment's rows are those up
+    /// to the next one's name.
+    pub fn first_free_id(&self) -> RowId {
+        self.uses.last_key_value().map_or(0, |(segment, _)| segment.saturating_add(1))
+    }
+
+    /// Pictures of rows below this one stay, whether there is a row or not.
+    pub fn keep_below(&mut self, id: RowId) {
+        self.keep_below = id;
+        self.add_up();
+    }
+
+    /// To be called after any change of what they take.
+    fn add_up(&mut self) {
+        self.disk_bytes = self.uses.values().map(|of| of.disk_bytes).sum();
+        let dead =
+            self.uses.range(self.keep_below..).map(|(_, of)| of.dead_bytes.min(of.disk_bytes));
+        self.dead_bytes = if self.no_holes { 0 } else { dead.sum() };
+    }
+
+    /// Bytes of the disk that come back when the row of a picture was deleted by the transaction at work.
+    pub fn comes_back(&self, connection: &Connection, place: &Place) -> u64 {
+        let Some(of) = self.uses.get(&place.segment) else { return 0 };
+        if place.segment < self.keep_below {
+            return 0;
+        }
+        if !self.no_holes {
+            return place.length;
+        }
+        let rows = place.segment..self.end_of(place.segment);
+        let is_gone = !self.is_open(place.segment) && is_empty(connection, rows).unwrap_or(false);
+        if is_gone { of.disk_bytes } else { 0 }
+    }
+
+    fn is_open(&self, segment: RowId) -> bool {
+        self.open.as_ref().is_some_and(|open| open.segment == segment)
     }
 
     /// Appends the bytes of a row's picture.
@@ -138,7 +193,7 @@ impl Segments {
     pub fn sync(&mut self) -> Result<(), SpoolError> {
         let mut names = false;
         for open in self.filled.iter_mut().chain(&mut self.open) {
-            if open.end == open.committed {
+            if open.end == open.committed && !open.is_new {
                 continue;
             }
             let path = file_of(&self.folder, open.segment);
@@ -174,6 +229,7 @@ impl Segments {
             }
         }
         touched.into_iter().for_each(|segment| self.remove_if_empty(connection, segment));
+        self.add_up();
     }
 
     /// After the transaction failed. What it appended goes, and what follows gets a segment of its own:
@@ -194,55 +250,64 @@ impl Segments {
             if let Err(error) = undone {
                 tracing::debug!(target: "spool", file = %path.display(), %error, "not undone");
             }
-            match is_empty && !path.exists() {
-                true => self.uses.remove(&open.segment),
-                false => self.uses.insert(open.segment, Use::of(&open.file)),
-            };
+            if is_empty && !path.exists() {
+                self.uses.remove(&open.segment);
+                continue;
+            }
+            let disk_bytes = usage_of(&open.file).unwrap_or(open.end);
+            self.uses.insert(open.segment, Use { disk_bytes, dead_bytes: 0, unknown: true });
+            self.to_sweep.push_back(open.segment);
         }
+        self.add_up();
     }
 
     /// Pages' worth of the disk that they take.
     pub fn disk_pages(&self) -> u64 {
-        self.uses.values().map(|of| of.disk_bytes).sum::<u64>().div_ceil(PAGE_BYTES)
+        self.disk_bytes.div_ceil(PAGE_BYTES)
     }
 
-    /// The same without what no row points to any more, as far as it is known.
+    /// The same without what can be given back at once, as far as it is known.
     pub fn live_pages(&self) -> u64 {
-        let live = |of: &Use| of.disk_bytes.saturating_sub(of.dead_bytes);
-        self.uses.values().map(live).sum::<u64>().div_ceil(PAGE_BYTES)
+        self.disk_bytes.saturating_sub(self.dead_bytes).div_ceil(PAGE_BYTES)
     }
 
     /// Gives the file system back what no row points to, until `pages` came back or there is no more.
-    pub fn reclaim(&mut self, connection: &Connection, pages: u64) -> Result<(), SpoolError> {
-        let before = self.disk_pages();
-        let open = self.open.as_ref().map(|open| open.segment);
-        let numbers: Vec<_> = self.uses.keys().copied().collect();
-        for segment in numbers {
-            if before.saturating_sub(self.disk_pages()) >= pages || self.no_holes {
+    pub fn reclaim(&mut self, connection: &Connection, pages: u64) {
+        let before = self.disk_bytes;
+        let may_shrink = |(segment, of): (&RowId, &Use)| of.may_shrink().then_some(*segment);
+        let segments: Vec<_> = self.uses.range(self.keep_below..).filter_map(may_shrink).collect();
+        for segment in segments {
+            if before.saturating_sub(self.disk_bytes) / PAGE_BYTES >= pages || self.no_holes {
                 break;
             }
-            let Some(of) = self.uses.get(&segment).filter(|of| of.may_shrink()) else { continue };
-            if segment < self.keep_below || Some(segment) == open && of.dead_bytes == 0 {
-                continue;
-            }
-            let end = self.end_of(segment);
-            let path = file_of(&self.folder, segment);
-            match space::punch(connection, &path, segment, end) {
-                Ok(now) => {
-                    self.uses.insert(segment, now);
-                }
-                Err(SpoolError::PictureFile { source, .. })
-                    if source.kind() == io::ErrorKind::Unsupported =>
-                {
-                    self.no_holes = true;
-                    tracing::warn!(target: "spool", file = %path.display(),
-                        "this file system gives no space back from within a file: that of pictures \
-                         comes back some {SEGMENT_BYTES} bytes at a time");
-                }
-                Err(error) => return Err(error),
-            }
+            self.reclaim_of(connection, segment);
         }
-        Ok(())
+        self.add_up();
+    }
+
+    /// One that cannot be made smaller does not stop the others.
+    fn reclaim_of(&mut self, connection: &Connection, segment: RowId) {
+        let path = file_of(&self.folder, segment);
+        let Some(of) = self.uses.get(&segment).copied() else { return };
+        let now = match space::punch(connection, &path, segment, self.end_of(segment)) {
+            Ok(now) => now,
+            Err(SpoolError::PictureFile { source, .. })
+                if source.kind() == io::ErrorKind::Unsupported =>
+            {
+                self.no_holes = true;
+                tracing::warn!(target: "spool", file = %path.display(),
+                    "this file system gives no space back from within a file: that of pictures comes \
+                     back some {SEGMENT_BYTES} bytes at a time");
+                return;
+            }
+            Err(error) => {
+                tracing::warn!(target: "spool", error = picket_service::logging::chain(&error),
+                    "what is gone of a segment of pictures cannot be given back");
+                Use { dead_bytes: 0, unknown: false, ..of }
+            }
+        };
+        self.disk_bytes = (self.disk_bytes + now.disk_bytes).saturating_sub(of.disk_bytes);
+        self.uses.insert(segment, now);
     }
 
     /// Looks at some segments of an earlier run; to be called now and then.
@@ -254,12 +319,17 @@ impl Segments {
             let Some(segment) = self.to_sweep.pop_front() else { return };
             self.remove_if_empty(connection, segment);
         }
+        self.add_up();
     }
 
     /// All rows of damaged databases have come over: what is left without a row may go.
     pub fn keep_no_more(&mut self) {
+        if self.keep_below == RowId::MIN {
+            return;
+        }
         let before = std::mem::replace(&mut self.keep_below, RowId::MIN);
         self.to_sweep = self.uses.range(..before).map(|(segment, _)| *segment).collect();
+        self.add_up();
     }
 
     /// The first number that is not in a segment.
@@ -268,8 +338,7 @@ impl Segments {
     }
 
     fn remove_if_empty(&mut self, connection: &Connection, segment: RowId) {
-        let is_open = self.open.as_ref().is_some_and(|open| open.segment == segment);
-        if is_open || segment < self.keep_below || !self.uses.contains_key(&segment) {
+        if self.is_open(segment) || segment < self.keep_below || !self.uses.contains_key(&segment) {
             return;
         }
         let path = file_of(&self.folder, segment);

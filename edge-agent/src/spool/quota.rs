@@ -29,14 +29,46 @@ pub fn pages_for_picture(bytes: u64) -> u64 {
     bytes.div_ceil(PAGE_BYTES) + 2
 }
 
-/// Pages that can be written before the cap is reached, where pictures take as many.
-pub fn free_pages(
-    connection: &Connection,
-    cap_pages: u64,
-    picture_pages: u64,
-) -> Result<u64, SpoolError> {
-    let used = page_count(connection)?.saturating_sub(count(connection, "freelist_count")?);
-    Ok(cap_pages.saturating_sub(used).saturating_sub(picture_pages))
+/// Pages that a commit takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Need {
+    /// In the database.
+    pub rows: u64,
+    /// In the files of pictures.
+    pub pictures: u64,
+}
+
+/// Pages that there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// Free ones of the database, which pictures cannot have: its file does not shrink.
+    pub within: u64,
+    /// By which the database and the files of pictures may grow together.
+    pub growth: u64,
+}
+
+impl Space {
+    /// Under a limit for both, where pictures take as many.
+    pub fn under(
+        most_pages: u64,
+        connection: &Connection,
+        picture_pages: u64,
+    ) -> Result<Self, SpoolError> {
+        let taken = page_count(connection)?.saturating_add(picture_pages);
+        let within = count(connection, "freelist_count")?;
+        Ok(Self { within, growth: most_pages.saturating_sub(taken) })
+    }
+
+    /// Whether there is room for rows.
+    pub fn holds_rows(self, need: Need) -> bool {
+        need.rows <= self.within.saturating_add(self.growth)
+    }
+
+    /// Whether there is room for rows, and beside them for pictures.
+    pub fn holds(self, need: Need) -> bool {
+        let by_rows = need.rows.saturating_sub(self.within);
+        self.growth.checked_sub(by_rows).is_some_and(|left| need.pictures <= left)
+    }
 }
 
 /// Pages of the database, those that are free among them.
@@ -53,6 +85,14 @@ fn count(connection: &Connection, pragma: &'static str) -> Result<u64, SpoolErro
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pictures_cannot_have_what_is_free_within_the_database() {
+        let space = Space { within: 100, growth: 10 };
+        let holds = |rows, pictures| space.holds(Need { rows, pictures });
+        assert!(holds(100, 10) && holds(105, 5) && holds(0, 10) && holds(110, 0));
+        assert!(!holds(105, 6) && !holds(0, 11) && !holds(111, 0));
+    }
 
     #[test]
     fn the_estimate_is_never_below_the_payload() {

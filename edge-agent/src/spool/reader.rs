@@ -73,6 +73,15 @@ pub struct Head {
     pub bytes: u64,
 }
 
+/// Rows that a look has passed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Heads {
+    /// In their order.
+    pub heads: Vec<Head>,
+    /// Whether there is none behind them.
+    pub ends: bool,
+}
+
 /// How much to read at once; the first row is read whatever its size.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -129,33 +138,35 @@ impl SpoolReader {
 
     /// Looks at the next rows of a table, those on their way among them, and takes none. All of a
     /// row that is read lies in one page, so that looking past another camera's pictures is cheap.
-    /// Fewer than `limit` are the last ones. What cannot be read ends the look as in
-    /// [`next_batch`](Self::next_batch).
+    /// What cannot be read cuts the look short before it, and is the error of the next one.
     pub fn heads(
         &self,
         topic: Topic,
         ids: Range<RowId>,
         limit: usize,
-    ) -> Result<Vec<Head>, SpoolError> {
+    ) -> Result<Heads, SpoolError> {
         let mut heads = Vec::new();
-        // Held over both: a row that is committed in between would be in neither.
+        // Held over both: a row that leaves the memory in between would be in neither.
         let held = self.shared.leases.lock();
         let from_disk = self.read_heads(topic, ids.clone(), limit, &mut heads);
         if from_disk.is_ok() {
-            for (id, row) in held.unsaved().range(topic, ids) {
+            for (id, row) in held.unsaved().range(topic, ids).take(limit) {
                 heads.push(Head { id, key: row.key.to_string(), bytes: row.bytes() });
             }
             heads.sort_by_key(|head| head.id);
-            heads.truncate(limit);
+            // One that was committed just now is still in memory too.
+            heads.dedup_by_key(|head| head.id);
         }
+        let ends = from_disk.is_ok() && heads.len() < limit;
+        heads.truncate(limit);
         match from_disk {
             Err(error) => {
                 if error.is_corruption() {
                     schema::mark_suspect(&self.shared.state_dir);
                 }
-                if heads.is_empty() { Err(error) } else { Ok(heads) }
+                if heads.is_empty() { Err(error) } else { Ok(Heads { heads, ends }) }
             }
-            Ok(()) => Ok(heads),
+            Ok(()) => Ok(Heads { heads, ends }),
         }
     }
 
@@ -228,6 +239,8 @@ impl SpoolReader {
                 at_end = true;
                 continue;
             };
+            // One that was committed just now is still in memory too.
+            let _ = unsaved.next_if(|(other, _)| *other == id);
             from = id + 1;
             // SQLite reads a column's pages when it is asked for: stepping over a row costs little.
             if !held.is_in_flight(id) && batch.len() < limits.rows && bytes < limits.bytes {
@@ -288,7 +301,7 @@ impl SpoolReader {
     }
 
     /// Tells whether what is sent is acknowledged at the moment.
-    pub fn link_works(&self, works: bool) {
+    pub fn set_link_works(&self, works: bool) {
         self.shared.link_works.store(works, Ordering::SeqCst);
     }
 
@@ -321,7 +334,7 @@ impl SpoolReader {
         self.shared.first_id
     }
 
-    /// The number of the next row to be committed.
+    /// The number of the next row that comes in.
     pub fn next_id(&self) -> RowId {
         self.shared.next_id.load(Ordering::SeqCst)
     }

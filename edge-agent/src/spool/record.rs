@@ -123,6 +123,16 @@ impl Dropped {
         Self { key, epoch, of, reason, first, last, count, stamp }
     }
 
+    /// A row that could not be kept, of an observation, a skip or a picture.
+    pub fn of_row(row: &Row, reason: Reason, stamp: Stamp) -> Self {
+        let id = ObservationId { key: row.key.clone(), epoch: row.epoch, seq: row.first };
+        match row.kind {
+            Kind::Frame => Self::picture(id, reason, stamp),
+            Kind::Crop => Self::crop(id, reason, stamp),
+            _ => Self::observations(id, row.last, reason, stamp),
+        }
+    }
+
     /// The picture of a frame.
     pub fn picture(id: ObservationId, reason: Reason, stamp: Stamp) -> Self {
         Self::one(id, GapOf::Frames, reason, stamp)

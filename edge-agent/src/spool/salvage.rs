@@ -62,12 +62,20 @@ pub fn frames_to_come(connection: &Connection) -> Result<BTreeMap<CameraKey, u64
     Ok(waiting.into_iter().map(|(key, waiting)| (key, waiting.frames)).collect())
 }
 
-/// Whether a damaged database waits from which something can be read.
+/// Whether a damaged database waits from which something can be read, or may be once it can be opened.
 pub fn any_left(state_dir: &Path) -> bool {
+    any_left_but(state_dir, None)
+}
+
+fn any_left_but(state_dir: &Path, but: Option<&Path>) -> bool {
     // Whether it opens needs no key.
     let keyring = Arc::new(Keyring::without_masters(state_dir));
-    let opens = |path: &PathBuf| Wreck::open(path, Arc::clone(&keyring)).is_ok();
-    schema::set_aside_databases(state_dir).iter().any(opens)
+    let may_open = |path: &PathBuf| match Wreck::open(path, Arc::clone(&keyring)) {
+        Ok(_) => true,
+        Err(error) => !error.is_corruption(),
+    };
+    let mut paths = schema::set_aside_databases(state_dir).into_iter();
+    paths.any(|path| Some(path.as_path()) != but && may_open(&path))
 }
 
 /// A salvage on its way.
@@ -129,7 +137,9 @@ impl Salvage {
         let mut salvage = Self {
             wreck,
             device: device.clone(),
-            place: Place { topic: Topic::Observations, next: 0, end, damage: 0 },
+            // Rows of pictures first: they take little, and until they are here nothing of all that
+            // their bytes take can be dropped for what is new.
+            place: Place { topic: Topic::Frames, next: 0, end, damage: 0 },
             begun_anew: true,
             waiting: BTreeMap::new(),
             lines: BTreeMap::new(),
@@ -147,6 +157,16 @@ impl Salvage {
     /// Rows of this run must have this number or a higher one.
     pub fn first_free_id(&self) -> RowId {
         self.place.end
+    }
+
+    /// Whether every picture of damaged databases has its row here, as far as it can be read.
+    pub fn has_all_pictures(&self, state_dir: &Path) -> bool {
+        self.place.topic != Topic::Frames && !any_left_but(state_dir, Some(self.wreck.path()))
+    }
+
+    /// Whether what comes next takes little room.
+    pub fn is_at_pictures(&self) -> bool {
+        self.place.topic == Topic::Frames
     }
 
     pub fn due_at(&self) -> Instant {
@@ -277,8 +297,8 @@ impl Salvage {
                     }
                     slice.lost.extend((outline.key.device == self.device).then_some(outline));
                 }
-                Found::End if self.place.topic == Topic::Observations => {
-                    (self.place.topic, self.place.next) = (Topic::Frames, 0);
+                Found::End if self.place.topic == Topic::Frames => {
+                    (self.place.topic, self.place.next) = (Topic::Observations, 0);
                 }
                 Found::End => {
                     slice.at_end = true;

@@ -277,8 +277,8 @@ pub fn set_aside_whole(state_dir: &Path, word: &str) -> Result<PathBuf, SpoolErr
 
 fn free_name(state_dir: &Path, word: &str) -> PathBuf {
     let name = |n: u32| state_dir.join(format!("{FILE}.{word}-{n}"));
-    let n = (1..).find(|n| !name(*n).exists()).unwrap_or(u32::MAX);
-    name(n)
+    let is_free = |n: &u32| !name(*n).exists() && !pictures::folder_of(&name(*n)).exists();
+    name((1..).find(is_free).unwrap_or(u32::MAX))
 }
 
 /// With its log.

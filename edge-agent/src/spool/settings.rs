@@ -50,8 +50,8 @@ pub struct Settings {
     /// link does not carry away in time.
     pub durability: Durability,
     /// With `durability = "offline"` and a link that works: the longest time in milliseconds that a record
-    /// is kept in memory alone, and so the most that a power cut can take. When the link stops working it
-    /// is a second at most; when half of `max_pending_bytes` is in memory, none.
+    /// is kept in memory alone, and so the most that a power cut can take. It ends when nothing was
+    /// acknowledged for some 3 seconds, and when half of `max_pending_bytes` is in memory.
     pub memory_window_ms: u64,
     /// Longest time in milliseconds that a record waits in memory for its commit. It is the window
     /// that a power cut can take, and part of the latency of a live record.

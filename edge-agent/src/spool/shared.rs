@@ -24,7 +24,7 @@ pub struct Shared {
     pub keyring: Arc<Keyring>,
     /// Rows of this run of the agent have this number or a higher one.
     pub first_id: RowId,
-    /// Rows not yet committed will have this number or a higher one.
+    /// Rows that come in from now on have this number or a higher one.
     pub next_id: AtomicI64,
     /// Of records and pictures: the first row that was salvaged since the uplink last asked, or
     /// `RowId::MAX`.

@@ -1,17 +1,17 @@
 //! The writer's side of the database: opening it, and one commit after the other.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use picket_wire::observation::{EpochStart, PreviousEpoch, Stamp};
-use picket_wire::{CameraKey, CameraName, CameraRecord, DeviceName, ObservationId, Topic};
+use picket_wire::{CameraKey, CameraName, CameraRecord, DeviceName, ObservationId};
 use rusqlite::{Connection, TransactionBehavior};
 
 use super::age::{Ages, Old};
-use super::batch::{Batch, Entry, Offered, Outcome, Settled};
+use super::batch::{Batch, Entry, Outcome};
 use super::books::{self, Account, Ledger};
 use super::clock::{self, Clock, Relations};
 use super::encryption::BatchKeys;
@@ -20,10 +20,12 @@ use super::eviction::Cursors;
 use super::lease::Leases;
 use super::lock::StateLock;
 use super::log::LogLimit;
+use super::making_room::{RoomFor, need_of};
 use super::month::Month;
 use super::pictures::{Place, Segments};
-use super::record::{Row, RowId, frames};
-use super::recordings::{self, Positions, Recordings};
+use super::quota::{self, Need};
+use super::record::{Row, RowId};
+use super::recordings::{Positions, Recordings};
 use super::room::Room;
 use super::salvage::Salvage;
 use super::schema::{self, PAGE_BYTES};
@@ -31,7 +33,7 @@ use super::settings::Settings;
 use super::shared::Shared;
 use super::totals::{self, Totals};
 use super::transaction::{OpenGaps, Transaction};
-use super::{epoch, eviction, quota};
+use super::{entries, epoch, eviction, salvage};
 
 /// The database, and what stands in it, as the writer has it in memory.
 pub struct Store {
@@ -42,9 +44,9 @@ pub struct Store {
     accounts: BTreeMap<CameraKey, Account>,
     open_gaps: OpenGaps,
     relations: Relations,
-    totals: Totals,
+    pub(super) totals: Totals,
     month: Month,
-    next_id: RowId,
+    pub(super) next_id: RowId,
     pub(super) log: LogLimit,
     pub(super) salvage: Option<Salvage>,
     pub(super) room: Room,
@@ -55,6 +57,8 @@ pub struct Store {
     pub(super) old: Vec<Old>,
     pub(super) checkpoint_bytes: u64,
     pub(super) since_checkpoint_bytes: u64,
+    /// Of rows that are in memory alone.
+    pub(super) unsaved_bytes: u64,
     pub shared: Arc<Shared>,
     _lock: Arc<StateLock>,
 }
@@ -108,10 +112,12 @@ impl Store {
         let accounts = books::load(&connection)?;
         let above_salvaged = salvage.as_ref().map_or(0, Salvage::first_free_id);
         let next_id = totals::next_id(&connection, epoch)?.max(above_salvaged);
-        let next_id = next_id.max(keys.first_free_id());
+        let mut pictures = Segments::open(&state_dir.join(schema::FILE), &totals::ids_before(epoch))?;
+        let next_id = next_id.max(keys.first_free_id()).max(pictures.first_free_id());
+        if salvage::any_left(state_dir) {
+            pictures.keep_below(next_id);
+        }
         keys.this_run_from(next_id);
-        let keep_below = if salvage.is_some() { next_id } else { RowId::MIN };
-        let pictures = Segments::open(&state_dir.join(schema::FILE), keep_below)?;
         let shared = Arc::new(Shared {
             state_dir: state_dir.to_path_buf(),
             device: device.clone(),
@@ -153,6 +159,7 @@ impl Store {
             old: Vec::new(),
             checkpoint_bytes: settings.checkpoint_bytes,
             since_checkpoint_bytes: 0,
+            unsaved_bytes: 0,
             shared,
             _lock: lock,
         };
@@ -186,12 +193,9 @@ impl Store {
         let now = self.now();
         let before = cameras.iter().filter_map(|key| Some((key, self.accounts.get(key)?.clone())));
         let before: Vec<_> = before.map(|(key, account)| (key.clone(), account)).collect();
-        let most_pages = self.most_pages()?;
-        let needed = quota::pages_for(cameras.iter().map(|_| 1024));
-        let mut cursors = self.cursors.clone();
-        let mut evicted = Vec::new();
+        let rows = quota::pages_for(cameras.iter().map(|_| 1024));
+        self.make_room(Need { rows, pictures: 0 }, &[])?;
         self.transact(now, true, |tx| {
-            evicted = eviction::make_room(tx, &mut cursors, most_pages, needed)?;
             for key in cameras {
                 let previous = tx.accounts.get(key).map(|account| PreviousEpoch {
                     epoch: account.epoch,
@@ -209,8 +213,6 @@ impl Store {
             }
             Ok(())
         })?;
-        self.cursors = cursors;
-        eviction::tell(&evicted);
         before.iter().for_each(|(key, account)| tell_what_a_crash_took(key, account));
         Ok(())
     }
@@ -233,49 +235,22 @@ impl Store {
         Ok(first..=last)
     }
 
-    /// Offers what waits in a batch to the uplink before it is committed.
-    pub fn offer(&mut self, batch: &mut Batch) {
-        let mut held = self.shared.leases.lock();
-        for (id, row) in (self.next_id..).zip(batch.offer(self.next_id)) {
-            held.offer(id, row);
-            self.next_id = id + 1;
-        }
-        self.shared.next_id.store(self.next_id, Ordering::SeqCst);
-    }
-
-    /// Books what the uplink is done with; gives what is on the disk, to be deleted with the next commit.
-    pub fn settle_unsaved(&self, batch: &mut Batch, settled: Vec<Settled>) -> Vec<Settled> {
-        let mut held = self.shared.leases.lock();
-        let mut on_disk = Vec::new();
-        for settled in settled {
-            match held.settle_unsaved(settled.id) {
-                true => batch.settle_offered(settled),
-                false => on_disk.push(settled),
-            }
-        }
-        on_disk
-    }
-
-    /// Bytes of what was offered and is in memory alone.
-    pub fn unsaved_bytes(&self) -> u64 {
-        self.shared.leases.lock().unsaved().bytes()
-    }
-
     /// Commits a batch: all of it or nothing. `extra_pages` asks for more room than the estimate,
     /// after the estimate was wrong.
     pub fn commit(&mut self, batch: &Batch, extra_pages: u64) -> Result<(), SpoolError> {
         self.log.check(&self.connection)?;
         let now = self.now();
-        self.keys.prepare(now.mono_us, self.next_id).map_err(SpoolError::Encryption)?;
-        self.make_room(batch, extra_pages)?;
-        let gaps = batch.entries.iter().any(|entry| matches!(entry, Entry::Dropped(_)))
-            || batch.entries.iter().any(|entry| matches!(entry, Entry::Offered(_)))
-            || batch.settled.iter().any(|settled| settled.outcome != Outcome::Acknowledged);
-        let (mut positions, mut evicted, mut bytes) = (Positions::new(), Vec::new(), 0);
-        self.each_row(batch, |row| bytes += row.bytes());
+        self.prepare_key(&now)?;
+        let rows = self.rows_in_memory(batch);
+        let mut need = need_of(batch, &rows);
+        need.rows += extra_pages;
+        let room_for = self.make_room(need, &batch.settled)?;
+        let (mut positions, mut evicted) = (Positions::new(), Vec::new());
         let clocks = self.clock_records(&now);
         let old = std::mem::take(&mut self.old);
-        let exclusive = gaps || !old.is_empty();
+        let drops = batch.entries.iter().any(|entry| matches!(entry, Entry::Dropped(_)))
+            || batch.settled.iter().any(|settled| settled.outcome != Outcome::Acknowledged);
+        let exclusive = drops || !old.is_empty() || room_for == RoomFor::RowsOnly;
         let mut reached = Vec::new();
         self.transact(now, exclusive, |tx| {
             tx.month.bytes = tx.month.bytes.saturating_add(batch.carried_bytes);
@@ -290,7 +265,7 @@ impl Store {
             for record in &clocks {
                 tx.insert(&Row::of_record(record)?)?;
             }
-            positions = write_entries(tx, &batch.entries)?;
+            positions = entries::write(tx, &batch.entries, &rows, room_for)?;
             Ok(())
         })?;
         self.ages.dropped(&reached);
@@ -304,106 +279,8 @@ impl Store {
         }
         self.shared.recordings.settle(positions);
         self.give_back(batch);
-        self.since_checkpoint_bytes += bytes + 4 * PAGE_BYTES;
+        self.since_checkpoint_bytes += (need.rows + 4) * PAGE_BYTES;
         Ok(())
-    }
-
-    /// Room for the rows of a batch in the database, and for their pictures.
-    fn pages_needed(&self, batch: &Batch) -> u64 {
-        let small = batch.entries.iter().filter_map(|entry| match entry {
-            Entry::Dropped(_) => Some(1024),
-            Entry::Offered(offered) => offered.refused.as_ref().map(|_| 1024),
-            Entry::Row(_) | Entry::Position(..) => None,
-        });
-        let mut rows: Vec<u64> = small.collect();
-        self.each_row(batch, |row| {
-            let is_picture = row.topic == Topic::Frames;
-            rows.push(if is_picture { row.headers.len() as u64 } else { row.bytes() });
-        });
-        quota::pages_for(rows.into_iter()) + self.picture_pages(batch)
-    }
-
-    fn picture_pages(&self, batch: &Batch) -> u64 {
-        let mut pages = 0;
-        self.each_row(batch, |row| {
-            if row.topic == Topic::Frames {
-                pages += quota::pages_for_picture(row.value.len() as u64);
-            }
-        });
-        pages
-    }
-
-    /// The rows that a commit of the batch would write.
-    fn each_row(&self, batch: &Batch, mut visit: impl FnMut(&Row)) {
-        let held = self.shared.leases.lock();
-        for entry in &batch.entries {
-            match entry {
-                Entry::Row(row) => visit(row),
-                Entry::Offered(offered) => {
-                    held.unsaved().get(offered.id).iter().for_each(|row| visit(row));
-                }
-                Entry::Dropped(_) | Entry::Position(..) => {}
-            }
-        }
-    }
-
-    /// Makes room for a batch where there is none: what is settled goes, then what must. A commit of its
-    /// own, so that the space of pictures is free before others are written.
-    fn make_room(&mut self, batch: &Batch, extra_pages: u64) -> Result<(), SpoolError> {
-        let most_pages = self.most_pages()?;
-        let needed = extra_pages + self.pages_needed(batch);
-        if self.free_pages_on_disk(most_pages)? >= needed {
-            return Ok(());
-        }
-        self.pictures.reclaim(&self.connection, needed)?;
-        if self.free_pages(most_pages)? < needed {
-            let (now, mut cursors, mut evicted) = (self.now(), self.cursors.clone(), Vec::new());
-            self.transact(now, true, |tx| {
-                for settled in &batch.settled {
-                    tx.settle(settled)?;
-                }
-                evicted = eviction::make_room(tx, &mut cursors, most_pages, needed)?;
-                Ok(())
-            })?;
-            self.cursors = cursors;
-            self.keys.rows_went();
-            eviction::tell(&evicted);
-            self.pictures.reclaim(&self.connection, needed)?;
-        }
-        // Pages of the database have SQLite's own limit.
-        let (pictures, free_pages) = (self.picture_pages(batch), self.free_pages(most_pages)?);
-        if pictures > 0 && free_pages < pictures {
-            return Err(SpoolError::NoRoom { needed_pages: pictures, free_pages });
-        }
-        Ok(())
-    }
-
-    /// Pages that can be written before `most_pages` are reached.
-    pub(super) fn free_pages(&self, most_pages: u64) -> Result<u64, SpoolError> {
-        quota::free_pages(&self.connection, most_pages, self.pictures.live_pages())
-    }
-
-    /// The same, where what is left of pictures that are gone still counts.
-    fn free_pages_on_disk(&self, most_pages: u64) -> Result<u64, SpoolError> {
-        quota::free_pages(&self.connection, most_pages, self.pictures.disk_pages())
-    }
-
-    /// Whether the spool is near its cap, as against a file system that is full. There, dropping rows
-    /// makes no room: the database does not shrink.
-    pub fn is_near_cap(&self) -> bool {
-        let cap_pages = self.cap_pages();
-        self.free_pages(cap_pages).is_ok_and(|free| free <= cap_pages / 8)
-    }
-
-    /// Most pages that database and pictures may ever take.
-    pub fn cap_pages(&self) -> u64 {
-        self.room.cap_pages()
-    }
-
-    /// Most pages that they may take now.
-    pub(super) fn most_pages(&self) -> Result<u64, SpoolError> {
-        let taken = quota::page_count(&self.connection)? + self.pictures.disk_pages();
-        Ok(self.room.pages(taken))
     }
 
     /// Whether a clock record is due though no frame came.
@@ -469,6 +346,7 @@ impl Store {
             open_gaps: &self.open_gaps,
             pictures: &mut self.pictures,
             freed: Vec::new(),
+            freed_bytes: 0,
             held: held.as_deref_mut(),
             epoch: shared.epoch,
             now,
@@ -478,17 +356,22 @@ impl Store {
             month,
             next_id: self.next_id,
             cipher: self.keys.cipher(),
-            saved: Vec::new(),
+            left_memory: Vec::new(),
         };
         work(&mut tx)?;
         tx.close()?;
         // A row never says where its picture lies before it lies there.
         tx.pictures.sync()?;
-        let Transaction { changed, new_gaps, totals, month, next_id, freed, saved, .. } = tx;
+        let Transaction { changed, new_gaps, totals, month, next_id, freed, left_memory, .. } = tx;
         guard.commit().map_err(step("commit"))?;
-        // Under the lock: who reads finds them in memory or on the disk, and never in both.
-        if let Some(held) = &mut held {
-            saved.into_iter().for_each(|id| held.saved(id));
+        if !left_memory.is_empty() {
+            match &mut held {
+                Some(held) => left_memory.into_iter().for_each(|id| held.left_memory(id)),
+                None => {
+                    let mut held = shared.leases.lock();
+                    left_memory.into_iter().for_each(|id| held.left_memory(id));
+                }
+            }
         }
         Ok(Changes {
             accounts: changed,
@@ -502,6 +385,7 @@ impl Store {
     }
 
     fn take_over(&mut self, changes: Changes) {
+        self.unsaved_bytes = self.shared.leases.lock().unsaved().bytes();
         let Changes { accounts, gaps, totals, month, month_is_known, next_id, freed } = changes;
         self.pictures.committed(&self.connection, &freed);
         self.shared.month_bytes.store(month.bytes, Ordering::SeqCst);
@@ -512,8 +396,9 @@ impl Store {
         self.open_gaps.extend(gaps);
         (self.totals, self.next_id) = (totals, next_id);
         self.shared.next_id.store(next_id, Ordering::SeqCst);
-        if let Ok(free) = self.free_pages(self.cap_pages()) {
-            let used = self.shared.cap_bytes.saturating_sub(free * PAGE_BYTES);
+        if let Ok(space) = self.space(self.cap_pages()) {
+            let free = (space.within + space.growth) * PAGE_BYTES;
+            let used = self.shared.cap_bytes.saturating_sub(free);
             self.shared.used_bytes.store(used, Ordering::Relaxed);
             metrics::gauge!("picket_agent_spool_used_bytes").set(used as f64);
         }
@@ -565,53 +450,4 @@ fn tell_what_a_crash_took(key: &CameraKey, before: &Account) {
     tracing::warn!(target: "spool", camera = %key.camera, epoch = %before.epoch,
         last_committed = before.last_committed, reserved = before.reserved, at_most = bound,
         "the agent did not end cleanly: frames that were not yet committed are lost");
-}
-
-/// Writes what came in, in its order; the positions follow all that they stand for.
-fn write_entries(
-    tx: &mut Transaction<'_>,
-    entries: &VecDeque<Entry>,
-) -> Result<Positions, SpoolError> {
-    let mut positions = Positions::new();
-    for entry in entries {
-        match entry {
-            Entry::Row(row) => {
-                tx.insert(row)?;
-                tx.account(&row.key).kept(row.kind, row.first, row.last);
-            }
-            Entry::Offered(offered) => write_offered(tx, offered)?,
-            Entry::Dropped(dropped) => {
-                tx.account(&dropped.key).lost_in_memory(dropped);
-                tx.gap(dropped)?;
-            }
-            Entry::Position(key, position) => {
-                positions.insert((key.clone(), position.fingerprint.clone()), position.clone());
-            }
-        }
-    }
-    recordings::store(tx.connection, &positions)
-        .map_err(|source| SpoolError::Commit { step: "write the recordings' positions", source })?;
-    Ok(positions)
-}
-
-/// What became of a row that was offered: it is on the disk from now on, or was settled before.
-fn write_offered(tx: &mut Transaction<'_>, offered: &Offered) -> Result<(), SpoolError> {
-    let Offered { id, ref key, kind, first, last, ref refused, .. } = *offered;
-    if let Some(row) = tx.held.as_ref().and_then(|held| held.unsaved().get(id)) {
-        tx.save(id, &row)?;
-        tx.account(key).kept(kind, first, last);
-        return Ok(());
-    }
-    match refused {
-        None => {
-            tx.account(key).kept(kind, first, last);
-            tx.account(key).acknowledged(frames(kind, first, last));
-        }
-        Some(reason) => {
-            let dropped = offered.dropped(tx.epoch, reason.clone(), tx.now);
-            tx.account(key).lost_in_memory(&dropped);
-            tx.gap(&dropped)?;
-        }
-    }
-    Ok(())
 }

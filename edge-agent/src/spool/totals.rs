@@ -1,5 +1,7 @@
 //! How much the tables hold, kept beside them so that no start and no status has to count rows.
 
+use std::ops::Range;
+
 use picket_wire::{EpochId, Topic};
 use rusqlite::Connection;
 
@@ -103,12 +105,17 @@ fn ids(connection: &Connection) -> Result<Option<(RowId, RowId)>, SpoolError> {
     Ok(both.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1))))
 }
 
+/// The numbers that rows of earlier epochs can have.
+pub fn ids_before(epoch: EpochId) -> Range<RowId> {
+    1..signed(epoch.number).saturating_mul(1 << 32)
+}
+
 /// The number of the first row that an epoch writes. Rows are numbered from 1, and no epoch writes 2^32
 /// of them: others cannot be true, and behind the last number there is none.
 pub fn next_id(connection: &Connection, epoch: EpochId) -> Result<RowId, SpoolError> {
     let Some((lowest, highest)) = ids(connection)? else { return Ok(1) };
-    let first_of_epoch = signed(epoch.number).saturating_mul(1 << 32);
-    match [lowest, highest].into_iter().find(|id| !(1..first_of_epoch).contains(id)) {
+    let before = ids_before(epoch);
+    match [lowest, highest].into_iter().find(|id| !before.contains(id)) {
         Some(id) => Err(SpoolError::Row { what: "id", value: id.to_string() }),
         None => Ok(highest + 1),
     }

@@ -13,7 +13,7 @@ use super::error::SpoolError;
 use super::lease::Held;
 use super::month::Month;
 use super::pictures::{Place, Segments};
-use super::quota;
+use super::quota::Space;
 use super::record::{Dropped, Row, RowId, frames};
 use super::schema::PAGE_BYTES;
 use super::totals::{Totals, table};
@@ -96,6 +96,8 @@ pub struct Transaction<'a> {
     pub pictures: &'a mut Segments,
     /// Of the rows that it deletes.
     pub freed: Vec<Place>,
+    /// Bytes that come back with them.
+    pub freed_bytes: u64,
     /// The lease lock, held where rows may be dropped or gaps grow.
     pub held: Option<&'a mut Held>,
     pub epoch: EpochId,
@@ -106,8 +108,8 @@ pub struct Transaction<'a> {
     pub month: Month,
     pub next_id: RowId,
     pub cipher: Cipher<'a>,
-    /// Rows of the memory that it writes.
-    pub saved: Vec<RowId>,
+    /// Rows that are in memory no more: it writes them, or drops them.
+    pub left_memory: Vec<RowId>,
 }
 
 impl Transaction<'_> {
@@ -126,13 +128,7 @@ impl Transaction<'_> {
     }
 
     /// Writes a row that was offered with its number.
-    pub fn save(&mut self, id: RowId, row: &Row) -> Result<(), SpoolError> {
-        self.insert_as(id, row)?;
-        self.saved.push(id);
-        Ok(())
-    }
-
-    fn insert_as(&mut self, id: RowId, row: &Row) -> Result<(), SpoolError> {
+    pub fn insert_as(&mut self, id: RowId, row: &Row) -> Result<(), SpoolError> {
         let at_ms = self.now.captured_at.map(|at| at.as_millisecond());
         let synchronised = self.now.clock == ClockState::Synchronised;
         let stored = self.cipher.stored(row).map_err(SpoolError::Encryption)?;
@@ -156,11 +152,10 @@ impl Transaction<'_> {
         self.write("INSERT OR IGNORE", id, time, row, stored, place)
     }
 
-    /// Pages that can be written before `most_pages` are reached, once this is committed.
-    pub fn free_pages(&self, most_pages: u64) -> Result<u64, SpoolError> {
-        let freed = self.freed.iter().map(|place| place.length).sum::<u64>() / PAGE_BYTES;
-        let pictures = self.pictures.live_pages().saturating_sub(freed);
-        quota::free_pages(self.connection, most_pages, pictures)
+    /// What there will be once this is committed.
+    pub fn space(&self, most_pages: u64) -> Result<Space, SpoolError> {
+        let pictures = self.pictures.live_pages().saturating_sub(self.freed_bytes / PAGE_BYTES);
+        Space::under(most_pages, self.connection, pictures)
     }
 
     fn write(
@@ -226,7 +221,10 @@ impl Transaction<'_> {
             .transpose()?;
         if let Some(outline) = &outline {
             self.totals.subtract(topic, outline.bytes);
-            self.freed.extend(outline.place);
+            if let Some(place) = outline.place {
+                self.freed_bytes += self.pictures.comes_back(self.connection, &place);
+                self.freed.push(place);
+            }
             if let Some(worth) = Worth::of(&outline.kind) {
                 self.account(&outline.key).weights.subtract(worth, outline.bytes);
             }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::books::unsigned;
 use super::error::SpoolError;
 use super::eviction::Cursors;
-use super::quota;
+use super::quota::{self, Need};
 use super::salvage::{self, Salvage};
 use super::schema::PAGE_BYTES;
 use super::store::Store;
@@ -55,7 +55,9 @@ impl Store {
         self.log.check(&self.connection)?;
         let sizes = salvage.read()?;
         let bytes: u64 = sizes.iter().sum();
-        if self.free_pages(self.most_pages()?)? < quota::pages_for(sizes.into_iter()) {
+        let need = Need { rows: quota::pages_for(sizes.into_iter()), pictures: 0 };
+        let has_room = self.space(self.most_pages()?)?.holds_rows(need);
+        if !has_room && !salvage.is_at_pictures() {
             return Ok(None);
         }
         let (now, mut at_end) = (self.now(), false);
@@ -63,6 +65,9 @@ impl Store {
             at_end = salvage.write(tx)?;
             Ok(())
         })?;
+        if salvage.has_all_pictures(&self.shared.state_dir) {
+            self.pictures.keep_no_more();
+        }
         for (salvaged, first) in self.shared.salvaged.iter().zip(salvage.went_on()) {
             salvaged.fetch_min(first, Ordering::SeqCst);
         }
@@ -88,7 +93,8 @@ impl Store {
         self.room.take_back();
         self.pictures.sweep(&self.connection);
         let now = self.now();
-        self.keys.look(&self.connection, &self.shared.state_dir, now.mono_us);
+        let may_retire = self.unsaved_bytes == 0;
+        self.keys.look(&self.connection, &self.shared.state_dir, now.mono_us, may_retire);
         if !self.old.is_empty() {
             return;
         }

@@ -134,12 +134,11 @@ impl Writer {
             self.store.shared.turns.fetch_add(1, Ordering::Relaxed);
             asked = self.turn() && asked;
             self.store.look_around();
-            metrics::gauge!("picket_agent_spool_memory_bytes")
-                .set(self.store.unsaved_bytes() as f64);
+            metrics::gauge!("picket_agent_spool_memory_bytes").set(self.store.unsaved_bytes as f64);
             if self.is_due() {
                 self.commit();
             }
-            if self.failing.is_none() && self.batch.is_empty() && self.store.salvage_if_due() {
+            if self.failing.is_none() && !self.is_due() && self.store.salvage_if_due() {
                 self.wake_uplink();
                 self.store.checkpoint_if_due();
             }
@@ -255,8 +254,11 @@ impl Writer {
                 self.batch.without_pictures = self.store.shared.leaves_pictures_out();
                 self.batch.take(&device, observed, now);
                 if self.offers() {
-                    self.store.offer(&mut self.batch);
-                    self.wake_uplink();
+                    match self.store.offer(&mut self.batch) {
+                        Ok(()) => self.wake_uplink(),
+                        // They are not offered before they are committed, which meets the same.
+                        Err(error) => tracing::debug!(target: "spool", error = chain(&error)),
+                    }
                 }
             }
         }
@@ -269,14 +271,25 @@ impl Writer {
     }
 
     fn batch_due_at(&self) -> Option<Instant> {
-        match self.offers() {
-            true => self.batch.offered_due_at(&self.settings, self.store.unsaved_bytes()),
-            false => self.batch.due_at(&self.settings),
+        if !self.offers() {
+            return self.batch.due_at(&self.settings);
         }
+        let settled = self.batch.settled_due_at(&self.settings);
+        [self.entries_due_at(), settled].into_iter().flatten().min()
+    }
+
+    fn entries_due_at(&self) -> Option<Instant> {
+        self.batch.offered_due_at(&self.settings, self.store.unsaved_bytes)
+    }
+
+    /// Whether only what is settled is to be committed now.
+    fn is_for_settled(&self) -> bool {
+        let rows_wait = self.entries_due_at().is_none_or(|due| due > Instant::now());
+        self.offers() && rows_wait && !self.is_asked() && self.batch.settled_since().is_some()
     }
 
     fn in_memory_bytes(&self) -> u64 {
-        self.batch.bytes() + self.store.unsaved_bytes()
+        self.batch.bytes() + self.store.unsaved_bytes
     }
 
     /// How long nothing needs to be done.
@@ -285,7 +298,7 @@ impl Writer {
         let due = match &self.failing {
             Some(failing) => Some(failing.retry_at),
             None if self.is_asked() => Some(now),
-            None => self.batch_due_at().or_else(|| self.store.salvage_due_at()),
+            None => [self.batch_due_at(), self.store.salvage_due_at()].into_iter().flatten().min(),
         };
         due.map_or(LONGEST_WAIT, |due| due.saturating_duration_since(now)).min(LONGEST_WAIT)
     }
@@ -312,7 +325,11 @@ impl Writer {
         let part_bytes = self.settings.commit_bytes.min(self.settings.max_bytes / 4);
         loop {
             let extra_pages = self.failing.as_ref().map_or(0, |failing| failing.extra_pages);
-            let part = self.batch.take_part(part_bytes);
+            let only_settled = self.is_for_settled();
+            let part = match only_settled {
+                true => self.batch.take_settled(),
+                false => self.store.take_part(&mut self.batch, part_bytes),
+            };
             let began = Instant::now();
             if let Err(error) = self.store.commit(&part, extra_pages) {
                 self.batch.put_back(part);
@@ -322,7 +339,7 @@ impl Writer {
             self.recovered();
             self.wake_uplink();
             self.store.checkpoint_if_due();
-            if self.batch.is_empty() {
+            if self.batch.is_empty() || only_settled {
                 return;
             }
         }

@@ -11,7 +11,7 @@ use picket_wire::{Lane, Topic};
 use super::lanes::{Lanes, Queue};
 use super::shelves::{AHEAD, Shelves, Waiting};
 use crate::spool::{
-    Advice, Head, Limits, Outcome, RowId, Settled, SpoolError, SpoolReader, Spooled,
+    Advice, Head, Heads, Limits, Outcome, RowId, Settled, SpoolError, SpoolReader, Spooled,
 };
 
 /// Rows that one look at a table passes.
@@ -28,23 +28,17 @@ const STOPPED: Duration = Duration::from_secs(60);
 /// What the queues ask of the spool.
 pub trait Rows {
     /// See [`SpoolReader::heads`].
-    fn heads(&self, topic: Topic, ids: Range<RowId>, limit: usize)
-    -> Result<Vec<Head>, SpoolError>;
+    fn heads(&self, topic: Topic, ids: Range<RowId>, limit: usize) -> Result<Heads, SpoolError>;
     /// Takes a row to be sent; `None` if it is gone, or on its way.
     fn take(&self, topic: Topic, id: RowId) -> Result<Option<Spooled>, SpoolError>;
     /// A row that was taken was not delivered.
     fn give_back(&self, id: RowId);
-    /// The number of the next row to be committed.
+    /// The number of the next row that comes in.
     fn next_id(&self) -> RowId;
 }
 
 impl Rows for SpoolReader {
-    fn heads(
-        &self,
-        topic: Topic,
-        ids: Range<RowId>,
-        limit: usize,
-    ) -> Result<Vec<Head>, SpoolError> {
+    fn heads(&self, topic: Topic, ids: Range<RowId>, limit: usize) -> Result<Heads, SpoolError> {
         Self::heads(self, topic, ids, limit)
     }
 
@@ -237,11 +231,10 @@ impl Queues {
                 later.fold(self.live_from, RowId::max)
             }
         };
-        let heads = match rows.heads(queue.topic, from..end, LOOK) {
+        let Heads { heads, ends } = match rows.heads(queue.topic, from..end, LOOK) {
             Ok(heads) => heads,
             Err(error) => return self.not_looked(queue, from, &error, now),
         };
-        let ends = heads.len() < LOOK;
         let behind = heads.last().map_or(from, |head| head.id + 1);
         let to = if ends && queue.lane == Lane::Backlog { end.max(from) } else { behind };
         let (live_from, live_from_of) = (self.live_from, &self.live_from_of);

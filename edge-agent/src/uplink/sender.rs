@@ -37,6 +37,9 @@ const REMIND_EVERY: Duration = Duration::from_secs(60);
 /// How long the last settlements may take to be committed.
 const FLUSH: Duration = Duration::from_secs(3);
 
+/// A link whose oldest message waits longer is not one that carries records away as they come.
+const QUICK: Duration = Duration::from_secs(3);
+
 /// Between two steps through rows of the spool that may hold something to send: a long backlog of
 /// other cameras takes some seconds then, and a part of a core.
 const SEARCH_PAUSE: Duration = Duration::from_millis(5);
@@ -311,7 +314,9 @@ impl Sender {
             self.bulk.step(self.window.oldest(), now);
         }
         self.measure(now);
-        self.reader.link_works(self.link.is_up() && self.drain.is_none());
+        // What is kept in memory for a link that works is not, once that is in doubt.
+        let is_quick = self.window.oldest_age(now).is_none_or(|age| age < QUICK);
+        self.reader.set_link_works(self.link.is_up() && is_quick && self.drain.is_none());
         if self.look_at_cut(now) {
             self.look_after_producers(now);
         }

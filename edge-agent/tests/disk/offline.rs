@@ -25,7 +25,7 @@ fn settings() -> Settings {
 
 fn start(dir: &Path, settings: &Settings) -> Agent {
     let agent = Agent::start(dir, settings, TestClock::set());
-    agent.reader.link_works(true);
+    agent.reader.set_link_works(true);
     agent
 }
 
@@ -90,7 +90,7 @@ fn what_is_in_memory_goes_to_the_disk_when_the_link_stops_working_and_keeps_numb
     }
     let mut rows = take(&agent, 20);
     assert_eq!(on_disk(dir.path()), 0);
-    agent.reader.link_works(false);
+    agent.reader.set_link_works(false);
     wait("nothing is written", || on_disk(dir.path()) == 20);
     agent.reader.give_back(rows.iter().map(|row| row.id));
     let mut again = take(&agent, 20);

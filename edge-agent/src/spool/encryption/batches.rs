@@ -115,14 +115,20 @@ impl BatchKeys {
         self.rows_went = true;
     }
 
-    /// Destroys keys that became needless, if it is time to look. What cannot be done now is tried
-    /// again.
-    pub fn look(&mut self, connection: &Connection, state_dir: &Path, now_us: u64) {
+    /// Destroys keys that became needless, if it is time to look; the one in use only where it may be
+    /// followed by another now. What cannot be done now is tried again.
+    pub fn look(
+        &mut self,
+        connection: &Connection,
+        state_dir: &Path,
+        now_us: u64,
+        may_retire: bool,
+    ) {
         if now_us.saturating_sub(self.looked_us) < LOOK_EVERY_US {
             return;
         }
         self.looked_us = now_us;
-        self.rows_went |= self.retire(now_us);
+        self.rows_went |= may_retire && self.retire(now_us);
         if self.rows_went {
             self.look_now(connection, state_dir);
         }

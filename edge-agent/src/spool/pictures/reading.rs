@@ -1,6 +1,7 @@
 //! Reading pictures out of the segments of a database, while it is written or not.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
@@ -16,6 +17,8 @@ use crate::spool::record::RowId;
 const MOST_BYTES: u64 = 64 * 1024 * 1024;
 /// Tries after which a disk that fails to read a picture is believed.
 const MOST_TRIES: u32 = 6;
+/// Rows of which that is counted: more than there are queues.
+const MOST_TRIED: usize = 64;
 
 /// Whether this says that the bytes are not there, or are not the ones that were written; anything
 /// else may pass.
@@ -29,8 +32,8 @@ pub struct Pictures {
     folder: PathBuf,
     /// The last segment that was read: its neighbours come next.
     open: RefCell<Option<(RowId, File)>>,
-    /// The last row that could not be read for a reason that may pass, and how often in succession.
-    tries: RefCell<(RowId, u32)>,
+    /// Rows that could not be read for a reason that may pass, and how often.
+    tries: RefCell<BTreeMap<RowId, u32>>,
 }
 
 impl Pictures {
@@ -44,7 +47,10 @@ impl Pictures {
     pub fn read(&self, id: RowId, place: Place) -> Result<Vec<u8>, SpoolError> {
         let (topic, what) = (Topic::Frames, "picture");
         match self.bytes(place) {
-            Ok(bytes) => Ok(bytes),
+            Ok(bytes) => {
+                self.tries.borrow_mut().remove(&id);
+                Ok(bytes)
+            }
             Err(error) if is_damage(&error) || self.stays_away(id) => {
                 Err(SpoolError::BadRow { topic, id, what })
             }
@@ -58,9 +64,12 @@ impl Pictures {
     /// Counts a try that failed; whether it was one too many.
     fn stays_away(&self, id: RowId) -> bool {
         let mut tries = self.tries.borrow_mut();
-        let before = if tries.0 == id { tries.1 } else { 0 };
-        *tries = (id, before + 1);
-        tries.1 >= MOST_TRIES
+        while tries.len() >= MOST_TRIED {
+            tries.pop_first();
+        }
+        let count = tries.entry(id).or_default();
+        *count += 1;
+        *count >= MOST_TRIES
     }
 
     fn bytes(&self, place: Place) -> io::Result<Vec<u8>> {

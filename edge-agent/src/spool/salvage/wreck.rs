@@ -360,7 +360,7 @@ mod tests {
         let (first, last, bytes) = (row.first as i64, row.last as i64, row.bytes() as i64);
         let (headers, value) = (&row.headers, &row.value);
         if row.topic == Topic::Frames {
-            let mut pictures = Segments::open(&dir.path().join(schema::FILE), 0).unwrap();
+            let mut pictures = Segments::open(&dir.path().join(schema::FILE), &(1..9)).unwrap();
             let [segment, position, length, checksum] = pictures.append(1, value).unwrap().values();
             let values = params![
                 key, epoch, first, last, kind, bytes, headers, segment, position, length, checksum

@@ -16,6 +16,8 @@ struct Table {
     held: RefCell<BTreeSet<RowId>>,
     next_id: Cell<RowId>,
     looked_at: Cell<usize>,
+    /// A look ends before this row, once: it could not be read.
+    unreadable_once: Cell<Option<RowId>>,
 }
 
 fn weight(id: RowId) -> u64 {
@@ -23,19 +25,22 @@ fn weight(id: RowId) -> u64 {
 }
 
 impl Rows for Table {
-    fn heads(
-        &self,
-        topic: Topic,
-        ids: Range<RowId>,
-        limit: usize,
-    ) -> Result<Vec<Head>, SpoolError> {
+    fn heads(&self, topic: Topic, ids: Range<RowId>, limit: usize) -> Result<Heads, SpoolError> {
         let rows = self.rows.borrow();
         let of_topic = rows.range(ids).filter(|(_, (of, _))| *of == topic);
         let head = |(id, (_, key)): (&RowId, &Line)| {
             self.looked_at.set(self.looked_at.get() + 1);
             Head { id: *id, key: key.clone(), bytes: weight(*id) }
         };
-        Ok(of_topic.take(limit).map(head).collect())
+        let mut heads: Vec<_> = of_topic.take(limit).map(head).collect();
+        let met = |id: &RowId| heads.iter().any(|head| head.id == *id);
+        let Some(id) = self.unreadable_once.get().filter(met) else {
+            let ends = heads.len() < limit;
+            return Ok(Heads { heads, ends });
+        };
+        self.unreadable_once.set(None);
+        heads.retain(|head| head.id < id);
+        Ok(Heads { heads, ends: false })
     }
 
     fn take(&self, topic: Topic, id: RowId) -> Result<Option<Spooled>, SpoolError> {
@@ -305,4 +310,25 @@ fn the_backlog_has_its_share_of_the_bytes_while_live_waits_and_records_go_before
     let [live, backlog] = bytes;
     assert!((2..=3).contains(&(live / backlog)), "{live} of live, {backlog} of the backlog");
     assert!(topics.iter().all(|topic| *topic == Topic::Observations), "pictures went before");
+}
+
+#[test]
+fn a_look_that_is_cut_short_is_not_the_end_of_its_queue() {
+    let table = Table::default();
+    for _ in 0..20 {
+        table.commit(Topic::Observations, CAMERAS[0]);
+    }
+    for live_from in [0, 100] {
+        table.held.borrow_mut().clear();
+        table.unreadable_once.set(Some(8));
+        let mut queues = Queues::new(4, live_from);
+        let mut sent = Vec::new();
+        for _ in 0..5 {
+            queues.begin_turn();
+            while let Some((_, row)) = queues.next(&table, |_, _| true, Instant::now()) {
+                sent.push(row.id);
+            }
+        }
+        assert_eq!(sent, (1..=20).collect::<Vec<_>>(), "live from {live_from}");
+    }
 }
