@@ -56,8 +56,9 @@ class Sides:
 def rates(sides, rounds, what, count, picture_bytes):
     """Frames a second, by side and work, one for each round."""
     found = {(side, work): [] for side in sides.commands for work in ("put", "drain")}
-    for _ in range(rounds):
-        for side in sides.commands:
+    for turn in range(rounds):
+        # Whoever comes second may find the disk busy with what the first has left.
+        for side in list(sides.commands)[:: 1 if turn % 2 == 0 else -1]:
             sides.clear(side)
             found[side, "put"].append(count / sides.run(side, "put", count, picture_bytes)["s"])
             found[side, "drain"].append(count / sides.run(side, "drain")["s"])
