@@ -265,7 +265,7 @@ fn an_import_publishes_the_same_bytes_as_backlog_in_each_cameras_order() {
     let told = imported(&small, &file).unwrap();
     let waiting = rows(dir.path());
     assert_eq!((told.acknowledged, told.refused.len()), (waiting.len() as u64, 0));
-    for topic in [Topic::Observations, Topic::Frames] {
+    for topic in Topic::OF_CAMERAS {
         let lane = || (header::LANE.to_owned(), "backlog".to_owned());
         let expected =
             waiting.iter().filter(|row| row.0 == topic).map(|(_, key, headers, value)| {

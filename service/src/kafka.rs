@@ -2,10 +2,12 @@
 //! librdkafka that are passed on.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::renewed::{self, Unreadable};
 
 /// A login with a password, beside or instead of a client's certificate; over TLS only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -47,6 +49,46 @@ impl Sasl {
             true => Err("must be a name of one character or more, without control characters"),
             false => Ok(()),
         }
+    }
+}
+
+/// Who a client is to the broker, and how it knows the broker.
+#[derive(Debug, Clone, Copy)]
+pub struct Login<'a> {
+    /// Certificates of those who sign the broker's.
+    pub ca_file: Option<&'a Path>,
+    /// The client's own certificate.
+    pub certificate_file: Option<&'a Path>,
+    /// Its key.
+    pub key_file: Option<&'a Path>,
+    /// Its password.
+    pub sasl: Option<&'a Sasl>,
+    /// The config's name of the password's file, for errors.
+    pub password_field: &'static str,
+}
+
+impl Login<'_> {
+    /// The same in librdkafka's words: always over TLS, with the broker's name checked.
+    pub fn settings(&self) -> Result<Vec<(&'static str, String)>, Unreadable> {
+        let protocol = if self.sasl.is_some() { "sasl_ssl" } else { "ssl" };
+        let mut settings = vec![
+            ("security.protocol", protocol.to_owned()),
+            ("ssl.endpoint.identification.algorithm", "https".to_owned()),
+        ];
+        let files = [
+            ("ssl.ca.location", self.ca_file),
+            ("ssl.certificate.location", self.certificate_file),
+            ("ssl.key.location", self.key_file),
+        ];
+        let path = |(name, path): (_, Option<&Path>)| Some((name, path?.to_string_lossy().into()));
+        settings.extend(files.into_iter().filter_map(path));
+        if let Some(sasl) = self.sasl {
+            let password = renewed::read_password(self.password_field, &sasl.password_file)?;
+            settings.push(("sasl.mechanism", sasl.mechanism.as_str().to_owned()));
+            settings.push(("sasl.username", sasl.username.clone()));
+            settings.push(("sasl.password", password));
+        }
+        Ok(settings)
     }
 }
 
@@ -211,6 +253,23 @@ impl Extra {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Has librdkafka look at each by itself (`alone`), then at all `together`. What it does not like
+    /// comes with its name and librdkafka's words.
+    pub fn check(
+        &self,
+        alone: impl Fn(&str, &str) -> Result<(), String>,
+        together: impl FnOnce() -> Result<(), String>,
+    ) -> Result<(), (String, String)> {
+        for (name, value) in self.iter() {
+            alone(name, value).map_err(|said| (format!("{name:?}"), said))?;
+        }
+        if self.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<_> = self.iter().map(|(name, _)| format!("{name:?}")).collect();
+        together().map_err(|said| (names.join(" with "), said))
     }
 
     /// The first that breaks what Picket promises, and why or what to use instead.

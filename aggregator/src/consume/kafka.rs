@@ -1,7 +1,7 @@
 //! Clients of Kafka: what they all share, and the record as the rest of this stage sees it.
 
-use picket_service::kafka::Extra;
-use picket_service::renewed::{self, Unreadable};
+use picket_service::kafka::{Extra, Login};
+use picket_service::renewed::Unreadable;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::KafkaError;
@@ -37,22 +37,15 @@ pub fn client(connection: &Connection, instance: &str) -> Result<ClientConfig, C
     if connection.allow_plaintext {
         return Ok(config);
     }
-    config.set("security.protocol", "ssl");
-    for (name, file) in [
-        ("ssl.ca.location", &connection.ca_file),
-        ("ssl.certificate.location", &connection.certificate_file),
-        ("ssl.key.location", &connection.key_file),
-    ] {
-        if let Some(file) = file {
-            config.set(name, file.to_string_lossy());
-        }
-    }
-    if let Some(sasl) = &connection.sasl {
-        let password = renewed::read_password(PASSWORD_FILE, &sasl.password_file)?;
-        config.set("security.protocol", "sasl_ssl");
-        config.set("sasl.mechanism", sasl.mechanism.as_str());
-        config.set("sasl.username", &sasl.username);
-        config.set("sasl.password", password);
+    let login = Login {
+        ca_file: connection.ca_file.as_deref(),
+        certificate_file: connection.certificate_file.as_deref(),
+        key_file: connection.key_file.as_deref(),
+        sasl: connection.sasl.as_ref(),
+        password_field: PASSWORD_FILE,
+    };
+    for (name, value) in login.settings()? {
+        config.set(name, value);
     }
     Ok(config)
 }
@@ -63,22 +56,20 @@ pub fn check_extra(
     connection: &Connection,
     protocol: GroupProtocol,
 ) -> Result<(), (String, String)> {
-    let mut names = Vec::new();
-    for (name, value) in connection.extra.iter() {
-        match ClientConfig::new().set(name, value).create_native_config() {
-            Ok(_) => names.push(name),
-            Err(KafkaError::ClientConfig(_, said, ..)) => return Err((name.to_owned(), said)),
-            Err(error) => return Err((name.to_owned(), error.to_string())),
-        }
-    }
-    if names.is_empty() {
-        return Ok(());
-    }
-    // Without a broker it connects to nothing.
-    let mut config = ClientConfig::new();
-    set_reading(&mut config, protocol, &connection.extra);
-    let made: Result<BaseConsumer, KafkaError> = config.set("group.id", "check").create();
-    made.map(drop).map_err(|error| (names.join(" with "), error.to_string()))
+    let alone = |name: &str, value: &str| {
+        let made = ClientConfig::new().set(name, value).create_native_config();
+        made.map(drop).map_err(|error| match error {
+            KafkaError::ClientConfig(_, said, ..) => said,
+            other => other.to_string(),
+        })
+    };
+    connection.extra.check(alone, || {
+        // Without a broker it connects to nothing.
+        let mut config = ClientConfig::new();
+        set_reading(&mut config, protocol, &connection.extra);
+        let made: Result<BaseConsumer, KafkaError> = config.set("group.id", "check").create();
+        made.map(drop).map_err(|error| error.to_string())
+    })
 }
 
 /// The settings of the group's consumer.

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use metrics::{counter, gauge};
+use picket_service::certificate::Validity;
 use picket_service::logging::chain;
 use picket_service::renewed::{self, Digest, Look, Unreadable, Watch};
 use picket_wire::Topic;
@@ -12,7 +13,6 @@ use picket_wire::TopicNames;
 use rdkafka::admin::AdminClient;
 use rdkafka::metadata::{Metadata, MetadataTopic};
 use rdkafka::types::RDKafkaErrorCode;
-use x509_parser::pem::Pem;
 use x509_parser::time::ASN1Time;
 
 use super::kafka::{self, ClientError, ClientLog};
@@ -25,7 +25,6 @@ const TICK: Duration = Duration::from_secs(1);
 const TRIAL: Duration = Duration::from_secs(10);
 /// Before files that no broker took are tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(15);
-const DAY_S: i64 = 24 * 60 * 60;
 
 /// Watches the files of the connection.
 pub struct Renewal {
@@ -34,8 +33,8 @@ pub struct Renewal {
     watch: Watch,
     turned_away: Option<(Digest, Instant)>,
     problem: Option<String>,
-    /// When the certificate in use expires, as a Unix time.
-    not_after_s: Option<i64>,
+    /// Of the certificate in use.
+    validity: Option<Validity>,
 }
 
 impl Renewal {
@@ -43,8 +42,8 @@ impl Renewal {
     pub fn new(settings: &Settings) -> Result<Self, Unreadable> {
         let connection = Arc::new(settings.connection());
         let watch = Watch::new(digest(&connection)?, Instant::now());
-        let (topics, not_after_s) = (settings.topics(), not_after_s(&connection));
-        Ok(Self { connection, topics, watch, turned_away: None, problem: None, not_after_s })
+        let (topics, validity) = (settings.topics(), validity(&connection));
+        Ok(Self { connection, topics, watch, turned_away: None, problem: None, validity })
     }
 
     /// Returns when the files have changed, and a broker lets the centre in with them. Files that are
@@ -83,7 +82,7 @@ impl Renewal {
         self.watch.uses(seen);
         self.turned_away = None;
         self.say(None);
-        self.not_after_s = not_after_s(&self.connection);
+        self.validity = validity(&self.connection);
         counter!(names::RENEWALS).increment(1);
         tracing::warn!(
             "the files of the section consume have changed: the group is joined anew with them"
@@ -126,8 +125,8 @@ impl Renewal {
     /// They pass also while nobody renews it.
     #[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
     fn show_days_left(&self) {
-        if let Some(not_after_s) = self.not_after_s {
-            let days = days_left(not_after_s, ASN1Time::now().timestamp());
+        if let Some(validity) = &self.validity {
+            let days = validity.days_left(ASN1Time::now());
             gauge!(names::CERTIFICATE_DAYS_LEFT).set(days as f64);
         }
     }
@@ -169,28 +168,7 @@ fn has_no_right(answer: &Metadata, topic: &str) -> bool {
 }
 
 /// Of the certificate on disk.
-fn not_after_s(connection: &Connection) -> Option<i64> {
+fn validity(connection: &Connection) -> Option<Validity> {
     let path = connection.certificate_file.as_ref()?;
-    let bytes = renewed::read("consume.certificate_file", path).ok()?;
-    let mut pems = Pem::iter_from_buffer(&bytes).filter_map(Result::ok);
-    let pem = pems.find(|pem| pem.label == "CERTIFICATE")?;
-    Some(pem.parse_x509().ok()?.validity().not_after.timestamp())
-}
-
-/// Negative once it has expired.
-fn days_left(not_after_s: i64, now_s: i64) -> i64 {
-    not_after_s.saturating_sub(now_s).div_euclid(DAY_S)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_days_that_a_certificate_has_left_pass() {
-        let not_after_s = 100 * DAY_S;
-        let days = [90 * DAY_S, 90 * DAY_S + 1, 100 * DAY_S, 100 * DAY_S + 1, 102 * DAY_S]
-            .map(|now_s| days_left(not_after_s, now_s));
-        assert_eq!(days, [10, 9, 0, -1, -2]);
-    }
+    Validity::of_pem(&renewed::read("consume.certificate_file", path).ok()?)
 }

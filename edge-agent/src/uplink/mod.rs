@@ -42,6 +42,7 @@ mod import;
 mod lanes;
 mod link;
 mod news;
+mod outcomes;
 mod pairs;
 mod polled;
 mod probe;

@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
-use picket_service::renewed::{self, Unreadable};
+use picket_service::kafka::Login;
+use picket_service::renewed::Unreadable;
 use picket_wire::{Lane, Topic, TopicNames, header};
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
@@ -187,7 +188,7 @@ impl Producers {
     /// them of these topics: whoever has no right on one is let in all the same.
     pub fn are_let_in(&self, topics: &[Topic], limit: Duration) -> Result<(), NotLetIn> {
         let client = self.small.producer().client();
-        for topic in [Topic::Observations, Topic::Frames] {
+        for topic in Topic::OF_CAMERAS {
             let name = self.names.name(topic);
             let Ok(answer) = client.fetch_metadata(Some(&name), limit) else {
                 return Err(NotLetIn::NoAnswer);
@@ -297,24 +298,15 @@ fn set_security(config: &mut ClientConfig, settings: &Settings) -> Result<(), Un
     if !settings.uses_tls() {
         return Ok(());
     }
-    config.set("security.protocol", "ssl");
-    config.set("ssl.endpoint.identification.algorithm", "https");
-    let files = [
-        ("ssl.ca.location", &settings.ca_file),
-        ("ssl.certificate.location", &settings.certificate_file),
-        ("ssl.key.location", &settings.key_file),
-    ];
-    for (name, path) in files {
-        if let Some(path) = path {
-            config.set(name, path.to_string_lossy());
-        }
-    }
-    if let Some(sasl) = &settings.sasl {
-        let password = renewed::read_password(PASSWORD_FILE, &sasl.password_file)?;
-        config.set("security.protocol", "sasl_ssl");
-        config.set("sasl.mechanism", sasl.mechanism.as_str());
-        config.set("sasl.username", &sasl.username);
-        config.set("sasl.password", password);
+    let login = Login {
+        ca_file: settings.ca_file.as_deref(),
+        certificate_file: settings.certificate_file.as_deref(),
+        key_file: settings.key_file.as_deref(),
+        sasl: settings.sasl.as_ref(),
+        password_field: PASSWORD_FILE,
+    };
+    for (name, value) in login.settings()? {
+        config.set(name, value);
     }
     Ok(())
 }
@@ -322,21 +314,23 @@ fn set_security(config: &mut ClientConfig, settings: &Settings) -> Result<(), Un
 /// Has librdkafka look at the settings that are passed on to it: each by itself, then all together.
 /// What it does not like comes with its name and librdkafka's words.
 pub fn check_extra(settings: &Settings) -> Result<(), (String, String)> {
-    let mut names = Vec::new();
-    for (name, value) in settings.extra.iter() {
-        let quoted = format!("{name:?}");
-        match ClientConfig::new().set(name, value).create_native_config() {
-            Ok(_) => names.push(quoted),
-            Err(KafkaError::ClientConfig(_, said, ..)) => return Err((quoted, said)),
-            Err(error) => return Err((quoted, error.to_string())),
-        }
+    let alone = |name: &str, value: &str| {
+        let made = ClientConfig::new().set(name, value).create_native_config();
+        made.map(drop).map_err(|error| words_of(&error))
+    };
+    settings.extra.check(alone, || {
+        let mut config = ClientConfig::new();
+        set_common(&mut config, settings, "check");
+        make_unconnected(&config)
+    })
+}
+
+/// What librdkafka says of its settings.
+fn words_of(error: &KafkaError) -> String {
+    match error {
+        KafkaError::ClientConfig(_, said, ..) | KafkaError::ClientCreation(said) => said.clone(),
+        other => other.to_string(),
     }
-    if names.is_empty() {
-        return Ok(());
-    }
-    let mut config = ClientConfig::new();
-    set_common(&mut config, settings, "check");
-    make_unconnected(&config).map_err(|why| (names.join(" with "), why))
 }
 
 /// Has the TLS library look at the files.
@@ -357,10 +351,7 @@ fn make_unconnected(config: &ClientConfig) -> Result<(), String> {
     let (reports, _) = crossbeam_channel::unbounded();
     let made: Result<BaseProducer<Reporter, NoCustomPartitioner>, KafkaError> =
         config.create_with_context(Reporter::new(0, Topic::Observations, reports));
-    made.map(drop).map_err(|error| match error {
-        KafkaError::ClientCreation(said) => said,
-        other => other.to_string(),
-    })
+    made.map(drop).map_err(|error| words_of(&error))
 }
 
 #[cfg(test)]
@@ -383,7 +374,7 @@ mod tests {
         let settings = Settings { brokers, allow_plaintext: true, ..Settings::default() };
         let (reports, _reports) = crossbeam_channel::unbounded();
         let producers = Producers::new(1, &settings, "gate", &reports).unwrap();
-        let both = [Topic::Observations, Topic::Frames];
+        let both = Topic::OF_CAMERAS;
         assert_eq!(producers.are_let_in(&both, LIMIT), Ok(()));
         let frames = names.name(Topic::Frames);
         let denied = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;

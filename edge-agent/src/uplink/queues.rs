@@ -100,7 +100,7 @@ impl Queues {
     pub fn restart(&mut self, rows: &impl Rows) {
         self.live_from = rows.next_id();
         self.live_from_of.clear();
-        for topic in [Topic::Observations, Topic::Frames] {
+        for topic in Topic::OF_CAMERAS {
             let [live, backlog] = self.lanes_of(topic);
             let keys: Vec<_> = live.keys().chain(backlog.keys()).cloned().collect();
             keys.iter().for_each(|key| backlog.again(key, live.first_of(key)));
@@ -117,7 +117,7 @@ impl Queues {
     pub fn restart_camera(&mut self, key: &str, rows: &impl Rows) {
         let live_from = rows.next_id();
         self.live_from_of.insert(key.to_owned(), live_from);
-        for topic in [Topic::Observations, Topic::Frames] {
+        for topic in Topic::OF_CAMERAS {
             let [live, backlog] = self.lanes_of(topic);
             backlog.again(key, live.first_of(key));
             backlog.more();

@@ -128,7 +128,7 @@ impl Sender {
     /// is no reason to keep them, and while the link is down there is none at all.
     fn rights_at_stake(&self) -> Vec<Topic> {
         let works = |topic: &Topic| self.link.is_up() && !self.troubles.has(*topic);
-        [Topic::Observations, Topic::Frames].into_iter().filter(works).collect()
+        Topic::OF_CAMERAS.into_iter().filter(works).collect()
     }
 
     fn judge_trial(&mut self, tried: Tried, now: Instant) {

@@ -9,7 +9,6 @@ use crossbeam_channel::{Receiver, Sender as ChannelSender, select};
 use picket_service::logging::chain;
 use picket_service::renewed::{Digest, Watch};
 use picket_wire::message::Outgoing;
-use picket_wire::observation::Reason;
 use picket_wire::{Lane, Topic, TopicNames};
 use rdkafka::types::RDKafkaErrorCode as Code;
 
@@ -18,14 +17,15 @@ use super::ceiling::Ceiling;
 use super::files::Snapshot;
 use super::handle::{Drained, Shared};
 use super::lanes::Queue;
-use super::link::{self, Link, Verdict};
+use super::link::Link;
+use super::outcomes::{Alone, Suspect};
 use super::pairs::{Pace, Pairs};
 use super::producer::Report;
 use super::queues::Queues;
 use super::settings::Settings;
 use super::troubles::Troubles;
-use super::window::{Parcel, Sent, Ticket, Window};
-use crate::spool::{Outcome, RowId, Settled, SpoolReader, Spooled};
+use super::window::{Parcel, Ticket, Window};
+use crate::spool::{Settled, SpoolReader, Spooled};
 
 /// How often time is looked at when nothing happens.
 const TICK: Duration = Duration::from_millis(200);
@@ -33,7 +33,6 @@ const TICK: Duration = Duration::from_millis(200);
 /// What Kafka puts around a record and its headers, near enough.
 const ENVELOPE_BYTES: u64 = 80;
 
-const REMIND_EVERY: Duration = Duration::from_secs(60);
 /// How long the last settlements may take to be committed.
 const FLUSH: Duration = Duration::from_secs(3);
 
@@ -59,22 +58,6 @@ pub enum Command {
         /// Where the answer goes.
         reply: ChannelSender<Drained>,
     },
-}
-
-/// A row that is on its way with nothing else of its topic.
-#[derive(Clone, Copy)]
-pub(super) struct Alone {
-    ticket: Ticket,
-    topic: Topic,
-    /// Whether a gap record could stand for it.
-    is_replaceable: bool,
-}
-
-/// A row that the broker refused in company.
-pub(super) struct Suspect {
-    topic: Topic,
-    key: String,
-    id: RowId,
 }
 
 /// The thread's state.
@@ -197,8 +180,8 @@ impl Sender {
                     self.alone = None;
                 }
             }
-            // Of a pair that is not in use: it says nothing of the link.
             Report::Carried { bytes } => self.carried(bytes),
+            // Of a pair that is not in use: it says nothing of the link.
             Report::Trouble { pair, code, said, .. } if !self.pairs.is_current(pair) => {
                 tracing::debug!(target: "uplink", said, "another producer complains");
                 if code != Code::AllBrokersDown {
@@ -218,92 +201,6 @@ impl Sender {
                 self.link.said(&said);
             }
         }
-    }
-
-    fn delivered(&mut self, sent: Sent, now: Instant) {
-        self.bulk.acknowledged(sent.parcel.class(), sent.at, now);
-        let topic = sent.parcel.topic();
-        if self.troubles.cleared(topic) {
-            tracing::warn!(target: "uplink", topic = self.names.name(topic),
-                "the topic can be written again");
-            self.queues.restart(&self.reader);
-        }
-        if self.silent_keys.remove(&sent.key) {
-            // All of it that waited is backlog: what this camera captures from now on goes before it.
-            self.queues.restart_camera(&sent.key, &self.reader);
-        }
-        if let Parcel::Row { topic, id, lane } = sent.parcel {
-            self.settled.push(Settled { topic, id, outcome: Outcome::Acknowledged });
-            let labels = [("topic", topic.suffix()), ("lane", lane.as_str())];
-            metrics::counter!("picket_agent_uplink_acknowledged_total", &labels).increment(1);
-            metrics::counter!("picket_agent_uplink_acknowledged_bytes_total", &labels)
-                .increment(sent.bytes);
-            metrics::histogram!("picket_agent_uplink_acknowledge_seconds", &labels)
-                .record(now.saturating_duration_since(sent.at));
-        }
-        let change = self.link.acked(now);
-        self.tell(change);
-    }
-
-    fn not_delivered(&mut self, ticket: Ticket, sent: Sent, code: Code, now: Instant) {
-        metrics::counter!("picket_agent_uplink_delivery_errors_total",
-            "code" => format!("{code:?}"))
-        .increment(1);
-        let topic = sent.parcel.topic();
-        let verdict = link::judge(code, topic, &self.names);
-        if let (Verdict::Refused(reason), Parcel::Row { topic, id, .. }) = (&verdict, sent.parcel) {
-            let suspect = Suspect { topic, key: sent.key, id };
-            return self.refused(ticket, suspect, reason.clone(), now);
-        }
-        if let (Verdict::Refused(reason), Parcel::Status) = (&verdict, sent.parcel) {
-            // The next one is a second away, and this says nothing of the link or of other topics.
-            if self.refusal_told.is_none_or(|at| now - at >= REMIND_EVERY) {
-                self.refusal_told = Some(now);
-                tracing::warn!(target: "uplink", %reason, "heartbeats are refused");
-            }
-            return;
-        }
-        if let Parcel::Row { topic, id, .. } = sent.parcel {
-            self.queues.again(&self.reader, topic, &sent.key, id);
-        }
-        match verdict {
-            Verdict::Problem(problem) => self.topic_in_trouble(topic, problem, now),
-            // The next pair is not to blame, and need not wait.
-            Verdict::Retry if self.pairs.was_before(ticket) => {}
-            Verdict::Retry | Verdict::Refused(_) => self.link.hold(now),
-        }
-    }
-
-    /// The broker has answered, and its answer was no: the link works, the topic does not.
-    fn topic_in_trouble(&mut self, topic: Topic, problem: String, now: Instant) {
-        let change = self.link.acked(now);
-        self.tell(change);
-        if self.troubles.met(topic, problem.clone(), now) {
-            tracing::warn!(target: "uplink", problem, "a topic cannot be written");
-        }
-        self.show();
-    }
-
-    fn refused(&mut self, ticket: Ticket, suspect: Suspect, reason: Reason, now: Instant) {
-        let Some(alone) = self.alone.filter(|alone| alone.ticket == ticket) else {
-            return self.suspects.push_back(suspect);
-        };
-        let Suspect { topic, key, id } = suspect;
-        if !alone.is_replaceable {
-            self.queues.again(&self.reader, topic, &key, id);
-            let problem = format!(
-                "the broker refuses a gap, epoch or clock record on the topic {} ({reason}): \
-                 without it the accounts stay open, so it is tried again",
-                self.names.name(topic)
-            );
-            return self.topic_in_trouble(topic, problem, now);
-        }
-        tracing::error!(target: "uplink", topic = self.names.name(topic), row = id, %reason,
-            "the broker will never take this record: it is dropped and told as a gap");
-        metrics::counter!("picket_agent_uplink_refused_total",
-            "topic" => topic.suffix(), "reason" => reason.as_str().to_owned())
-        .increment(1);
-        self.settled.push(Settled { topic, id, outcome: Outcome::Refused(reason) });
     }
 
     fn tick(&mut self, now: Instant) {
@@ -378,7 +275,7 @@ impl Sender {
         }
     }
 
-    fn send(&mut self, spooled: &Spooled, lane: Lane, now: Instant) -> Option<Ticket> {
+    pub(super) fn send(&mut self, spooled: &Spooled, lane: Lane, now: Instant) -> Option<Ticket> {
         let producers = self.pairs.current()?;
         let (topic, id) = (spooled.topic, spooled.id);
         let parcel = Parcel::Row { topic, id, lane };
@@ -402,39 +299,6 @@ impl Sender {
                 self.not_delivered(ticket, sent, code, now);
                 None
             }
-        }
-    }
-
-    /// Sends one suspect when nothing else of its topic is on its way: keys may share a partition.
-    fn send_suspect(&mut self) {
-        let now = Instant::now();
-        let Some(&Suspect { topic, id, .. }) = self.suspects.front() else {
-            return;
-        };
-        if self.window.has_any(|of| of == topic) || !self.link.may_send(true, now) {
-            return;
-        }
-        let Some(Suspect { key, .. }) = self.suspects.pop_front() else {
-            return;
-        };
-        self.reader.give_back([id]);
-        let limits = crate::spool::Limits { rows: 1, bytes: 1 };
-        let read = self.reader.next_batch(topic, id..id + 1, limits);
-        match read.as_deref() {
-            Ok([spooled]) => {
-                // The next ticket is the one that this sending gets.
-                let (ticket, is_replaceable) =
-                    (self.window.next_ticket(), spooled.is_replaceable());
-                self.alone = Some(Alone { ticket, topic, is_replaceable });
-                let lane = self.queues.lane_of(&key, id);
-                if self.send(spooled, lane, now).is_none() {
-                    self.alone = None;
-                }
-            }
-            // Not there any more.
-            Ok(_) => {}
-            // Its queue meets the same error, and knows what to do about it.
-            Err(_) => self.queues.again(&self.reader, topic, &key, id),
         }
     }
 

@@ -99,7 +99,6 @@ impl Dice {
 }
 
 const CAMERAS: [&str; 4] = ["gate/a", "gate/b", "gate/c", "gate/d"];
-const TOPICS: [Topic; 2] = [Topic::Observations, Topic::Frames];
 
 struct World {
     table: Table,
@@ -116,7 +115,7 @@ impl World {
         let (mut dice, table) = (Dice(seed), Table::default());
         table.next_id.set(1);
         for _ in 0..dice.roll(2000) {
-            let topic = TOPICS[dice.roll(2)];
+            let topic = Topic::OF_CAMERAS[dice.roll(2)];
             // Skewed, so that one camera is behind the backlog of others.
             table.commit(topic, CAMERAS[dice.roll(4).min(dice.roll(4))]);
         }
@@ -184,7 +183,7 @@ impl World {
     fn step(&mut self) {
         match self.dice.roll(40) {
             0..=11 => {
-                let (topic, camera) = (TOPICS[self.dice.roll(2)], self.dice.roll(4));
+                let (topic, camera) = (Topic::OF_CAMERAS[self.dice.roll(2)], self.dice.roll(4));
                 (0..=self.dice.roll(8)).for_each(|_| {
                     self.table.commit(topic, CAMERAS[camera]);
                 });
