@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use mongodb::Database;
@@ -360,6 +360,27 @@ pub async fn settled(
     .await
 }
 
+/// The first and the next offset of a partition. A broker that has just started does not lead all of its
+/// partitions yet.
+fn watermarks(consumer: &BaseConsumer, topic: &str, partition: i32) -> Result<(i64, i64)> {
+    use rdkafka::types::RDKafkaErrorCode::{LeaderNotAvailable, NotLeaderForPartition};
+    let until = Instant::now() + READY;
+    loop {
+        match consumer.fetch_watermarks(topic, partition, READY) {
+            Err(error)
+                if matches!(
+                    error.rdkafka_error_code(),
+                    Some(LeaderNotAvailable | NotLeaderForPartition)
+                ) && Instant::now() < until =>
+            {
+                // Waits for the answer, and has the client learn who leads by now.
+                consumer.fetch_metadata(Some(topic), READY)?;
+            }
+            answer => return Ok(answer?),
+        }
+    }
+}
+
 impl Fleet {
     /// Every message that a topic holds, read as the admin.
     pub fn messages(&self, topic: Topic) -> Result<Vec<OwnedMessage>> {
@@ -376,7 +397,7 @@ impl Fleet {
         let mut wanted = 0;
         let mut assignment = TopicPartitionList::new();
         for partition in partitions {
-            let (low, high) = consumer.fetch_watermarks(&name, partition.id(), READY)?;
+            let (low, high) = watermarks(&consumer, &name, partition.id())?;
             wanted += usize::try_from(high - low)?;
             assignment.add_partition_offset(&name, partition.id(), Offset::Offset(low))?;
         }

@@ -217,7 +217,7 @@ fn check_extra(connection: &Connection, protocol: GroupProtocol) -> Result<(), P
         return Err(Problem::new(field(name), problem));
     }
     kafka::check_extra(connection, protocol).map_err(|(name, said)| {
-        Problem::new(field(&name), format!("librdkafka refuses it: {said}"))
+        Problem::new(format!("extra.{name}"), format!("librdkafka refuses it: {said}"))
     })
 }
 
@@ -313,7 +313,7 @@ mod tests {
         // It is right by itself.
         let long = "max.partition.fetch.bytes = 9\nsession.timeout.ms = 400000";
         let error = with_protocol("classic", long).unwrap_err();
-        assert_eq!(error.field, "extra.\"max.partition.fetch.bytes with session.timeout.ms\"");
+        assert_eq!(error.field, "extra.\"max.partition.fetch.bytes\" with \"session.timeout.ms\"");
         assert!(error.problem.contains("max.poll.interval.ms"), "{error:?}");
     }
 
