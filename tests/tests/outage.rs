@@ -31,7 +31,7 @@ fn outage_s() -> u64 {
 /// long form is for a machine that has nothing else to do, and asks for what is promised; the short
 /// form shows on any machine that live does not stand behind the backlog.
 const LONG: (i64, f64) = (2000, 10.0);
-const SHORT: (i64, f64) = (5000, 2.0);
+const SHORT: (i64, f64) = (12_000, 2.0);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_an_outage_live_goes_on_while_the_backlog_drains_faster_than_it_came() {

@@ -36,7 +36,7 @@ use picket_wire::{CameraKey, Topic};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::reader::Spooled;
+use super::spooled::Spooled;
 
 /// The format that this build writes, and the newest that it reads.
 const VERSION: u32 = 1;

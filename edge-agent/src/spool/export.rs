@@ -16,8 +16,8 @@ use super::carried::{CarriedWriter, Count};
 use super::encryption::Keyring;
 use super::error::SpoolError;
 use super::pictures::Pictures;
-use super::reader::Spooled;
 use super::record::RowId;
+use super::spooled::Spooled;
 use super::{schema, totals, walk};
 
 /// Rows that cannot be read are named, so many at most.

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use super::encryption;
 use super::error::SpoolError;
 use super::lock::StateLock;
-use super::reader::stat;
 use super::schema::{self, FILE};
+use super::stat::stat;
 
 /// A spool that was set aside.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,66 +1,28 @@
-//! The uplink's side of the database, and what `doctor` and `spool stat` look at.
+//! The uplink's side of the spool: what waits, taken to be sent, and given back or settled.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
-use picket_wire::status::{Books, SpoolStatus};
-use picket_wire::{CameraKey, EpochId, Kind, Topic};
+use picket_wire::Topic;
+use picket_wire::status::SpoolStatus;
 use rusqlite::Connection;
 
 use super::batch::Settled;
 use super::books;
-use super::encryption::{self, KeyError, Keyring, bound_to};
 use super::error::SpoolError;
 use super::lease::Held;
 use super::month::Month;
-use super::pictures::{self, Pictures, Place};
-use super::record::{Row, RowId};
+use super::pictures::Pictures;
+use super::record::RowId;
 use super::schema;
 use super::shared::Shared;
-use super::totals::{self, Totals, table};
+use super::spooled::{Spooled, columns, of_memory, spooled};
+use super::stat::oldest_ms;
+use super::totals::{self, table};
 use super::writer::{self, Command};
-
-/// A record as it lies in the spool, ready to be sent.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Spooled {
-    /// Which table.
-    pub topic: Topic,
-    /// Which row of it.
-    pub id: RowId,
-    /// The Kafka key.
-    pub key: String,
-    /// All Kafka headers but the lane.
-    pub headers: Vec<(String, String)>,
-    /// The Kafka value.
-    pub value: Vec<u8>,
-}
-
-impl Spooled {
-    /// Bytes that it takes in memory, near enough.
-    pub fn bytes(&self) -> u64 {
-        let headers: usize = self.headers.iter().map(|(n, v)| n.len() + v.len()).sum();
-        (self.key.len() + headers + self.value.len()) as u64
-    }
-
-    /// Whether it stands for frames or a picture, which a gap record could stand for in its place.
-    /// A gap, an epoch or a clock record has no such second: without it the centre waits for ever.
-    pub fn is_replaceable(&self) -> bool {
-        let kind = self.headers.iter().find(|(name, _)| name == picket_wire::header::KIND);
-        let replaceable = [Kind::Observation, Kind::Skip, Kind::Frame, Kind::Crop];
-        kind.is_some_and(|(_, text)| replaceable.iter().any(|kind| kind.as_str() == text))
-    }
-
-    /// Its id, for a log line.
-    pub fn id_text(&self) -> &str {
-        let id = self.headers.iter().find(|(name, _)| name == picket_wire::header::ID);
-        id.map_or("", |(_, value)| value)
-    }
-}
 
 /// What tells whose a row is and what it weighs, without what it says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -381,115 +343,4 @@ impl SpoolReader {
                 .map(|(now, then)| books::unsigned(now.saturating_sub(then))),
         })
     }
-}
-
-/// The columns that [`spooled`] wants, in their order.
-pub(super) fn columns(topic: Topic) -> String {
-    let kept = if topic == Topic::Frames { Place::COLUMNS } else { "value" };
-    format!("id, key, headers, batch_key, {kept}")
-}
-
-/// A row of [`columns`], and its picture, decrypted if it has to be.
-pub(super) fn spooled(
-    topic: Topic,
-    id: RowId,
-    row: &rusqlite::Row<'_>,
-    pictures: &Pictures,
-    keyring: &Keyring,
-) -> Result<Spooled, SpoolError> {
-    let bad = |what| SpoolError::BadRow { topic, id, what };
-    let header_text: String = row.get(2).map_err(|_| bad("headers"))?;
-    let headers = serde_json::from_str(&header_text).map_err(|_| bad("headers"))?;
-    let key: String = row.get(1).map_err(|_| bad("key"))?;
-    let value = match topic {
-        Topic::Frames => {
-            let place = Place::read(row, 4).ok().flatten().ok_or_else(|| bad("place"))?;
-            pictures.read(id, place)?
-        }
-        _ => row.get(4).map_err(|_| bad("value"))?,
-    };
-    let value = match row.get(3).map_err(|_| bad("batch_key"))? {
-        None => value,
-        Some(number) => {
-            let bound_to = bound_to(topic, &key, &header_text);
-            keyring.decrypt(number, &bound_to, &value).map_err(|source| match source {
-                KeyError::DoesNotOpen { .. } => bad("encrypted value"),
-                source => SpoolError::Key { topic, id, source },
-            })?
-        }
-    };
-    Ok(Spooled { topic, id, key, headers, value })
-}
-
-/// A row that is not on the disk yet.
-fn of_memory(id: RowId, row: &Row) -> Result<Spooled, SpoolError> {
-    let topic = row.topic;
-    let headers = serde_json::from_str(&row.headers).map_err(|_| SpoolError::BadRow {
-        topic,
-        id,
-        what: "headers",
-    })?;
-    Ok(Spooled { topic, id, key: row.key.to_string(), headers, value: row.value.clone() })
-}
-
-/// Wall time of the oldest row, in milliseconds; none if the clock was not set then.
-fn oldest_ms(connection: &Connection) -> Result<Option<i64>, SpoolError> {
-    let read = |source| SpoolError::Read { what: "the oldest row", source };
-    let sql = "SELECT min(at) FROM (
-        SELECT (SELECT committed_at_ms FROM records ORDER BY id LIMIT 1) AS at UNION ALL
-        SELECT (SELECT committed_at_ms FROM pictures ORDER BY id LIMIT 1))";
-    connection.query_row(sql, [], |row| row.get(0)).map_err(read)
-}
-
-/// What a spool holds, read without disturbing its agent.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Stat {
-    /// Rows and bytes.
-    pub totals: Totals,
-    /// Wall time of the oldest row, Unix milliseconds.
-    pub oldest_ms: Option<i64>,
-    /// Bytes that the database, its log and the pictures take of the disk.
-    pub file_bytes: u64,
-    /// Damaged databases that were set aside.
-    pub set_aside: u64,
-    /// Keys that encrypted records wait under.
-    pub batch_keys: usize,
-    /// By camera: newest epoch, last committed `seq`, bound, and books.
-    pub accounts: BTreeMap<CameraKey, AccountStat>,
-}
-
-/// One camera's part.
-#[derive(Debug, Clone, PartialEq)]
-pub struct AccountStat {
-    /// The newest epoch.
-    pub epoch: EpochId,
-    /// Last `seq` committed in it.
-    pub last_committed: u64,
-    /// No `seq` beyond this was given out in it.
-    pub reserved: u64,
-    /// As on disk.
-    pub books: Books,
-}
-
-/// Reads the spool of a state directory, whether its agent runs or not.
-pub fn stat(state_dir: &Path) -> Result<Stat, SpoolError> {
-    let connection = schema::open_for_reading(state_dir)?;
-    let (_, totals) = totals::load(&connection)?;
-    let size = |suffix: &str| {
-        let path = state_dir.join(format!("{}{suffix}", schema::FILE));
-        std::fs::metadata(path).map_or(0, |meta| meta.len())
-    };
-    let accounts = books::load(&connection)?.into_iter().map(|(key, account)| {
-        let (last_committed, reserved) = (account.last_committed, account.reserved);
-        let epoch = account.epoch;
-        (key, AccountStat { epoch, last_committed, reserved, books: account.books })
-    });
-    Ok(Stat {
-        totals,
-        oldest_ms: oldest_ms(&connection)?,
-        file_bytes: size("") + size("-wal") + pictures::disk_bytes(&state_dir.join(schema::FILE)),
-        set_aside: schema::count_set_aside(state_dir),
-        batch_keys: encryption::count(state_dir),
-        accounts: accounts.collect(),
-    })
 }

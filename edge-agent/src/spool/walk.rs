@@ -12,8 +12,8 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension};
 use super::encryption::Keyring;
 use super::error::SpoolError;
 use super::pictures::Pictures;
-use super::reader::{Spooled, columns, spooled};
 use super::record::RowId;
+use super::spooled::{Spooled, columns, spooled};
 use super::totals::table;
 use super::transaction::Outline;
 
