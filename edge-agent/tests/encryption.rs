@@ -362,6 +362,24 @@ fn a_crash_between_a_key_and_its_first_commit_leaves_no_key_for_ever() {
 }
 
 #[test]
+fn a_key_that_cannot_be_destroyed_keeps_neither_the_agent_nor_the_other_keys() {
+    let site = Site::new();
+    site.kept(5);
+    let key = site.keys().remove(0);
+    let name = key.file_name().unwrap().to_str().unwrap().split_once('.').unwrap().1.to_owned();
+    let orphan = |number: u64| key.with_file_name(format!("{number}.{name}"));
+    fs::copy(&key, orphan(1_000)).unwrap();
+    // Nothing can be written over a folder.
+    fs::create_dir(orphan(2_000)).unwrap();
+    fs::copy(&key, orphan(3_000)).unwrap();
+    let agent = site.start();
+    assert_eq!(site.keys(), [key.clone(), orphan(2_000)]);
+    assert_eq!(somebodies(&agent.take_all()), (5, 5));
+    agent.capture(1);
+    assert_eq!(somebodies(&agent.take_all()), (1, 1), "what is captured now has a key above it");
+}
+
+#[test]
 fn a_lost_key_costs_its_rows_each_counted_and_holds_up_nothing_behind_them() {
     let (mock, site) = (cluster(), Site::new());
     site.kept(10);

@@ -54,13 +54,17 @@ impl BatchKeys {
         Arc::clone(&self.keyring)
     }
 
-    /// Destroys what a run before left needlessly, and refuses to begin if what is left cannot be read.
+    /// Destroys what a run before left needlessly, and refuses to begin if what is left cannot be read. A
+    /// key that cannot be destroyed is no reason to capture nothing.
     pub fn begin(&mut self, connection: &Connection, state_dir: &Path) -> Result<(), SpoolError> {
         let folder = self.keyring.folder();
-        folder.clear_half_made().map_err(SpoolError::Encryption)?;
+        folder.clear_half_made().unwrap_or_else(|error| tell_stays(&error));
         let files = folder.list().map_err(SpoolError::Encryption)?;
         self.files = files.into_iter().map(|file| (file.number, file)).collect();
-        self.destroy_needless(connection, state_dir)?;
+        match self.destroy_needless(connection, state_dir) {
+            Err(SpoolError::Encryption(error)) => tell_stays(&error),
+            other => other?,
+        }
         let left: Vec<_> = self.files.values().copied().collect();
         self.keyring.check_masters(&left).map_err(SpoolError::Encryption)?;
         self.tell();
@@ -143,8 +147,7 @@ impl BatchKeys {
     fn look_now(&mut self, connection: &Connection, state_dir: &Path) {
         match self.destroy_needless(connection, state_dir) {
             Ok(()) => self.rows_went = false,
-            Err(error) => tracing::warn!(target: "spool", error = chain(&error),
-                "keys that nothing waits under cannot be destroyed at the moment"),
+            Err(error) => tell_stays(&error),
         }
         self.tell();
     }
@@ -171,7 +174,9 @@ impl BatchKeys {
             }
             end = *number;
         }
-        needless.into_iter().try_for_each(|file| self.destroy(file)).map_err(SpoolError::Encryption)
+        // One that stays does not keep the others.
+        let destroyed: Vec<_> = needless.into_iter().map(|file| self.destroy(file)).collect();
+        destroyed.into_iter().collect::<Result<(), _>>().map_err(SpoolError::Encryption)
     }
 
     fn destroy(&mut self, file: KeyFile) -> Result<(), KeyError> {
@@ -187,6 +192,11 @@ impl BatchKeys {
     fn tell(&self) {
         metrics::gauge!("picket_agent_spool_keys").set(self.files.len() as f64);
     }
+}
+
+fn tell_stays(error: &(dyn std::error::Error + 'static)) {
+    tracing::warn!(target: "spool", error = chain(error),
+        "keys that nothing waits under cannot be destroyed at the moment");
 }
 
 /// Whether a row of the batch is left: all that may be lie between its number and the next key's.
