@@ -14,27 +14,13 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use mongodb::bson::doc;
-use picket_tests::checkout;
+use picket_tests::faults::{short_or_long, spooled, ten_a_second, wait_for_spooled};
 use picket_tests::fleet::{self, Agent, Fleet, settled};
-use picket_tests::oracle::open_spool;
 use picket_tests::process::{Process, program, until};
 
 const LIMIT: Duration = Duration::from_secs(180);
 /// Where no broker is.
 const NOBODY: &str = "127.0.0.1:1";
-
-/// The clip as a camera that never ends, ten frames a second.
-fn endless() -> String {
-    let clip = checkout::clip().unwrap();
-    format!(
-        "[[camera]]\nname = \"front\"\nsource.file = {{ path = {clip:?}, repeat = true }}\n\
-         sampling.fps = 10.0\n"
-    )
-}
-
-fn is_long() -> bool {
-    std::env::var("PICKET_FAULTS").is_ok_and(|form| form == "long")
-}
 
 async fn stored(fleet: &Fleet) -> u64 {
     let observations = fleet.database.collection::<mongodb::bson::Document>("observations");
@@ -48,12 +34,6 @@ async fn wait_for_stored(fleet: &Fleet, least: u64) {
     })
     .await
     .unwrap();
-}
-
-/// Observations in the tables.
-fn spooled(spool: &Path) -> u64 {
-    let count = "SELECT count(*) FROM records WHERE kind = 'observation'";
-    open_spool(spool).unwrap().query_row(count, [], |row| row.get(0)).unwrap()
 }
 
 fn command(config: &Path, args: &[&str]) -> Command {
@@ -120,18 +100,12 @@ async fn end(process: &mut Process) {
 async fn what_was_carried_by_hand_is_stored_once_also_when_the_box_sends_it_too() {
     let dir = tempfile::tempdir().unwrap();
     let fleet = Fleet::start(dir.path()).await.unwrap();
-    let agent = fleet.enrol("gate", &endless()).await.unwrap();
+    let agent = fleet.enrol("gate", &ten_a_second("front").unwrap()).await.unwrap();
     let carrier = carrier(&fleet, dir.path()).await;
     let real = broker(&agent, NOBODY);
     let mut process = agent.start().unwrap();
-    let least = if is_long() { 1200 } else { 60 };
-    until("observations to wait in the spool", LIMIT, async || {
-        process.expect_running()?;
-        let waiting = if agent.spool().exists() { spooled(&agent.spool()) } else { 0 };
-        Ok(if waiting >= least { Ok(()) } else { Err(format!("{waiting}")) })
-    })
-    .await
-    .unwrap();
+    let least = short_or_long(60, 1200);
+    wait_for_spooled(&agent, &mut process, least).await.unwrap();
 
     let file = dir.path().join("gate.picket");
     let file_text = file.to_str().unwrap();
@@ -162,7 +136,7 @@ async fn what_was_carried_by_hand_is_stored_once_also_when_the_box_sends_it_too(
 
     // The box's own link comes back.
     end(&mut process).await;
-    assert!(spooled(&agent.spool()) >= least, "an export deletes nothing");
+    assert!(spooled(&agent).unwrap() >= least, "an export deletes nothing");
     broker(&agent, &real);
     let mut process = agent.start().unwrap();
     wait_for_stored(&fleet, of_file + least).await;
@@ -213,12 +187,12 @@ async fn metrics_add_up(ops: &str) -> f64 {
 async fn a_drill_cuts_the_link_restores_it_and_tells_that_nothing_was_lost() {
     let dir = tempfile::tempdir().unwrap();
     let fleet = Fleet::start(dir.path()).await.unwrap();
-    let agent = fleet.enrol("gate", &endless()).await.unwrap();
+    let agent = fleet.enrol("gate", &ten_a_second("front").unwrap()).await.unwrap();
     let mut process = agent.start().unwrap();
     let ops = fleet::address(&mut process, "operations endpoint at ").await.unwrap();
     wait_for_stored(&fleet, 20).await;
 
-    let offline_s: u64 = if is_long() { 120 } else { 6 };
+    let offline_s: u64 = short_or_long(6, 120);
     let said = ordered(&agent.config, &["drill", "--offline", &format!("{offline_s}s")]);
     for part in ["lost        nothing", "drained     in ", "live after  ", "books       balance"] {
         assert!(said.contains(part), "{part}: {said}");

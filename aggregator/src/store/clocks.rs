@@ -161,7 +161,10 @@ impl EpochClock {
         if let Some(stretch) = self.relations.insert(relation) {
             self.due = Some(self.due.map_or(stretch, |due| due.and(stretch)));
         }
-        self.news.push(relation);
+        // Beyond the most that are kept, none is stored either.
+        if self.relations.0.contains(&relation) {
+            self.news.push(relation);
+        }
     }
 
     /// The write that stores what is new, if anything is. Two instances that write at once, as a

@@ -112,9 +112,9 @@ impl Store {
         let accounts = books::load(&connection)?;
         let above_salvaged = salvage.as_ref().map_or(0, Salvage::first_free_id);
         let next_id = totals::next_id(&connection, epoch)?.max(above_salvaged);
-        let mut pictures =
-            Segments::open(&state_dir.join(schema::FILE), &totals::ids_before(epoch))?;
-        let next_id = next_id.max(keys.first_free_id()).max(pictures.first_free_id());
+        let before = totals::ids_before(epoch);
+        let mut pictures = Segments::open(&state_dir.join(schema::FILE), &before)?;
+        let next_id = next_id.max(keys.first_free_id(&before)).max(pictures.first_free_id());
         if salvage::any_left(state_dir) {
             pictures.keep_below(next_id);
         }

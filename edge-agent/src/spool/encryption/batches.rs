@@ -1,6 +1,7 @@
 //! The writer's side: which key is in use, and which are no longer needed.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -20,6 +21,8 @@ use crate::spool::totals::table;
 
 /// What is captured in so long has one key. Shorter makes erasure finer; each key costs two syncs.
 const AGE_US: u64 = 60 * 60 * 1_000_000;
+/// Before another is tried to be made where one could not.
+const TRY_AGAIN_US: u64 = 60 * 1_000_000;
 /// Keys that may have become needless are looked for no more often.
 const LOOK_EVERY_US: u64 = 10 * 1_000_000;
 
@@ -72,9 +75,9 @@ impl BatchKeys {
     }
 
     /// Rows of this run must have this number or a higher one, so that each key's rows are those up to
-    /// the next key.
-    pub fn first_free_id(&self) -> RowId {
-        self.files.last_key_value().map_or(0, |(number, _)| number.saturating_add(1))
+    /// the next key. Keys with other numbers than rows before this run can have say nothing.
+    pub fn first_free_id(&self, before: &Range<RowId>) -> RowId {
+        self.files.range(before.clone()).next_back().map_or(0, |(number, _)| number + 1)
     }
 
     /// Rows from here on are this run's.
@@ -84,11 +87,28 @@ impl BatchKeys {
 
     /// Sees to it that there is a key for rows from `next_id` on, on disk.
     pub fn prepare(&mut self, now_us: u64, next_id: RowId) -> Result<(), KeyError> {
-        self.rows_went |= self.retire(now_us);
-        if self.in_use.is_some() {
+        if self.in_use.is_some() && !self.is_overdue(now_us) {
             return Ok(());
         }
+        match (self.begin_next(now_us, next_id), &mut self.in_use) {
+            // On a full disk there is no place for another, and what is to make room needs one.
+            (Err(error), Some((_, since))) => {
+                *since = now_us.saturating_sub(AGE_US - TRY_AGAIN_US);
+                tracing::warn!(target: "spool", error = chain(&error),
+                    "no new batch key can be made: the former one is used for longer");
+                Ok(())
+            }
+            (made, _) => made,
+        }
+    }
+
+    fn begin_next(&mut self, now_us: u64, next_id: RowId) -> Result<(), KeyError> {
         let Some(master) = self.keyring.master_in_use() else { return Ok(()) };
+        if let Some((_, since)) = self.in_use.as_mut().filter(|(of, _)| of.number == next_id) {
+            // It has encrypted nothing yet.
+            *since = now_us;
+            return Ok(());
+        }
         let mut bytes = [0; KEY_BYTES];
         getrandom::fill(&mut bytes).map_err(KeyError::Random)?;
         let file = KeyFile { number: next_id, master: master.id };
@@ -101,6 +121,7 @@ impl BatchKeys {
         self.keyring.folder().create(file, &content)?;
         self.files.insert(next_id, file);
         self.in_use = Some((InUse::new(next_id, key), now_us));
+        self.rows_went = true;
         self.tell();
         Ok(())
     }
@@ -132,7 +153,12 @@ impl BatchKeys {
             return;
         }
         self.looked_us = now_us;
-        self.rows_went |= may_retire && self.retire(now_us);
+        if may_retire && self.is_overdue(now_us) {
+            let has_rows = |(of, _): &(InUse, u64)| has_rows(connection, of.number, RowId::MAX);
+            // One that something waits under goes on until another is made.
+            self.rows_went |=
+                self.in_use.take_if(|of| has_rows(of).is_ok_and(|has| !has)).is_some();
+        }
         if self.rows_went {
             self.look_now(connection, state_dir);
         }
@@ -153,9 +179,8 @@ impl BatchKeys {
     }
 
     /// Whether the key in use has served its time.
-    fn retire(&mut self, now_us: u64) -> bool {
-        let retired = self.in_use.take_if(|(_, since)| now_us.saturating_sub(*since) >= AGE_US);
-        retired.is_some()
+    fn is_overdue(&self, now_us: u64) -> bool {
+        self.in_use.as_ref().is_some_and(|(_, since)| now_us.saturating_sub(*since) >= AGE_US)
     }
 
     fn destroy_needless(
