@@ -35,7 +35,6 @@ const LIMIT: Duration = Duration::from_secs(600);
 const BLOCK: u64 = 256;
 /// Rows that are read, acknowledged and deleted together; `sqlite_spool.py` takes as many.
 const BATCH: Limits = Limits { rows: 256, bytes: 4 << 20 };
-const TOPICS: [Topic; 2] = [Topic::Observations, Topic::Frames];
 
 fn main() -> Result<(), Failure> {
     let mut arguments = env::args().skip(1);
@@ -156,7 +155,7 @@ impl Bench {
             self.send(seq, picture_bytes)?;
             self.spool.flush(LIMIT)?;
             if sent {
-                for topic in TOPICS {
+                for topic in Topic::OF_CAMERAS {
                     let rows = self.take(topic)?;
                     self.settle(&rows)?;
                 }
@@ -167,7 +166,7 @@ impl Bench {
 
     /// Observations before pictures, as the uplink has it.
     fn drain(&mut self) -> Result<(), Failure> {
-        for topic in TOPICS {
+        for topic in Topic::OF_CAMERAS {
             loop {
                 let rows = self.take(topic)?;
                 if rows.is_empty() {
@@ -182,7 +181,7 @@ impl Bench {
 
     fn first(&mut self) -> Result<(), Failure> {
         let one = Limits { rows: 1, bytes: 1 };
-        for topic in TOPICS {
+        for topic in Topic::OF_CAMERAS {
             let rows = self.reader.next_batch(topic, RowId::MIN..RowId::MAX, one)?;
             self.payload += rows.first().ok_or("nothing waits")?.bytes();
         }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use common::clock::SteadyClock;
 use common::uplink::{cluster, gate, north, observation, settings, start_kept};
 use crossbeam_channel::{Sender, unbounded};
 use picket_edge_agent::detect::Observed;
@@ -20,8 +21,8 @@ use picket_edge_agent::spool::{
     self, CarriedReader, Clock, EncryptionSettings, Keyring, Limits, Outcome, Settings, Settled,
     Spool, SpoolError, SpoolHandle, SpoolReader, Spooled, StateLock,
 };
-use picket_wire::observation::{ClockState, Detection, GapOf, Observation, Reason, Stamp};
-use picket_wire::{CameraName, CameraRecord, EpochId, Message, Picture, Topic, decode, header};
+use picket_wire::observation::{Detection, GapOf, Observation, Reason, Stamp};
+use picket_wire::{CameraRecord, EpochId, Message, Picture, Topic, decode, header};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
@@ -31,21 +32,6 @@ const HOUR_US: u64 = 60 * 60 * 1_000_000;
 /// What is looked for on the disk: in each observation, and in each picture.
 const CLASS: &str = "face-of-somebody";
 const JPEG: &[u8] = b"\xff\xd8\xff\xe0 the picture of somebody";
-
-/// A synchronised clock that stands where the test puts it.
-struct TestClock(AtomicU64);
-
-impl Clock for TestClock {
-    fn now(&self) -> Stamp {
-        let mono_us = self.0.fetch_add(1, Ordering::SeqCst);
-        let wall = 1_800_000_000_000_000 + i64::try_from(mono_us).unwrap();
-        let captured_at = Some(jiff::Timestamp::from_microsecond(wall).unwrap());
-        Stamp { mono_us, captured_at, clock: ClockState::Synchronised }
-    }
-    fn stamps(&self, _: &CameraName) -> bool {
-        true
-    }
-}
 
 /// A folder with a state directory and master keys.
 struct Site {
@@ -88,7 +74,7 @@ impl Site {
     }
 
     fn try_start(&self, settings: &Settings) -> Result<Agent, SpoolError> {
-        let clock = Arc::new(TestClock(AtomicU64::new(1)));
+        let clock = SteadyClock::start();
         let (spool, epoch) =
             Spool::open(settings, &self.state(), &gate(), &[north()], clock.clone())?;
         let (input, rx) = unbounded();
@@ -147,7 +133,7 @@ impl Site {
 }
 
 struct Agent {
-    clock: Arc<TestClock>,
+    clock: Arc<SteadyClock>,
     spool: SpoolHandle,
     epoch: EpochId,
     input: Sender<Observed>,
@@ -189,7 +175,7 @@ impl Agent {
     }
 
     fn pass(&self, us: u64) {
-        self.clock.0.fetch_add(us, Ordering::SeqCst);
+        self.clock.pass(us);
         self.flush();
     }
 
@@ -387,7 +373,7 @@ fn a_lost_key_costs_its_rows_each_counted_and_holds_up_nothing_behind_them() {
     site.kept(10);
     fs::remove_file(lost).unwrap();
     let agent = start_kept(
-        TestClock(AtomicU64::new(1)).now(),
+        SteadyClock::start().now(),
         &site.state(),
         &settings(mock.bootstrap_servers()),
         &site.settings("master"),
@@ -409,7 +395,7 @@ fn a_lost_key_is_told_to_the_centre_in_gap_records() {
     site.kept(3);
     fs::remove_dir_all(site.state().join("spool.keys")).unwrap();
     let agent = site.start();
-    for topic in [Topic::Observations, Topic::Frames] {
+    for topic in Topic::OF_CAMERAS {
         let mut from = 0;
         // As the uplink does it.
         loop {

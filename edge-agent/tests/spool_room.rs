@@ -7,16 +7,16 @@ mod common;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use common::clock::SteadyClock;
 use common::uplink::{gate, north, observation};
 use crossbeam_channel::{Sender, unbounded};
 use picket_edge_agent::detect::Observed;
 use picket_edge_agent::spool::{
     Clock, Limits, Outcome, Settings, Settled, Spool, SpoolHandle, SpoolReader, Spooled, stat,
 };
-use picket_wire::observation::{ClockState, GapOf, Reason, Stamp};
+use picket_wire::observation::{GapOf, Reason};
 use picket_wire::{
     CameraKey, CameraName, CameraRecord, EpochId, Kind, Message, ObservationId, Picture, Topic,
     decode, header,
@@ -31,30 +31,9 @@ fn south() -> CameraName {
     "south".parse().unwrap()
 }
 
-/// A synchronised clock that stands where the test puts it.
-struct TestClock(AtomicU64);
-
-impl TestClock {
-    fn pass(&self, us: u64) {
-        self.0.fetch_add(us, Ordering::SeqCst);
-    }
-}
-
-impl Clock for TestClock {
-    fn now(&self) -> Stamp {
-        let mono_us = self.0.fetch_add(1, Ordering::SeqCst);
-        let wall = 1_800_000_000_000_000 + i64::try_from(mono_us).unwrap();
-        let captured_at = Some(jiff::Timestamp::from_microsecond(wall).unwrap());
-        Stamp { mono_us, captured_at, clock: ClockState::Synchronised }
-    }
-    fn stamps(&self, _: &CameraName) -> bool {
-        true
-    }
-}
-
 /// An agent with two cameras, and no uplink.
 struct Agent {
-    clock: Arc<TestClock>,
+    clock: Arc<SteadyClock>,
     spool: SpoolHandle,
     epoch: EpochId,
     input: Sender<Observed>,
@@ -63,7 +42,7 @@ struct Agent {
 
 impl Agent {
     fn start(dir: &Path, settings: &Settings) -> Self {
-        let clock = Arc::new(TestClock(AtomicU64::new(1)));
+        let clock = SteadyClock::start();
         let (spool, epoch) =
             Spool::open(settings, dir, &gate(), &[north(), south()], clock.clone()).unwrap();
         let (input, rx) = unbounded();

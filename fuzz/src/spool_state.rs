@@ -22,7 +22,6 @@ use tempfile::TempDir;
 const LIMIT: Duration = Duration::from_secs(20);
 /// A salvage that meets what may pass waits for longer than a target can.
 const SALVAGE: Duration = Duration::from_millis(500);
-const TOPICS: [Topic; 2] = [Topic::Observations, Topic::Frames];
 
 /// A folder in memory where there is one: each input has thousands of syncs.
 pub fn scratch() -> TempDir {
@@ -172,7 +171,7 @@ impl Agent {
     /// What the uplink reads, and what is wrong with the rest: rows that it would give up.
     pub fn read(&self) -> (Vec<Spooled>, Vec<Settled>) {
         let (mut rows, mut given_up) = (Vec::new(), Vec::new());
-        for topic in TOPICS {
+        for topic in Topic::OF_CAMERAS {
             let _ = self.reader.heads(topic, RowId::MIN..RowId::MAX, 100);
             self.read_topic(topic, &mut rows, &mut given_up);
         }

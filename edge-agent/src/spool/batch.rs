@@ -67,11 +67,7 @@ impl Offered {
     /// What is lost with it.
     pub fn dropped(&self, epoch: EpochId, reason: Reason, now: Stamp) -> Dropped {
         let id = ObservationId { key: self.key.clone(), epoch, seq: self.first };
-        match self.kind {
-            Kind::Frame => Dropped::picture(id, reason, now),
-            Kind::Crop => Dropped::crop(id, reason, now),
-            _ => Dropped::observations(id, self.last, reason, now),
-        }
+        Dropped::with_row(self.kind, id, self.last, reason, now)
     }
 }
 

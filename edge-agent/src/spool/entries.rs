@@ -24,7 +24,7 @@ pub fn write(
     for entry in entries {
         match entry {
             Entry::Row(row) if has_no_room(row, room) => {
-                let dropped = Dropped::of_row(row, Reason::SPOOL_FULL.into(), tx.now);
+                let dropped = row.dropped(Reason::SPOOL_FULL.into(), tx.now);
                 drop_now(tx, &dropped)?;
             }
             Entry::Row(row) => {
@@ -64,7 +64,7 @@ fn keep_offered(
 ) -> Result<(), SpoolError> {
     let is_in_flight = tx.held.as_ref().is_some_and(|held| held.is_in_flight(offered.id));
     if has_no_room(row, room) && !is_in_flight {
-        let dropped = Dropped::of_row(row, Reason::SPOOL_FULL.into(), tx.now);
+        let dropped = row.dropped(Reason::SPOOL_FULL.into(), tx.now);
         drop_now(tx, &dropped)?;
     } else {
         tx.insert_as(offered.id, row)?;

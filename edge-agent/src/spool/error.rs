@@ -182,16 +182,6 @@ pub enum SpoolError {
         /// Why.
         source: io::Error,
     },
-    /// All that may go was dropped, and what is to be kept does not fit yet.
-    #[error(
-        "the spool is full of what is on its way: {needed_pages} pages are needed, {free_pages} are free"
-    )]
-    NoRoom {
-        /// For what is to be kept.
-        needed_pages: u64,
-        /// There are.
-        free_pages: u64,
-    },
     /// The key of a row cannot be had; that of those behind it may.
     #[error("row {id} of {topic} cannot be decrypted")]
     Key {
@@ -289,7 +279,6 @@ impl SpoolError {
             Self::Read { .. }
             | Self::Commit { .. }
             | Self::PictureFile { .. }
-            | Self::NoRoom { .. }
             | Self::LogTooLong { .. }
             | Self::Failing { .. }
             | Self::TimedOut { .. } => Advice::Retry,
@@ -333,7 +322,6 @@ impl SpoolError {
         use io::ErrorKind::{QuotaExceeded, StorageFull};
         let no_space = |error: &io::Error| matches!(error.kind(), StorageFull | QuotaExceeded);
         self.sqlite_code() == Some(ErrorCode::DiskFull)
-            || matches!(self, Self::NoRoom { .. })
             || matches!(self, Self::Encryption(source) if source.is_full())
             || matches!(self, Self::PictureFile { source, .. } if no_space(source))
     }

@@ -17,8 +17,9 @@
 //! - *Duplicates*: a row is deleted only after the broker has acknowledged it; one that was
 //!   acknowledged when the power went is sent again, byte for byte the same.
 //! - *Loss*: nothing is dropped without a count and a gap record, both in one transaction. The
-//!   exceptions are a picture that a crash takes from memory after its observation was sent, and damage: what cannot be read of a database that was set aside (the rest comes over,
-//!   see [`salvage`]), and a row of which not even the camera can be read; both are errors in the log.
+//!   exceptions are a picture that a crash takes from memory after its observation was sent, and
+//!   damage: what cannot be read of a database that was set aside (the rest comes over, see
+//!   [`salvage`]), and a row of which not even the camera can be read; both are errors in the log.
 //!
 //! **Limits**: the database and the pictures' files take `max_bytes` together, and do not grow where
 //! `min_free_bytes` of their file system are not free; pictures of frames go before crops, and those

@@ -68,6 +68,12 @@ impl Row {
         }
     }
 
+    /// What is lost with it.
+    pub fn dropped(&self, reason: Reason, stamp: Stamp) -> Dropped {
+        let id = ObservationId { key: self.key.clone(), epoch: self.epoch, seq: self.first };
+        Dropped::with_row(self.kind, id, self.last, reason, stamp)
+    }
+
     /// Bytes as Kafka counts them, near enough to compare with a topic's limit.
     pub fn message_bytes(&self) -> usize {
         let key = self.key.device.as_str().len() + 1 + self.key.camera.as_str().len();
@@ -123,13 +129,18 @@ impl Dropped {
         Self { key, epoch, of, reason, first, last, count, stamp }
     }
 
-    /// A row that could not be kept, of an observation, a skip or a picture.
-    pub fn of_row(row: &Row, reason: Reason, stamp: Stamp) -> Self {
-        let id = ObservationId { key: row.key.clone(), epoch: row.epoch, seq: row.first };
-        match row.kind {
+    /// What is lost with a row of an observation, a skip or a picture.
+    pub fn with_row(
+        kind: Kind,
+        id: ObservationId,
+        last: u64,
+        reason: Reason,
+        stamp: Stamp,
+    ) -> Self {
+        match kind {
             Kind::Frame => Self::picture(id, reason, stamp),
             Kind::Crop => Self::crop(id, reason, stamp),
-            _ => Self::observations(id, row.last, reason, stamp),
+            _ => Self::observations(id, last, reason, stamp),
         }
     }
 

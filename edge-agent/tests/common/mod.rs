@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 pub mod camera;
+pub mod clock;
 pub mod detection;
 pub mod rehearsed;
 pub mod toy;

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use picket_edge_agent::spool::{self, Keyring, Settings, Spooled};
 use picket_faulty_disk::{FaultyDisk, Keep, PowerCut, Random};
-use picket_wire::observation::{GapOf, Reason};
+use picket_wire::observation::{Gap, GapOf, Reason};
 use picket_wire::{CameraName, CameraRecord, Topic};
 use rusqlite::Connection;
 
@@ -97,6 +97,15 @@ fn came_over(agent: &Agent) -> Vec<Spooled> {
     rows
 }
 
+/// What is told as lost by damage.
+fn gaps_of_damage(rows: &[Spooled]) -> Vec<Gap> {
+    let gap = |record| match record {
+        CameraRecord::Gap(gap) if gap.reason == Reason::SPOOL_DAMAGED.into() => Some(gap),
+        _ => None,
+    };
+    rows.iter().filter_map(record).filter_map(gap).collect()
+}
+
 fn damaged(agent: &Agent) -> u64 {
     let reason = Reason::from(Reason::SPOOL_DAMAGED);
     let of = |camera: &CameraName| {
@@ -181,15 +190,7 @@ fn a_picture_whose_bytes_are_damaged_is_told_and_the_others_come_over() {
     file.write_all_at(&[0xaa; 100], position + 100).unwrap();
     overwrite(dir.path(), &root_of(dir.path(), "spool"));
     let agent = start_and_salvage(dir.path());
-    let gaps: Vec<_> = agent
-        .take(Topic::Observations)
-        .iter()
-        .filter_map(record)
-        .filter_map(|record| match record {
-            CameraRecord::Gap(gap) if gap.reason == Reason::SPOOL_DAMAGED.into() => Some(gap),
-            _ => None,
-        })
-        .collect();
+    let gaps = gaps_of_damage(&agent.take(Topic::Observations));
     assert_eq!(gaps.len(), 1, "{gaps:?}");
     assert_eq!((gaps[0].of, gaps[0].count), (GapOf::Frames, 1));
     let owed = rows.iter().filter(|row| row.topic == Topic::Frames).count();
@@ -235,15 +236,8 @@ fn a_flipped_bit_in_a_number_books_no_frame_that_there_never_was() {
     let missing: Vec<_> = rows.iter().filter(|row| !came.contains(row)).collect();
     assert_eq!(missing.len(), 1, "one record is damaged, of the other only a column");
     let lost = record(missing[0]).unwrap();
-    let gaps: Vec<_> = came
-        .iter()
-        .filter_map(record)
-        .filter_map(|record| match record {
-            CameraRecord::Gap(gap) if gap.reason == Reason::SPOOL_DAMAGED.into() => Some(gap),
-            _ => None,
-        })
-        .collect();
-    let tells = |gap: &picket_wire::observation::Gap| {
+    let gaps = gaps_of_damage(&came);
+    let tells = |gap: &Gap| {
         let same = (&gap.id.key, gap.id.epoch) == (&lost.id().key, lost.id().epoch);
         same && (gap.first..=gap.last).contains(&lost.id().seq)
     };

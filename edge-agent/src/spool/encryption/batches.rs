@@ -226,7 +226,7 @@ fn tell_stays(error: &(dyn std::error::Error + 'static)) {
 
 /// Whether a row of the batch is left: all that may be lie between its number and the next key's.
 fn has_rows(connection: &Connection, number: KeyNumber, end: RowId) -> Result<bool, SpoolError> {
-    for topic in [Topic::Observations, Topic::Frames] {
+    for topic in Topic::OF_CAMERAS {
         let sql = format!(
             "SELECT EXISTS (SELECT 1 FROM {} WHERE id >= ?1 AND id < ?2 AND batch_key = ?1)",
             table(topic)
