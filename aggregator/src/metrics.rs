@@ -28,6 +28,8 @@ pub const CAPTURE_TO_STORE: &str = "picket_aggregator_upsert_capture_to_store_se
 pub const PICTURES_REMOVED: &str = "picket_aggregator_upsert_pictures_removed_total";
 /// Times that followed from a device's clock records.
 pub const TIMES_CORRECTED: &str = "picket_aggregator_upsert_times_corrected_total";
+/// Times that could not be corrected.
+pub const TIMES_NOT_CORRECTED: &str = "picket_aggregator_upsert_times_not_corrected_total";
 /// Steps that failed and were repeated.
 pub const RETRIES: &str = "picket_aggregator_upsert_retries_total";
 /// Partitions that stopped.
@@ -110,6 +112,13 @@ pub const TABLE: &[Metric] = &[
         &["collection"],
         "Stored documents whose wall time was corrected, because the device's clock was set, and told, \
          after they were made.",
+    ),
+    metric(
+        TIMES_NOT_CORRECTED,
+        MetricKind::Counter,
+        &["of"],
+        "Corrections that failed: of an `epoch`, which has its turn again, and of a `document` that \
+         cannot be read and keeps its time. The log names them.",
     ),
     metric(
         RETRIES,

@@ -162,7 +162,7 @@ async fn sweep_hourly(images: Images, retention: Retention) {
 }
 
 /// Corrects the times of what is stored, for as long as the program runs.
-async fn correct_times(corrector: Corrector) {
+async fn correct_times(mut corrector: Corrector) {
     loop {
         let wait = match corrector.turn().await {
             Ok(_) => CORRECT_EVERY,

@@ -172,6 +172,7 @@ fn ingest() -> Ingest {
         broker_time: DateTime::now(),
         stored_at: DateTime::now(),
         expire_at: DateTime::MAX,
+        relations: None,
     }
 }
 

@@ -190,7 +190,7 @@ impl Camera {
             other => {
                 let ingest = origin.ingest(self.retention.observations_days);
                 let relations = self.relations(other.id().epoch);
-                let document = upsert::other(other, relations, digest, &ingest)?;
+                let document = upsert::other(other, relations, digest, ingest)?;
                 match other {
                     CameraRecord::Skip(r) => self.take_skip(r),
                     CameraRecord::Gap(r) => self.take_gap(r),

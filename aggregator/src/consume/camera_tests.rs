@@ -321,26 +321,48 @@ fn a_camera_goes_on_from_its_stored_state_bit_by_bit() {
     assert_eq!(changes.records, all.records[13..]);
 }
 
-#[test]
-fn from_the_record_that_tells_the_time_on_all_times_are_right_also_those_of_tracks_that_go_on() {
-    let at_s = |second: u64| Some(jiff::Timestamp::from_second(second as i64).unwrap());
-    let unsure = |seq: u64| {
-        let mut record = seen(FIRST, seq);
-        if let CameraRecord::Observation(observation) = &mut record {
-            observation.stamp.captured_at = at_s(1_000_000_000);
-            observation.stamp.clock = ClockState::Unsynchronised;
-        }
-        record
-    };
-    // Ten seconds after the start it is the second of this.
-    let told = CameraRecord::Clock(picket_wire::observation::ClockRelation {
-        id: id(FIRST, 2),
+/// By a clock that stands still in the year 2001.
+fn unsure(seq: u64) -> CameraRecord {
+    let mut record = seen(FIRST, seq);
+    if let CameraRecord::Observation(observation) = &mut record {
+        observation.stamp.captured_at = jiff::Timestamp::from_second(1_000_000_000).ok();
+        observation.stamp.clock = ClockState::Unsynchronised;
+    }
+    record
+}
+
+/// Which second it was ten seconds after an epoch's start.
+fn told(epoch: &str, second: i64) -> CameraRecord {
+    CameraRecord::Clock(picket_wire::observation::ClockRelation {
+        id: id(epoch, 2),
         stamp: Stamp {
             mono_us: 10_000_000,
-            captured_at: at_s(1_700_000_010),
+            captured_at: jiff::Timestamp::from_second(second).ok(),
             clock: ClockState::Synchronised,
         },
-    });
+    })
+}
+
+#[test]
+fn after_a_new_start_the_newest_time_goes_by_the_clock_of_the_start_that_it_is_of() {
+    let mut camera = camera();
+    take(&mut camera, &[unsure(1), unsure(2), told(FIRST, 1_700_000_010)]);
+    let right_ns = (1_700_000_000 * 10 + 2) * 100_000_000;
+    assert_eq!(camera.newest_ns(), Some(right_ns));
+    take(&mut camera, &[start(SECOND, None)]);
+    assert_eq!(camera.newest_ns(), Some(right_ns), "of the new start nothing is known yet");
+    take(&mut camera, &[told(SECOND, 1_800_000_010)]);
+    assert_eq!(camera.newest_ns(), Some(right_ns), "the new start's clock tells nothing of it");
+    let in_use = [SECOND, FIRST].map(|epoch| Some(epoch.parse().unwrap()));
+    assert_eq!(camera.epochs_in_use(), in_use, "of both the clocks are needed");
+    take(&mut camera, &[seen(SECOND, 1)]);
+    assert_eq!(camera.newest_ns(), Some((1_700_000_000 + 1) * 1_000_000_000));
+}
+
+#[test]
+fn from_the_record_that_tells_the_time_on_all_times_are_right_also_those_of_tracks_that_go_on() {
+    // Ten seconds after the start it is the second of this.
+    let told = told(FIRST, 1_700_000_010);
     let mut camera = camera();
     let (_, changes) = take(&mut camera, &[unsure(1), unsure(2)]);
     assert_eq!(camera.newest_ns(), Some(1_000_000_000_000_000_000));

@@ -1,10 +1,10 @@
 //! What a camera knows of its device's clocks. Pure, as all of it is.
 
-use picket_wire::EpochId;
 use picket_wire::observation::{ClockRelation, ClockState};
+use picket_wire::{EpochId, ObservationId};
 
-use super::camera::Camera;
-use crate::store::clocks::{Relation, Relations};
+use super::camera::{Camera, Newest};
+use crate::store::relations::{Relation, Relations};
 use crate::upsert::Time;
 
 impl Camera {
@@ -20,11 +20,25 @@ impl Camera {
         self.clocks.get(&epoch).map_or(const { &Relations::NONE }, |clock| &clock.relations)
     }
 
-    /// When the newest observation was captured, nanoseconds since 1970.
+    /// The epochs that what is said of the camera goes by, whatever comes next.
+    pub(super) fn epochs_in_use(&self) -> [Option<EpochId>; 2] {
+        let newest = self.place.newest.as_ref();
+        [self.place.position.map(|at| at.epoch), newest.and_then(Newest::epoch)]
+    }
+
+    /// When the newest observation was captured, nanoseconds since 1970. After a new start of the agent
+    /// that is in another epoch than the one in which the camera stands.
     pub(super) fn newest_ns(&self) -> Option<i64> {
-        let (newest, at) = (self.place.newest.as_ref()?, self.place.position?);
+        let newest = self.place.newest.as_ref()?;
         let clock = newest.clock.unwrap_or(ClockState::Synchronised);
-        let relations = self.relations(at.epoch);
+        let relations = newest.epoch().map_or(const { &Relations::NONE }, |e| self.relations(e));
         Time::told(newest.captured_ns, newest.mono_us, clock, relations).ns
+    }
+}
+
+impl Newest {
+    /// The epoch that it is of.
+    pub(super) fn epoch(&self) -> Option<EpochId> {
+        Some(self.id.parse::<ObservationId>().ok()?.epoch)
     }
 }

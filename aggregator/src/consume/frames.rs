@@ -9,8 +9,9 @@ use super::camera::Known;
 use super::dead_letter::DeadLetter;
 use super::effects::{Effects, Entry, Image, Stored};
 use crate::store::bulk::Update;
-use crate::store::clocks::{Stretch, look_again};
+use crate::store::clocks::look_at_pictures;
 use crate::store::documents::collection;
+use crate::store::relations::Stretch;
 use crate::store::{Store, StoreError, encode};
 use crate::upsert::{self, Retention};
 
@@ -108,6 +109,6 @@ impl Unsure {
     }
 
     fn updates(self) -> Vec<Update> {
-        self.0.into_iter().map(|((key, epoch), s)| look_again(&key, epoch, s)).collect()
+        self.0.into_iter().map(|((key, epoch), s)| look_at_pictures(&key, epoch, s)).collect()
     }
 }

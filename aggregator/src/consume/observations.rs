@@ -135,7 +135,7 @@ impl Observations {
             let key = &record.id().key;
             let Some(camera) = self.cameras.get(key) else { continue };
             let mut epochs = vec![record.id().epoch];
-            epochs.extend(camera.place.position.map(|at| at.epoch));
+            epochs.extend(camera.epochs_in_use().into_iter().flatten());
             if let CameraRecord::Epoch(start) = record {
                 epochs.extend(start.previous.as_ref().map(|previous| previous.epoch));
             }
@@ -332,9 +332,9 @@ fn captured_live_ms(lane: Lane, record: &CameraRecord) -> Option<i64> {
 /// Keeps the newest epochs, which are the ones that records still come from; another one is loaded
 /// again when it is asked for.
 fn forget_epochs(camera: &mut Camera) {
-    let here = camera.place.position.map(|at| at.epoch);
+    let in_use = camera.epochs_in_use();
     while camera.ledgers.len() > EPOCHS_IN_MEMORY {
-        let oldest = camera.ledgers.keys().find(|epoch| Some(**epoch) != here).copied();
+        let oldest = camera.ledgers.keys().find(|epoch| !in_use.contains(&Some(**epoch))).copied();
         let Some(oldest) = oldest else { return };
         camera.ledgers.remove(&oldest);
         camera.clocks.remove(&oldest);

@@ -43,6 +43,10 @@ pub struct Ingest {
     pub stored_at: DateTime,
     /// When MongoDB may delete it: broker time + retention.
     pub expire_at: DateTime,
+    /// How many relations of the epoch's clocks were known when the document's wall times were last
+    /// looked at; absent if none was, or the device knew the time. Who knows fewer changes nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relations: Option<i64>,
 }
 
 /// What the device said of a time that follows from its clock records instead, because its clock was

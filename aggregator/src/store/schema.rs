@@ -11,6 +11,7 @@ use mongodb::bson::{Document, doc};
 use mongodb::options::IndexOptions;
 
 use super::client::Store;
+use super::clocks::Due;
 use super::documents::collection;
 use super::error::StoreError;
 
@@ -46,6 +47,15 @@ fn correctable() -> IndexModel {
     IndexModel::builder().keys(keys).options(options).build()
 }
 
+/// Only of the few epochs of which something is due, in the order in which they have their turn.
+fn due(due: Due) -> IndexModel {
+    let options = IndexOptions::builder()
+        .name(due.field().to_owned())
+        .partial_filter_expression(doc! { due.field(): { "$exists": true } })
+        .build();
+    IndexModel::builder().keys(doc! { "_id": 1, due.version(): 1 }).options(options).build()
+}
+
 fn indexes(collection: &str) -> Vec<IndexModel> {
     // With `_id` at the end as the pages sort: a list that goes on where the last one ended.
     let by_time = |field: &str| index(doc! { field: -1, "_id": -1 });
@@ -62,7 +72,7 @@ fn indexes(collection: &str) -> Vec<IndexModel> {
             expiry(),
             by_time("first_seen"),
             of_camera("first_seen"),
-            index(doc! { "device": 1, "camera": 1, "epoch": 1, "first_mono_us": 1, "_id": 1 }),
+            index(doc! { "device": 1, "camera": 1, "epoch": 1, "last_mono_us": 1, "_id": 1 }),
         ],
         collection::FRAMES => vec![
             expiry(),
@@ -70,10 +80,7 @@ fn indexes(collection: &str) -> Vec<IndexModel> {
             index(doc! { "observation": 1 }),
             correctable(),
         ],
-        collection::CLOCKS => {
-            let sparse = IndexOptions::builder().sparse(true).build();
-            vec![IndexModel::builder().keys(doc! { "due.from_us": 1 }).options(sparse).build()]
-        }
+        collection::CLOCKS => Due::ALL.map(due).into(),
         collection::CAMERAS | collection::LEDGER => {
             vec![index(doc! { "device": 1, "camera": 1 })]
         }

@@ -3,182 +3,210 @@
 //! Beside the log and not in it: a box that ran for a day without a time source has a million records
 //! at the centre, and the other cameras of its partition must not wait for them. What is due stands in
 //! the store until it is done, so that a crash or another owner costs no more than beginning anew;
-//! whoever does it, and however often, writes the same.
+//! whoever does it, and however often, writes the same. Epochs have their turns in a round, so that
+//! neither many that are due all the time nor one that fails keep another one waiting.
+
+use std::collections::BTreeSet;
 
 use futures_util::TryStreamExt;
 use metrics::counter;
-use mongodb::bson::{Bson, DateTime, Document, doc};
+use mongodb::bson::{Bson, Document, doc};
 use picket_service::logging::chain;
-use picket_wire::observation::ClockState;
-use serde::Deserialize;
 
-use super::times::Time;
-use super::track::TrackTimes;
-use crate::metrics::TIMES_CORRECTED;
+use super::timed::{Record, Timed, Track};
+use crate::metrics::{TIMES_CORRECTED, TIMES_NOT_CORRECTED};
+use crate::remedy::Remedy;
 use crate::store::bulk::Update;
-use crate::store::clocks::{ClockDocument, Relations, Stretch};
-use crate::store::documents::{Correction, TrackCorrection, collection};
-use crate::store::{Store, StoreError, decode, encode};
+use crate::store::clocks::{ClockDocument, Due};
+use crate::store::documents::collection;
+use crate::store::relations::{Relations, Stretch};
+use crate::store::{Store, StoreError, decode};
 
 /// Documents that are looked at, and written, at a time.
-const PAGE: i64 = 1000;
+const PAGE: usize = 1000;
+/// Epochs that are looked at in one turn, for each reason.
+const EPOCHS_IN_A_TURN: usize = 16;
+/// Failing epochs that are remembered; the failures of others are counted and not logged.
+const MOST_FAILING: usize = 1000;
 
 /// Works off what is due.
 pub struct Corrector {
     store: Store,
+    /// For each reason, the epoch whose turn it was last; empty at the beginning of a round.
+    last: [(Due, String); 2],
+    /// Epochs whose failure was logged.
+    failing: BTreeSet<String>,
 }
 
-/// A document as far as its time goes.
-trait Timed: for<'de> Deserialize<'de> {
-    /// The field that it is found by.
-    const FIELD: &'static str;
-
-    /// What makes its time right; nothing if it is.
-    fn correction(&self, relations: &Relations) -> Result<Option<Update>, StoreError>;
+/// An epoch of which something is due, as it was read.
+#[derive(Debug, Clone)]
+pub struct Errand {
+    due: Due,
+    stretch: Stretch,
+    clock: ClockDocument,
+    relations: Relations,
 }
 
-/// An observation, another record of its log, or a picture.
-#[derive(Debug, Deserialize)]
-struct Record {
-    #[serde(rename = "_id")]
-    id: String,
-    kind: String,
-    mono_us: i64,
-    clock: ClockState,
-    captured_ns: Option<i64>,
-    corrected: Option<Correction>,
+/// How far an errand is done.
+#[derive(Debug, Clone, Default)]
+pub struct Place {
+    /// Which of its collections.
+    collection: usize,
+    /// Behind which document of it.
+    after: Option<(Bson, Bson)>,
 }
 
-impl Timed for Record {
-    const FIELD: &'static str = "mono_us";
-
-    fn correction(&self, relations: &Relations) -> Result<Option<Update>, StoreError> {
-        // What a clock record says is what others are corrected by.
-        if self.kind == "clock" {
-            return Ok(None);
-        }
-        let device_ns = match &self.corrected {
-            Some(corrected) => corrected.device_captured_ns,
-            None => self.captured_ns,
-        };
-        let time = Time::told(device_ns, self.mono_us.unsigned_abs(), self.clock, relations);
-        if time.ns == self.captured_ns && time.corrected == self.corrected {
-            return Ok(None);
-        }
-        Ok(Some(Update {
-            filter: doc! { "_id": &self.id },
-            change: doc! { "$set": time.fields() }.into(),
-            upsert: false,
-        }))
-    }
-}
-
-#[derive(Debug, Deserialize)]
-struct Track {
-    #[serde(rename = "_id")]
-    id: String,
-    first_mono_us: i64,
-    last_mono_us: i64,
-    first_clock: Option<ClockState>,
-    last_clock: Option<ClockState>,
-    first_seen: Option<DateTime>,
-    last_seen: Option<DateTime>,
-    corrected: Option<TrackCorrection>,
-    rev: i64,
-}
-
-impl Timed for Track {
-    const FIELD: &'static str = "first_mono_us";
-
-    fn correction(&self, relations: &Relations) -> Result<Option<Update>, StoreError> {
-        let (first, last) = match &self.corrected {
-            Some(corrected) => (corrected.device_first_seen, corrected.device_last_seen),
-            None => (self.first_seen, self.last_seen),
-        };
-        let ns = |date: Option<DateTime>| date?.timestamp_millis().checked_mul(1_000_000);
-        let device = (ns(first), ns(last));
-        let mono_us = (self.first_mono_us.unsigned_abs(), self.last_mono_us.unsigned_abs());
-        let clocks = (self.first_clock, self.last_clock);
-        let times = TrackTimes::told(device, mono_us, clocks, relations);
-        let seen = (super::date(times.first.ns), super::date(times.last.ns));
-        let corrected = times.correction(device);
-        if seen == (self.first_seen, self.last_seen) && corrected == self.corrected {
-            return Ok(None);
-        }
-        let mut fields = doc! { "first_seen": seen.0, "last_seen": seen.1 };
-        if let Some(corrected) = corrected {
-            fields.insert("corrected", encode(collection::TRACKS, &corrected)?);
-        }
-        Ok(Some(Update {
-            // A newer version was written by the camera's owner, who knows these relations.
-            filter: doc! { "_id": &self.id, "rev": self.rev },
-            change: doc! { "$set": fields }.into(),
-            upsert: false,
-        }))
-    }
+/// Some documents of an errand.
+#[derive(Debug)]
+pub struct Step {
+    collection: &'static str,
+    updates: Vec<Update>,
+    /// Of how many of them the time becomes another one.
+    corrected: u64,
+    /// What comes then; nothing at the end.
+    next: Option<Place>,
 }
 
 impl Corrector {
     /// Of everything in a store.
     pub fn new(store: Store) -> Self {
-        Self { store }
+        let last = Due::ALL.map(|due| (due, String::new()));
+        Self { store, last, failing: BTreeSet::new() }
     }
 
-    /// Works off what is due now; returns how many documents were corrected.
-    pub async fn turn(&self) -> Result<u64, StoreError> {
+    /// Works off what is due of the epochs whose turn it is; returns how many documents were corrected.
+    /// Fails if the store is away; the next turn goes on behind the epoch at which it failed.
+    pub async fn turn(&mut self) -> Result<u64, StoreError> {
         let mut corrected = 0;
-        for clock in self.store.due_clocks().await? {
-            let Some(due) = clock.due else { continue };
-            let epoch =
-                Epoch { relations: clock.relations.iter().copied().collect(), clock: &clock };
-            let stretch = doc! { "$gte": due.from_us, "$lte": due.to_us };
-            let records = doc! { "clock": { "$gt": "synchronised" }, "mono_us": stretch };
-            let (observations, frames) = (collection::OBSERVATIONS, collection::FRAMES);
-            let here = self.correct::<Record>(observations, &epoch, records.clone()).await?
-                + self.correct::<Record>(frames, &epoch, records).await?
-                + self.correct::<Track>(collection::TRACKS, &epoch, tracks(due)).await?;
-            self.store.settle_clock(&clock).await?;
-            if here > 0 {
-                let epoch = &clock.id;
-                tracing::info!(epoch, documents = here, "times of {epoch} are right by its clock");
+        for which in 0..self.last.len() {
+            let (due, after) = self.last[which].clone();
+            let epochs = self.store.due_epochs(due, &after, EPOCHS_IN_A_TURN).await?;
+            let is_end = epochs.len() < EPOCHS_IN_A_TURN;
+            for epoch in epochs {
+                self.last[which].1.clone_from(&epoch);
+                match self.epoch(due, &epoch).await {
+                    Ok(here) => corrected += here,
+                    Err(e) => self.fail(&epoch, e)?,
+                }
             }
-            corrected += here;
+            if is_end {
+                self.last[which].1.clear();
+            }
         }
         Ok(corrected)
     }
 
-    async fn correct<T: Timed>(
-        &self,
-        name: &'static str,
-        epoch: &Epoch<'_>,
-        which: Document,
-    ) -> Result<u64, StoreError> {
+    async fn epoch(&mut self, due: Due, epoch: &str) -> Result<u64, StoreError> {
+        // Read when its turn has come, and not with the others: the less old what is read is, the less
+        // is looked at in vain.
+        let corrected = match self.errand(due, epoch).await? {
+            Some(errand) => self.work_off(&errand).await?,
+            None => 0,
+        };
+        self.failing.remove(epoch);
+        if corrected > 0 {
+            tracing::info!(epoch, documents = corrected, "times of {epoch} are right by its clock");
+        }
+        Ok(corrected)
+    }
+
+    /// Counts a failure, and says it once for each epoch until that succeeds.
+    fn fail(&mut self, epoch: &str, error: StoreError) -> Result<(), StoreError> {
+        counter!(TIMES_NOT_CORRECTED, "of" => "epoch").increment(1);
+        if error.remedy() == Remedy::Retry {
+            return Err(error);
+        }
+        if self.failing.len() < MOST_FAILING && self.failing.insert(epoch.to_owned()) {
+            tracing::warn!(
+                epoch,
+                "times of {epoch} are not corrected before its next turn, nor is this said again: {}",
+                chain(&error)
+            );
+        }
+        Ok(())
+    }
+
+    /// What is due of an epoch now, if anything is.
+    pub async fn errand(&self, due: Due, epoch: &str) -> Result<Option<Errand>, StoreError> {
+        let found = self.store.clocks(&[epoch.to_owned()]).await?.pop();
+        Ok(found.and_then(|clock| {
+            let stretch = clock.stretch(due)?;
+            let relations = clock.relations.iter().copied().collect();
+            Some(Errand { due, stretch, clock, relations })
+        }))
+    }
+
+    /// Does all of an errand; returns how many documents were corrected.
+    pub async fn work_off(&self, errand: &Errand) -> Result<u64, StoreError> {
         let mut corrected = 0;
-        let mut after = None;
-        loop {
-            let page = self.page(name, T::FIELD, epoch.filter(&which, T::FIELD, after)).await?;
-            let mut updates = Vec::new();
-            for document in &page {
-                // One that this build cannot read keeps no other from its right time.
-                match decode::<T>(name, document.clone()) {
-                    Ok(document) => updates.extend(document.correction(&epoch.relations)?),
-                    Err(e) => tracing::warn!("a time stays as it is: {}", chain(&e)),
-                }
+        let mut place = Some(Place::default());
+        while let Some(here) = place {
+            let step = self.look(errand, here).await?;
+            corrected += step.corrected;
+            place = self.write(step).await?;
+        }
+        self.store.settle_clock(errand.due, &errand.clock).await?;
+        Ok(corrected)
+    }
+
+    /// Works out what the next documents of an errand become.
+    pub async fn look(&self, errand: &Errand, place: Place) -> Result<Step, StoreError> {
+        match errand.collections()[place.collection] {
+            collection::TRACKS => {
+                self.look_at::<Track>(errand, place, collection::TRACKS, tracks(errand.stretch))
+                    .await
             }
-            let count = updates.len() as u64;
-            self.store.write(name, updates).await?;
-            counter!(TIMES_CORRECTED, "collection" => name).increment(count);
-            corrected += count;
-            let last = page.last().filter(|_| page.len() as i64 == PAGE);
-            let Some(last) = last else { return Ok(corrected) };
-            after = Some((last.get(T::FIELD).cloned(), last.get("_id").cloned()));
+            name => self.look_at::<Record>(errand, place, name, records(errand.stretch)).await,
         }
     }
 
-    async fn page(
+    /// Writes it; returns where to go on.
+    pub async fn write(&self, step: Step) -> Result<Option<Place>, StoreError> {
+        self.store.write(step.collection, step.updates).await?;
+        counter!(TIMES_CORRECTED, "collection" => step.collection).increment(step.corrected);
+        Ok(step.next)
+    }
+
+    async fn look_at<T: Timed>(
+        &self,
+        errand: &Errand,
+        place: Place,
+        name: &'static str,
+        which: Document,
+    ) -> Result<Step, StoreError> {
+        let page = self.page::<T>(name, errand.filter::<T>(which, place.after)).await?;
+        let (mut updates, mut corrected, mut unread) = (Vec::new(), 0, Vec::new());
+        for document in &page {
+            // One that this build cannot read keeps no other from its right time.
+            match decode::<T>(name, document.clone()) {
+                Ok(document) => {
+                    if let Some(amendment) = document.correction(&errand.relations)? {
+                        updates.push(amendment.update);
+                        corrected += u64::from(amendment.is_other_time);
+                    }
+                }
+                Err(e) => unread.push(e),
+            }
+        }
+        if let Some(error) = unread.first() {
+            let count = unread.len() as u64;
+            counter!(TIMES_NOT_CORRECTED, "of" => "document").increment(count);
+            tracing::warn!(count, "some times stay as they are, the first: {}", chain(error));
+        }
+        let end = page.last().filter(|_| page.len() >= PAGE);
+        let after =
+            end.and_then(|last| Some((last.get(T::FIELD)?.clone(), last.get("_id")?.clone())));
+        let next = match after {
+            Some(after) => Some(Place { collection: place.collection, after: Some(after) }),
+            None => Some(Place { collection: place.collection + 1, after: None })
+                .filter(|next| next.collection < errand.collections().len()),
+        };
+        Ok(Step { collection: name, updates, corrected, next })
+    }
+
+    async fn page<T: Timed>(
         &self,
         name: &'static str,
-        field: &str,
         filter: Document,
     ) -> Result<Vec<Document>, StoreError> {
         let failed = |e| StoreError::Read { collection: name, source: Box::new(e) };
@@ -186,38 +214,45 @@ impl Corrector {
         let fields = doc! {
             "kind": 1, "rev": 1, "clock": 1, "mono_us": 1, "captured_ns": 1, "corrected": 1,
             "first_clock": 1, "first_mono_us": 1, "first_seen": 1,
-            "last_clock": 1, "last_mono_us": 1, "last_seen": 1,
+            "last_clock": 1, "last_mono_us": 1, "last_seen": 1, "ingest.relations": 1,
         };
-        let found = documents.find(filter).sort(doc! { field: 1, "_id": 1 }).limit(PAGE);
-        found.projection(fields).await.map_err(failed)?.try_collect().await.map_err(failed)
+        let found = documents.find(filter).sort(doc! { T::FIELD: 1, "_id": 1 });
+        let found = found.limit(PAGE as i64).projection(fields);
+        found.await.map_err(failed)?.try_collect().await.map_err(failed)
     }
 }
 
-/// An epoch of which something is due.
-struct Epoch<'a> {
-    clock: &'a ClockDocument,
-    relations: Relations,
-}
+impl Errand {
+    /// Where documents may be that it concerns.
+    fn collections(&self) -> &'static [&'static str] {
+        match self.due {
+            Due::Relation => &[collection::OBSERVATIONS, collection::FRAMES, collection::TRACKS],
+            Due::Pictures => &[collection::FRAMES],
+        }
+    }
 
-impl Epoch<'_> {
-    /// The next page of its documents.
-    fn filter(
-        &self,
-        which: &Document,
-        field: &str,
-        after: Option<(Option<Bson>, Option<Bson>)>,
-    ) -> Document {
-        let ClockDocument { device, camera, epoch, .. } = self.clock;
+    /// The next page of these documents of its epoch.
+    fn filter<T: Timed>(&self, which: Document, after: Option<(Bson, Bson)>) -> Document {
+        let ClockDocument { device, camera, epoch, .. } = &self.clock;
         let here = doc! { "device": device, "camera": camera, "epoch": epoch };
-        let mut all = vec![here, which.clone()];
+        let mut all = vec![here, which];
         if let Some((place, id)) = after {
+            // Said by itself too: a bound of the index, which else is read from the stretch's beginning
+            // for each page.
+            all.push(doc! { T::FIELD: { "$gte": place.clone() } });
             all.push(doc! { "$or": [
-                { field: { "$gt": place.clone() } },
-                { field: place, "_id": { "$gt": id } },
+                { T::FIELD: { "$gt": place.clone() } },
+                { T::FIELD: place, "_id": { "$gt": id } },
             ] });
         }
         doc! { "$and": all }
     }
+}
+
+/// Records of a stretch whose times the device did not know.
+fn records(due: Stretch) -> Document {
+    let stretch = doc! { "$gte": due.from_us, "$lte": due.to_us };
+    doc! { "clock": { "$gt": "synchronised" }, "mono_us": stretch }
 }
 
 /// Tracks of which a part lies in a stretch, and whose times the device did not know.

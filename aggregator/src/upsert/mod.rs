@@ -18,10 +18,11 @@ mod origin;
 mod record;
 mod settings;
 mod sweep;
+mod timed;
 mod times;
 mod track;
 
-pub use correction::Corrector;
+pub use correction::{Corrector, Errand, Place, Step};
 pub use device::device;
 pub use frame::{frame, path as frame_path};
 pub use images::{ImageError, Images};

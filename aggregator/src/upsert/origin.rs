@@ -34,6 +34,7 @@ impl Origin {
             broker_time: DateTime::from_millis(self.broker_time_ms),
             stored_at: DateTime::from_millis(self.stored_at_ms),
             expire_at: DateTime::from_millis(self.broker_time_ms.saturating_add(kept_ms)),
+            relations: None,
         }
     }
 }

@@ -4,11 +4,11 @@ use mongodb::bson::{Bson, Document, doc};
 use picket_wire::observation::{FrameFate, Gap, GapOf, Observation, PreviousEpoch, Reason};
 use picket_wire::{CameraRecord, EpochId, ObservationId};
 
-use crate::store::clocks::Relations;
 use crate::store::documents::{DetectionDocument, Ingest, ObservationDocument, collection};
+use crate::store::relations::Relations;
 use crate::store::{StoreError, encode};
 use crate::upsert::origin::{date, pixels, signed};
-use crate::upsert::times::Time;
+use crate::upsert::times::{Time, by_what_is_known};
 
 /// Digits of its digest in a gap's id: 64 bits for the few gaps that begin at one `seq`.
 const GAP_DIGITS: usize = 16;
@@ -80,7 +80,7 @@ pub fn observation(
             .collect(),
         late,
         digest: digest.to_owned(),
-        ingest,
+        ingest: by_what_is_known(ingest, &[record.stamp.clock], relations),
     }
 }
 
@@ -97,14 +97,16 @@ pub fn other(
     record: &CameraRecord,
     relations: &Relations,
     digest: &str,
-    ingest: &Ingest,
+    ingest: Ingest,
 ) -> Result<Document, StoreError> {
     let stamp = record.stamp();
-    let time = match record {
+    let relations = match record {
         // What it says of the clocks is what others are corrected by.
-        CameraRecord::Clock(_) => Time::of(stamp, &Relations::default()),
-        _ => Time::of(stamp, relations),
+        CameraRecord::Clock(_) => const { &Relations::NONE },
+        _ => relations,
     };
+    let time = Time::of(stamp, relations);
+    let ingest = by_what_is_known(ingest, &[stamp.clock], relations);
     let mut document = place(record.id());
     document.insert("_id", document_id(record, digest));
     document.insert("kind", record.kind().as_str());
@@ -113,7 +115,7 @@ pub fn other(
     document.insert("clock", stamp.clock.as_str());
     document.extend(own_fields(record));
     document.insert("digest", digest);
-    document.insert("ingest", encode(collection::OBSERVATIONS, ingest)?);
+    document.insert("ingest", encode(collection::OBSERVATIONS, &ingest)?);
     Ok(document)
 }
 

@@ -4,8 +4,8 @@ use mongodb::bson::{Document, doc};
 use picket_wire::observation::{ClockState, Stamp};
 
 use super::origin::{date, nanoseconds, signed};
-use crate::store::clocks::{Relation, Relations};
-use crate::store::documents::Correction;
+use crate::store::documents::{Correction, Ingest};
+use crate::store::relations::{Relation, Relations};
 
 /// When something was, as far as anybody knows.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -63,6 +63,15 @@ impl Time {
     }
 }
 
+/// The part of a document that may differ between two runs, with what was known of the clocks that its
+/// times go by: whoever corrects it later by less changes nothing. Where the device knew the times
+/// itself nobody corrects them.
+pub fn by_what_is_known(ingest: Ingest, clocks: &[ClockState], relations: &Relations) -> Ingest {
+    let is_sure = clocks.iter().all(|clock| *clock == ClockState::Synchronised);
+    let known = Some(relations.count()).filter(|count| *count > 0 && !is_sure);
+    Ingest { relations: known, ..ingest }
+}
+
 fn at(relation: &Relation, mono_us: i64) -> Option<i64> {
     relation.offset_us.checked_add(mono_us)?.checked_mul(1000)
 }
@@ -70,6 +79,7 @@ fn at(relation: &Relation, mono_us: i64) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::upsert::Origin;
 
     /// Half past nine on a day in 2026, microseconds since 1970.
     const TRUE_US: i64 = 1_777_627_800_000_000;
@@ -112,6 +122,25 @@ mod tests {
         let unknown = stamp(5, Some(BUILT_US), ClockState::Unsynchronised);
         let nothing = Time::of(&unknown, &Relations::default());
         assert_eq!(nothing, Time { ns: Some(BUILT_US * 1000), corrected: None });
+    }
+
+    #[test]
+    fn a_document_says_by_how_many_relations_its_time_goes_unless_the_device_knew_it() {
+        use ClockState::{Synchronised, Unset, Unsynchronised};
+        let origin = Origin {
+            topic: "picket.observations".to_owned(),
+            partition: 0,
+            offset: 0,
+            broker_time_ms: 0,
+            stored_at_ms: 0,
+        };
+        let said = |clocks: &[ClockState], relations: &Relations| {
+            by_what_is_known(origin.ingest(1), clocks, relations).relations
+        };
+        assert_eq!(said(&[Unset], &relations()), Some(1));
+        assert_eq!(said(&[Unsynchronised, Synchronised], &relations()), Some(1));
+        assert_eq!(said(&[Synchronised], &relations()), None);
+        assert_eq!(said(&[Unset], &Relations::default()), None);
     }
 
     #[test]

@@ -4,11 +4,11 @@ use picket_wire::observation::ClockState;
 use picket_wire::{CameraKey, EpochId};
 use serde::{Deserialize, Serialize};
 
-use crate::store::clocks::Relations;
 use crate::store::documents::{Ingest, TrackCorrection, TrackDocument};
+use crate::store::relations::Relations;
 use crate::track::TrackSummary;
 use crate::upsert::origin::{date, signed};
-use crate::upsert::times::Time;
+use crate::upsert::times::{Time, by_what_is_known};
 
 /// Wall times of a track, by the device. The tracker knows monotonic time alone, on purpose; these are
 /// kept beside it while the track lives.
@@ -75,6 +75,7 @@ pub fn track(
     let clocks = (wall.and_then(|w| w.first_clock), wall.and_then(|w| w.last_clock));
     let mono_us = (summary.first_mono_us, summary.last_mono_us);
     let times = TrackTimes::told(device, mono_us, clocks, relations);
+    let states: Vec<ClockState> = [clocks.0, clocks.1].into_iter().flatten().collect();
     let word = |clock: Option<ClockState>| clock.map(|clock| clock.as_str().to_owned());
     let state = if summary.ended { "ended" } else { "active" };
     TrackDocument {
@@ -97,6 +98,6 @@ pub fn track(
         last_box: summary.last_box_px,
         state: state.to_owned(),
         rev: ingest.offset,
-        ingest,
+        ingest: by_what_is_known(ingest, &states, relations),
     }
 }
