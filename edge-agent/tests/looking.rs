@@ -109,7 +109,7 @@ fn the_run_of_a_camera_that_falls_silent_is_handed_on_after_a_second() {
     for seq in 1..=3 {
         sender.send(captured((seq, &grey(90)))).unwrap();
     }
-    let next = || observed.recv_timeout(Duration::from_secs(10)).unwrap();
+    let next = || observed.recv_timeout(Duration::from_secs(120)).unwrap();
     assert!(matches!(next(), Observed::Observation { .. }));
     let Observed::Skipped(skip) = next() else { panic!("no run") };
     assert_eq!((skip.first, skip.last), (2, 3));
@@ -135,8 +135,8 @@ fn the_run_of_a_silent_camera_is_handed_on_also_while_another_one_gives_frames()
     // One frame for each observation: there is never a pause in which the detector could look about.
     for seq in 1.. {
         busy.send(captured((seq, &grey(90)))).unwrap();
-        assert!(began.elapsed() < Duration::from_secs(30), "{of_silent:?}");
-        match observed.recv_timeout(Duration::from_secs(10)).unwrap() {
+        assert!(began.elapsed() < Duration::from_secs(120), "{of_silent:?}");
+        match observed.recv_timeout(Duration::from_secs(120)).unwrap() {
             Observed::Skipped(skip) => {
                 of_silent.push((skip.first, skip.last));
                 break;

@@ -90,7 +90,7 @@ fn first_picture(video: &Path, picture: &Value) -> Result<Planes, CaptureError> 
     let picture: PictureSettings = serde_json::from_value(picture.clone()).unwrap();
     let source = FileSource { path: video.to_owned(), repeat: false, pace: Pace::None };
     let mut pipeline = Pipeline::open_turned(&Source::File(source), None, &picture, None)?;
-    for _ in 0..20 {
+    for _ in 0..120 {
         match pipeline.next(Duration::from_secs(1))? {
             Next::Picture(picture) => return Ok(picture.planes),
             Next::Nothing => {}

@@ -22,7 +22,7 @@ use picket_wire::{
     decode, header,
 };
 
-const LIMIT: Duration = Duration::from_secs(40);
+const LIMIT: Duration = Duration::from_secs(120);
 const ALL: Limits = Limits { rows: 100_000, bytes: u64::MAX };
 const MINUTE_US: u64 = 60_000_000;
 const HOUR_US: u64 = 60 * MINUTE_US;

@@ -9,13 +9,14 @@ use tokio::runtime::Runtime;
 use tokio::sync::{Mutex, OnceCell};
 
 use crate::checkout;
-use crate::fleet::{Agent, Fleet, settled};
+use crate::fleet::{Agent, FEW_PARTITIONS, Fleet, settled};
 use crate::oracle::{Findings, open_spool};
 use crate::process::{Process, until};
 use crate::proxy::{Fault, Proxy};
+use crate::stack::StackOptions;
 
 /// How long anything may take on a loaded machine.
-pub const LIMIT: Duration = Duration::from_secs(120);
+pub const LIMIT: Duration = Duration::from_secs(240);
 
 /// Fault tests are short, in `make test`, unless `PICKET_FAULTS=long` asks for the long form of the
 /// same claims.
@@ -33,16 +34,25 @@ pub struct Bench {
 }
 
 /// Runs a test on the file's bench; the link passes all when it begins.
+pub fn on_bench(test: impl AsyncFnOnce(&mut Bench) -> Result<()>) -> Result<()> {
+    on_bench_of(StackOptions::default(), test)
+}
+
+/// The same with a stack of its own kind, which is the same for all tests of the file.
 ///
 /// The bench lives as long as the process, on a runtime of its own: a test's own runtime would end the
 /// database's connections with the first test. What it started is ended by the kernel.
-pub fn on_bench(test: impl AsyncFnOnce(&mut Bench) -> Result<()>) -> Result<()> {
+pub fn on_bench_of(
+    stack: StackOptions,
+    test: impl AsyncFnOnce(&mut Bench) -> Result<()>,
+) -> Result<()> {
     static RUNTIME: LazyLock<std::io::Result<Runtime>> = LazyLock::new(Runtime::new);
     static BENCH: OnceCell<Mutex<Bench>> = OnceCell::const_new();
     let runtime = RUNTIME.as_ref().map_err(|error| anyhow::anyhow!("no runtime: {error}"))?;
     runtime.block_on(async {
         let start = async || {
-            let fleet = Fleet::start(&tempfile::tempdir()?.keep()).await?;
+            let dir = tempfile::tempdir()?.keep();
+            let fleet = Fleet::start_on(&dir, stack, &FEW_PARTITIONS).await?;
             let proxy = fleet.stack.proxy()?;
             anyhow::Ok(Mutex::new(Bench { fleet, proxy }))
         };
@@ -134,8 +144,7 @@ pub async fn end(process: &mut Process) -> Result<()> {
 /// unreadable.
 pub async fn nothing_is_lost(fleet: &Fleet, agents: &[&Agent]) -> Result<Findings> {
     let findings = settled(fleet, agents, LIMIT).await?;
-    let of_agents = |epoch: &str| agents.iter().any(|agent| epoch.starts_with(&agent.prefix()));
-    for (epoch, account) in findings.accounts.iter().filter(|(epoch, _)| of_agents(epoch)) {
+    for (epoch, account) in agents.iter().flat_map(|agent| findings.of(agent)) {
         ensure!(account.dropped.is_empty(), "{epoch}: dropped {:?}", account.drops());
         ensure!(account.picture_gaps.is_empty(), "{epoch}: {:?}", account.picture_gaps);
         ensure!(account.spooled.is_empty(), "{epoch}: {:?} are left", account.spooled);

@@ -20,9 +20,15 @@ use crate::process::{Process, program, until};
 use crate::stack::{Credentials, Settings as StackSettings, Stack, StackOptions, spawn};
 
 /// How long a program may take to be ready on a slow machine.
-const READY: Duration = Duration::from_secs(60);
+const READY: Duration = Duration::from_secs(180);
 /// How long an orderly end may take.
-const END: Duration = Duration::from_secs(60);
+const END: Duration = Duration::from_secs(180);
+
+/// Topics of one broker with fewer partitions than in the field: the broker opens and the centre takes
+/// over each of them at every start, which on a busy machine takes longer than what a test is about.
+pub const FEW_PARTITIONS: [&str; 4] = ["--replicas", "1", "--partitions", "6"];
+/// The same with as many as in the field.
+pub const ALL_PARTITIONS: [&str; 2] = ["--replicas", "1"];
 
 /// Stack, aggregator and the folder that holds everything they write.
 pub struct Fleet {
@@ -38,7 +44,7 @@ pub struct Fleet {
 impl Fleet {
     /// Starts a stack and an aggregator in `dir`, with topics, and waits until it is ready.
     pub async fn start(dir: &Path) -> Result<Self> {
-        Self::start_on(dir, StackOptions::default(), &["--replicas", "1"]).await
+        Self::start_on(dir, StackOptions::default(), &FEW_PARTITIONS).await
     }
 
     /// The same on a stack of its own kind, with topics as these arguments have it.

@@ -13,23 +13,19 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use mongodb::bson::doc;
-use picket_tests::faults::{short_or_long, spooled, ten_a_second, wait_for_spooled};
+use picket_tests::faults::{
+    end, on_bench, short_or_long, spooled, stored, ten_a_second, wait_for_spooled,
+};
 use picket_tests::fleet::{self, Agent, Fleet, settled};
-use picket_tests::process::{Process, program, until};
+use picket_tests::process::{program, until};
 
 const LIMIT: Duration = Duration::from_secs(180);
 /// Where no broker is.
 const NOBODY: &str = "127.0.0.1:1";
 
-async fn stored(fleet: &Fleet) -> u64 {
-    let observations = fleet.database.collection::<mongodb::bson::Document>("observations");
-    observations.count_documents(doc! { "kind": "observation" }).await.unwrap()
-}
-
-async fn wait_for_stored(fleet: &Fleet, least: u64) {
+async fn wait_for_stored(fleet: &Fleet, agent: &Agent, least: u64) {
     until(&format!("{least} stored observations"), LIMIT, async || {
-        let stored = stored(fleet).await;
+        let stored = stored(fleet, agent).await?;
         Ok(if stored >= least { Ok(()) } else { Err(format!("{stored}")) })
     })
     .await
@@ -92,66 +88,65 @@ async fn carrier(fleet: &Fleet, dir: &Path) -> PathBuf {
     config
 }
 
-async fn end(process: &mut Process) {
-    assert!(process.terminate(LIMIT).await.unwrap().success(), "{}", process.log_tail());
-}
+#[test]
+fn what_was_carried_by_hand_is_stored_once_also_when_the_box_sends_it_too() {
+    on_bench(async |bench| {
+        let dir = tempfile::tempdir().unwrap();
+        let fleet = &bench.fleet;
+        let agent = fleet.enrol("carried", &ten_a_second("front").unwrap()).await.unwrap();
+        let carrier = carrier(fleet, dir.path()).await;
+        let real = broker(&agent, NOBODY);
+        let mut process = agent.start().unwrap();
+        let least = short_or_long(60, 1200);
+        wait_for_spooled(&agent, &mut process, least).await.unwrap();
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_was_carried_by_hand_is_stored_once_also_when_the_box_sends_it_too() {
-    let dir = tempfile::tempdir().unwrap();
-    let fleet = Fleet::start(dir.path()).await.unwrap();
-    let agent = fleet.enrol("gate", &ten_a_second("front").unwrap()).await.unwrap();
-    let carrier = carrier(&fleet, dir.path()).await;
-    let real = broker(&agent, NOBODY);
-    let mut process = agent.start().unwrap();
-    let least = short_or_long(60, 1200);
-    wait_for_spooled(&agent, &mut process, least).await.unwrap();
+        let file = dir.path().join("gate.picket");
+        let file_text = file.to_str().unwrap();
+        let exported = ordered(&agent.config, &["spool", "export", file_text]);
+        let count = number_before(&exported, " records");
+        assert!(count > least, "{exported}");
+        assert!(ordered(&agent.config, &["spool", "verify"]).contains("is whole"));
+        let listed = ordered(&agent.config, &["spool", "list", "--kind", "observation"]);
+        assert!(listed.contains("carried/front") && listed.lines().count() == 1, "{listed}");
 
-    let file = dir.path().join("gate.picket");
-    let file_text = file.to_str().unwrap();
-    let exported = ordered(&agent.config, &["spool", "export", file_text]);
-    let count = number_before(&exported, " records");
-    assert!(count > least, "{exported}");
-    assert!(ordered(&agent.config, &["spool", "verify"]).contains("is whole"));
-    let listed = ordered(&agent.config, &["spool", "list", "--kind", "observation"]);
-    assert!(listed.contains("gate/front") && listed.lines().count() == 1, "{listed}");
+        // A copy that broke off is refused whole.
+        let torn = dir.path().join("torn.picket");
+        let bytes = std::fs::read(&file).unwrap();
+        std::fs::write(&torn, &bytes[..bytes.len() * 2 / 3]).unwrap();
+        let said = refused(&carrier, &["spool", "import", torn.to_str().unwrap()]);
+        assert!(said.contains("is torn") && said.contains("whole records"), "{said}");
+        assert_eq!(stored(fleet, &agent).await?, 0, "nothing of it was sent");
 
-    // A copy that broke off is refused whole.
-    let torn = dir.path().join("torn.picket");
-    let bytes = std::fs::read(&file).unwrap();
-    std::fs::write(&torn, &bytes[..bytes.len() * 2 / 3]).unwrap();
-    let said = refused(&carrier, &["spool", "import", torn.to_str().unwrap()]);
-    assert!(said.contains("is torn") && said.contains("whole records"), "{said}");
-    assert_eq!(stored(&fleet).await, 0, "nothing of it was sent");
+        let imported = ordered(&carrier, &["spool", "import", file_text]);
+        assert!(imported.contains(&format!("the broker has {count} records")), "{imported}");
+        wait_for_stored(fleet, &agent, least).await;
+        settled(fleet, &[&agent], LIMIT).await.unwrap();
+        let of_file = stored(fleet, &agent).await?;
+        // Run again, as after it was broken off.
+        ordered(&carrier, &["spool", "import", file_text]);
+        settled(fleet, &[&agent], LIMIT).await.unwrap();
+        assert_eq!(stored(fleet, &agent).await?, of_file, "the second import added some");
 
-    let imported = ordered(&carrier, &["spool", "import", file_text]);
-    assert!(imported.contains(&format!("the broker has {count} records")), "{imported}");
-    wait_for_stored(&fleet, least).await;
-    settled(&fleet, &[&agent], LIMIT).await.unwrap();
-    let of_file = stored(&fleet).await;
-    // Run again, as after it was broken off.
-    ordered(&carrier, &["spool", "import", file_text]);
-    settled(&fleet, &[&agent], LIMIT).await.unwrap();
-    assert_eq!(stored(&fleet).await, of_file, "the second import added some");
-
-    // The box's own link comes back.
-    end(&mut process).await;
-    assert!(spooled(&agent).unwrap() >= least, "an export deletes nothing");
-    broker(&agent, &real);
-    let mut process = agent.start().unwrap();
-    wait_for_stored(&fleet, of_file + least).await;
-    end(&mut process).await;
-    let findings = settled(&fleet, &[&agent], LIMIT).await.unwrap();
-    assert_eq!(findings.accounts.len(), 2, "two starts, two epochs");
-    let mut seen = 0;
-    for (epoch, account) in &findings.accounts {
-        assert!(account.dropped.is_empty(), "{epoch}: {:?}", account.drops());
-        assert!(account.spooled.is_empty(), "{epoch}: a drained agent leaves nothing behind");
-        seen += account.stored.len() as u64;
-    }
-    assert_eq!(stored(&fleet).await, seen, "an observation is stored twice");
-    assert_eq!(fleet.dead_letters().unwrap(), 0, "no record came with other bytes");
-    fleet.stop().await.unwrap();
+        // The box's own link comes back.
+        end(&mut process).await?;
+        assert!(spooled(&agent).unwrap() >= least, "an export deletes nothing");
+        broker(&agent, &real);
+        let mut process = agent.start().unwrap();
+        wait_for_stored(fleet, &agent, of_file + least).await;
+        end(&mut process).await?;
+        let findings = settled(fleet, &[&agent], LIMIT).await.unwrap();
+        assert_eq!(findings.of(&agent).count(), 2, "two starts, two epochs");
+        let mut seen = 0;
+        for (epoch, account) in findings.of(&agent) {
+            assert!(account.dropped.is_empty(), "{epoch}: {:?}", account.drops());
+            assert!(account.spooled.is_empty(), "{epoch}: a drained agent leaves nothing behind");
+            seen += account.stored.len() as u64;
+        }
+        assert_eq!(stored(fleet, &agent).await?, seen, "an observation is stored twice");
+        assert_eq!(fleet.dead_letters().unwrap(), 0, "no record came with other bytes");
+        Ok(())
+    })
+    .unwrap();
 }
 
 /// The books of `/metrics`: by camera and place, and by camera the sum of the reasons.
@@ -183,47 +178,51 @@ async fn metrics_add_up(ops: &str) -> f64 {
     of("acknowledged")
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_drill_cuts_the_link_restores_it_and_tells_that_nothing_was_lost() {
-    let dir = tempfile::tempdir().unwrap();
-    let fleet = Fleet::start(dir.path()).await.unwrap();
-    let agent = fleet.enrol("gate", &ten_a_second("front").unwrap()).await.unwrap();
-    let mut process = agent.start().unwrap();
-    let ops = fleet::address(&mut process, "operations endpoint at ").await.unwrap();
-    wait_for_stored(&fleet, 20).await;
+#[test]
+fn a_drill_cuts_the_link_restores_it_and_tells_that_nothing_was_lost() {
+    on_bench(async |bench| {
+        let fleet = &bench.fleet;
+        let agent = fleet.enrol("drilled", &ten_a_second("front").unwrap()).await.unwrap();
+        let mut process = agent.start().unwrap();
+        let ops = fleet::address(&mut process, "operations endpoint at ").await.unwrap();
+        wait_for_stored(fleet, &agent, 20).await;
 
-    let offline_s: u64 = short_or_long(6, 120);
-    let said = ordered(&agent.config, &["drill", "--offline", &format!("{offline_s}s")]);
-    for part in ["lost        nothing", "drained     in ", "live after  ", "books       balance"] {
-        assert!(said.contains(part), "{part}: {said}");
-    }
-    // Ten frames a second, on a machine that may be behind.
-    assert!(number_before(&said, " records and pictures") >= offline_s * 2, "{said}");
-    assert!(metrics_add_up(&ops).await > 0.0);
+        let offline_s: u64 = short_or_long(6, 120);
+        let said = ordered(&agent.config, &["drill", "--offline", &format!("{offline_s}s")]);
+        for part in
+            ["lost        nothing", "drained     in ", "live after  ", "books       balance"]
+        {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+        // Ten frames a second, on a machine that may be behind.
+        assert!(number_before(&said, " records and pictures") >= offline_s * 2, "{said}");
+        assert!(metrics_add_up(&ops).await > 0.0);
 
-    // One that is killed lets the link go at once, and not when its hour is over.
-    let mut drill = command(&agent.config, &["drill", "--offline", "1h"]).spawn().unwrap();
-    let cut = |log: &str| log.matches("the link is cut").count();
-    until("the second cut", LIMIT, async || {
-        process.expect_running()?;
-        Ok(if cut(&process.log()) == 2 { Ok(()) } else { Err("not yet".to_owned()) })
+        // One that is killed lets the link go at once, and not when its hour is over.
+        let mut drill = command(&agent.config, &["drill", "--offline", "1h"]).spawn().unwrap();
+        let cut = |log: &str| log.matches("the link is cut").count();
+        until("the second cut", LIMIT, async || {
+            process.expect_running()?;
+            Ok(if cut(&process.log()) == 2 { Ok(()) } else { Err("not yet".to_owned()) })
+        })
+        .await
+        .unwrap();
+        let second = refused(&agent.config, &["drill", "--offline", "1s"]);
+        assert!(second.contains("a drill runs already"), "{second}");
+        drill.kill().unwrap();
+        drill.wait().unwrap();
+        let before = stored(fleet, &agent).await?;
+        wait_for_stored(fleet, &agent, before + 40).await;
+        metrics_add_up(&ops).await;
+
+        end(&mut process).await?;
+        let findings = settled(fleet, &[&agent], LIMIT).await.unwrap();
+        let (_, account) = findings.of(&agent).next().unwrap();
+        assert!(account.dropped.is_empty(), "{:?}", account.drops());
+        assert!(account.spooled.is_empty(), "a drained agent leaves nothing behind");
+        assert_eq!(stored(fleet, &agent).await?, account.stored.len() as u64, "stored twice");
+        assert_eq!(fleet.dead_letters().unwrap(), 0);
+        Ok(())
     })
-    .await
     .unwrap();
-    let second = refused(&agent.config, &["drill", "--offline", "1s"]);
-    assert!(second.contains("a drill runs already"), "{second}");
-    drill.kill().unwrap();
-    drill.wait().unwrap();
-    let before = stored(&fleet).await;
-    wait_for_stored(&fleet, before + 40).await;
-    metrics_add_up(&ops).await;
-
-    end(&mut process).await;
-    let findings = settled(&fleet, &[&agent], LIMIT).await.unwrap();
-    let account = findings.accounts.values().next().unwrap();
-    assert!(account.dropped.is_empty(), "{:?}", account.drops());
-    assert!(account.spooled.is_empty(), "a drained agent leaves nothing behind");
-    assert_eq!(stored(&fleet).await, account.stored.len() as u64, "stored twice");
-    assert_eq!(fleet.dead_letters().unwrap(), 0);
-    fleet.stop().await.unwrap();
 }

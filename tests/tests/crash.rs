@@ -9,8 +9,11 @@
 
 use std::time::{Duration, Instant};
 
-use picket_tests::faults::{Chance, LIMIT, end, short_or_long, wait_for_drained, wait_for_stored};
-use picket_tests::fleet::{Fleet, settled};
+use anyhow::Result;
+use picket_tests::faults::{
+    Bench, Chance, LIMIT, end, on_bench, short_or_long, wait_for_drained, wait_for_stored,
+};
+use picket_tests::fleet::settled;
 use picket_tests::topics;
 
 /// In the short form: rounds begin for so long.
@@ -47,47 +50,47 @@ durability = \"offline\"
 memory_window_ms = 5000
 ";
 
-#[tokio::test(flavor = "multi_thread")]
-async fn kill_9_at_any_moment_loses_no_more_than_its_bound_and_doubles_nothing() {
-    kills(CAMERA.to_owned()).await;
+#[test]
+fn kill_9_at_any_moment_loses_no_more_than_its_bound_and_doubles_nothing() {
+    on_bench(async |bench| kills(bench, "always", CAMERA).await).unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn kill_9_of_an_agent_that_keeps_records_in_memory_is_told_with_its_bound() {
-    kills(format!("{OFFLINE}{CAMERA}")).await;
+#[test]
+fn kill_9_of_an_agent_that_keeps_records_in_memory_is_told_with_its_bound() {
+    let config = format!("{OFFLINE}{CAMERA}");
+    on_bench(async |bench| kills(bench, "offline", &config).await).unwrap();
 }
 
 /// Kills an agent of this config again and again, and asks the books.
-async fn kills(config: String) {
-    let mut chance = Chance::new().unwrap();
-    let dir = tempfile::tempdir().unwrap();
-    let fleet = Fleet::start(dir.path()).await.unwrap();
-    let agent = fleet.enrol("gate", &config).await.unwrap();
+async fn kills(bench: &Bench, device: &str, config: &str) -> Result<()> {
+    let mut chance = Chance::new()?;
+    let fleet = &bench.fleet;
+    let agent = fleet.enrol(device, config).await?;
     let began = Instant::now();
     let mut rounds = 0;
     while goes_on(rounds, began) {
-        let mut process = agent.start().unwrap();
+        let mut process = agent.start()?;
         tokio::time::sleep(chance.between_ms(0, LATEST_KILL_MS)).await;
-        process.expect_running().unwrap();
-        process.kill().unwrap();
+        process.expect_running()?;
+        process.kill()?;
         rounds += 1;
     }
     let lasted = began.elapsed();
 
-    let mut process = agent.start().unwrap();
-    wait_for_drained(&agent, &mut process, LIMIT * 2).await.unwrap();
-    wait_for_stored(&fleet, &agent, &mut process, 30).await.unwrap();
-    end(&mut process).await.unwrap();
-    let findings = settled(&fleet, &[&agent], LIMIT).await.unwrap();
+    let mut process = agent.start()?;
+    wait_for_drained(&agent, &mut process, LIMIT * 2).await?;
+    wait_for_stored(fleet, &agent, &mut process, 30).await?;
+    end(&mut process).await?;
+    let findings = settled(fleet, &[&agent], LIMIT).await?;
     let (mut stored, mut crashes, mut lost) = (0, 0, 0);
-    for (epoch, account) in &findings.accounts {
+    for (epoch, account) in findings.of(&agent) {
         let drops = account.drops();
         assert!(drops.keys().all(|reason| reason == "crash"), "{epoch}: {drops:?}");
         stored += account.stored.len();
         crashes += drops.len();
         lost += account.dropped.len();
     }
-    let values = topics::values_by_id(&fleet, &agent).unwrap();
+    let values = topics::values_by_id(fleet, &agent)?;
     let resent = values.values().filter(|values| values.len() > 1).count();
     for (id, values) in values {
         assert!(values.windows(2).all(|pair| pair[0] == pair[1]), "{id:?} has other bytes");
@@ -100,6 +103,6 @@ async fn kills(config: String) {
         rounds >= LEAST_ROUNDS && crashes > 0 && stored > 0,
         "too little happened to show anything"
     );
-    assert_eq!(fleet.dead_letters().unwrap(), 0);
-    fleet.stop().await.unwrap();
+    assert_eq!(fleet.dead_letters()?, 0);
+    Ok(())
 }

@@ -20,7 +20,7 @@ use picket_tests::fleet::{address, get};
 use picket_tests::oracle::open_spool;
 use picket_tests::process::{Process, program, until};
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(180);
 
 /// A box: its config, its state, and the machine that it believes to be.
 struct Box {

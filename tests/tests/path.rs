@@ -8,20 +8,25 @@
 )]
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use anyhow::Result;
 use futures_util::TryStreamExt;
 use mongodb::bson::{Document, doc};
 use picket_tests::checkout;
-use picket_tests::fleet::{self, Fleet, settled};
-use picket_tests::oracle::open_spool;
+use picket_tests::faults::{Bench, LIMIT, end, on_bench_of, stored, wait_for_spooled};
+use picket_tests::fleet::{self, Agent, Fleet, settled};
 use picket_tests::process::{program, until};
+use picket_tests::stack::StackOptions;
 use picket_wire::Topic;
 use rdkafka::Message;
 
-const LIMIT: Duration = Duration::from_secs(120);
+/// Runs a test on the file's bench, whose broker misses a killed aggregator soon.
+fn on_bench(test: impl AsyncFnOnce(&mut Bench) -> Result<()>) {
+    let stack = StackOptions { session: Duration::from_secs(6), ..StackOptions::default() };
+    on_bench_of(stack, test).unwrap();
+}
 
 /// The clip as a camera that ends.
 fn one_pass() -> String {
@@ -46,166 +51,176 @@ async fn documents(fleet: &Fleet, collection: &str, filter: Document) -> Vec<Doc
     collection.find(filter).await.unwrap().try_collect().await.unwrap()
 }
 
-async fn stored(fleet: &Fleet) -> u64 {
-    let observations = fleet.database.collection::<Document>("observations");
-    observations.count_documents(doc! { "kind": "observation" }).await.unwrap()
+/// All observations of a device.
+async fn observations(fleet: &Fleet, agent: &Agent) -> Vec<Document> {
+    let filter = doc! { "kind": "observation", "device": &agent.device };
+    documents(fleet, "observations", filter).await
 }
 
-/// Waits until the centre has stored this many observations.
-async fn wait_for_stored(fleet: &Fleet, least: u64) {
+/// Waits until the centre has stored this many observations of a device.
+async fn wait_for_stored(fleet: &Fleet, agent: &Agent, least: u64) {
     until(&format!("{least} stored observations"), LIMIT, async || {
-        let stored = stored(fleet).await;
+        let stored = stored(fleet, agent).await?;
         Ok(if stored >= least { Ok(()) } else { Err(format!("{stored}")) })
     })
     .await
     .unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_one_face_in_the_clip_keeps_one_track_id_and_a_second_run_adds_nothing() {
-    let dir = tempfile::tempdir().unwrap();
-    let fleet = Fleet::start(dir.path()).await.unwrap();
-    let agent = fleet.enrol("gate", &one_pass()).await.unwrap();
-    agent.run_to_end(LIMIT).await.unwrap();
-    let findings = settled(&fleet, &[&agent], LIMIT).await.unwrap();
-    assert_eq!(findings.accounts.len(), 1, "one camera, one epoch: {findings:?}");
+#[test]
+fn the_one_face_in_the_clip_keeps_one_track_id_and_a_second_run_adds_nothing() {
+    on_bench(async |bench| {
+        let fleet = &bench.fleet;
+        let agent = fleet.enrol("one-pass", &one_pass()).await.unwrap();
+        agent.run_to_end(LIMIT).await.unwrap();
+        let findings = settled(fleet, &[&agent], LIMIT).await.unwrap();
+        assert_eq!(findings.of(&agent).count(), 1, "one camera, one epoch: {findings:?}");
 
-    let observations = documents(&fleet, "observations", doc! { "kind": "observation" }).await;
-    let mut ids = BTreeSet::new();
-    let mut with_face = 0;
-    for observation in &observations {
-        for detection in observation.get_array("detections").unwrap() {
-            let track = detection.as_document().unwrap().get("track").and_then(|t| t.as_str());
-            ids.extend(track.map(str::to_owned));
-            with_face += 1;
-        }
-    }
-    assert!(with_face * 10 > observations.len() * 9, "{with_face} of {}", observations.len());
-    assert_eq!(ids.len(), 1, "one face, one id: {ids:?}");
-    let tracks = documents(&fleet, "tracks", doc! {}).await;
-    assert_eq!(tracks.len(), 1);
-    assert_eq!(tracks[0].get_i64("observations").unwrap(), with_face as i64);
-
-    agent.run_to_end(LIMIT).await.unwrap();
-    settled(&fleet, &[&agent], LIMIT).await.unwrap();
-    assert_eq!(stored(&fleet).await as usize, observations.len(), "the second run added some");
-    fleet.stop().await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_one_face_keeps_one_track_id_through_each_pass_of_the_repeated_clip() {
-    const PASS_US: i64 = 4_004_000;
-    let dir = tempfile::tempdir().unwrap();
-    let fleet = Fleet::start(dir.path()).await.unwrap();
-    let agent = fleet.enrol("gate", &endless()).await.unwrap();
-    let mut process = agent.start().unwrap();
-    wait_for_stored(&fleet, 130).await;
-    assert!(process.terminate(LIMIT).await.unwrap().success(), "{}", process.log_tail());
-    settled(&fleet, &[&agent], LIMIT).await.unwrap();
-
-    let mut observations = documents(&fleet, "observations", doc! { "kind": "observation" }).await;
-    observations.sort_by_key(|observation| observation.get_i64("seq").unwrap());
-    let mut runs: Vec<String> = Vec::new();
-    for observation in &observations {
-        for detection in observation.get_array("detections").unwrap() {
-            let track = detection.as_document().unwrap().get_str("track").unwrap();
-            if runs.last().is_none_or(|last| last != track) {
-                runs.push(track.to_owned());
+        let observations = observations(fleet, &agent).await;
+        let mut ids = BTreeSet::new();
+        let mut with_face = 0;
+        for observation in &observations {
+            for detection in observation.get_array("detections").unwrap() {
+                let track = detection.as_document().unwrap().get("track").and_then(|t| t.as_str());
+                ids.extend(track.map(str::to_owned));
+                with_face += 1;
             }
         }
-    }
-    let time = |observation: &Document| observation.get_i64("mono_us").unwrap();
-    let played_us = time(observations.last().unwrap()) - time(&observations[0]);
-    let passes = usize::try_from(played_us / PASS_US).unwrap() + 1;
-    assert!(passes >= 3, "{played_us} us");
-    assert!(runs.len() <= passes, "more ids than passes, or one that came back: {runs:?}");
-    fleet.stop().await.unwrap();
+        assert!(with_face * 10 > observations.len() * 9, "{with_face} of {}", observations.len());
+        assert_eq!(ids.len(), 1, "one face, one id: {ids:?}");
+        let tracks = documents(fleet, "tracks", doc! { "device": &agent.device }).await;
+        assert_eq!(tracks.len(), 1);
+        assert_eq!(tracks[0].get_i64("observations").unwrap(), with_face as i64);
+
+        agent.run_to_end(LIMIT).await.unwrap();
+        settled(fleet, &[&agent], LIMIT).await.unwrap();
+        let after = stored(fleet, &agent).await?;
+        assert_eq!(after as usize, observations.len(), "the second run added some");
+        Ok(())
+    });
+}
+
+#[test]
+fn the_one_face_keeps_one_track_id_through_each_pass_of_the_repeated_clip() {
+    const PASS_US: i64 = 4_004_000;
+    on_bench(async |bench| {
+        let fleet = &bench.fleet;
+        let agent = fleet.enrol("passes", &endless()).await.unwrap();
+        let mut process = agent.start().unwrap();
+        wait_for_stored(fleet, &agent, 130).await;
+        end(&mut process).await?;
+        settled(fleet, &[&agent], LIMIT).await.unwrap();
+
+        let mut observations = observations(fleet, &agent).await;
+        observations.sort_by_key(|observation| observation.get_i64("seq").unwrap());
+        let mut runs: Vec<String> = Vec::new();
+        for observation in &observations {
+            for detection in observation.get_array("detections").unwrap() {
+                let track = detection.as_document().unwrap().get_str("track").unwrap();
+                if runs.last().is_none_or(|last| last != track) {
+                    runs.push(track.to_owned());
+                }
+            }
+        }
+        let time = |observation: &Document| observation.get_i64("mono_us").unwrap();
+        let played_us = time(observations.last().unwrap()) - time(&observations[0]);
+        let passes = usize::try_from(played_us / PASS_US).unwrap() + 1;
+        assert!(passes >= 3, "{played_us} us");
+        assert!(runs.len() <= passes, "more ids than passes, or one that came back: {runs:?}");
+        Ok(())
+    });
 }
 
 /// Tells the running agent something, and waits until it is done.
-fn order(agent: &fleet::Agent, args: &[&str]) {
+fn order(agent: &Agent, args: &[&str]) {
     let mut command = Command::new(program("picket-edge-agent").unwrap());
     let output = command.args(args).arg("--config").arg(&agent.config).output().unwrap();
     assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_centre_takes_a_pause_and_a_camera_that_comes_by_a_reload_and_the_books_balance() {
-    let dir = tempfile::tempdir().unwrap();
-    let fleet = Fleet::start(dir.path()).await.unwrap();
-    let agent = fleet.enrol("gate", &endless()).await.unwrap();
-    let mut process = agent.start().unwrap();
-    wait_for_stored(&fleet, 10).await;
-    order(&agent, &["pause", "front"]);
-    let gap = doc! { "kind": "gap", "reason": "paused" };
-    until("the pause at the centre", LIMIT, async || {
-        process.expect_running()?;
-        let gaps = documents(&fleet, "observations", gap.clone()).await;
-        Ok(if gaps.len() == 1 { Ok(()) } else { Err(format!("{gaps:?}")) })
-    })
-    .await
-    .unwrap();
-    let config = std::fs::read_to_string(&agent.config).unwrap();
-    let both = config + "\n" + &endless().replace("front", "side");
-    std::fs::write(&agent.config, both).unwrap();
-    order(&agent, &["reload"]);
-    wait_for_stored(&fleet, stored(&fleet).await + 10).await;
-    let of = |camera| doc! { "kind": "observation", "camera": camera };
-    assert!(!documents(&fleet, "observations", of("side")).await.is_empty());
-    order(&agent, &["resume", "front"]);
-    let paused = documents(&fleet, "observations", of("front")).await.len();
-    until("observations after the pause", LIMIT, async || {
-        process.expect_running()?;
-        let now = documents(&fleet, "observations", of("front")).await.len();
-        Ok(if now > paused + 5 { Ok(()) } else { Err(format!("{now} after {paused}")) })
-    })
-    .await
-    .unwrap();
-    assert!(process.terminate(LIMIT).await.unwrap().success(), "{}", process.log_tail());
+#[test]
+fn the_centre_takes_a_pause_and_a_camera_that_comes_by_a_reload_and_the_books_balance() {
+    on_bench(async |bench| {
+        let fleet = &bench.fleet;
+        let agent = fleet.enrol("paused", &endless()).await.unwrap();
+        let mut process = agent.start().unwrap();
+        wait_for_stored(fleet, &agent, 10).await;
+        order(&agent, &["pause", "front"]);
+        let gap = doc! { "kind": "gap", "reason": "paused", "device": &agent.device };
+        until("the pause at the centre", LIMIT, async || {
+            process.expect_running()?;
+            let gaps = documents(fleet, "observations", gap.clone()).await;
+            Ok(if gaps.len() == 1 { Ok(()) } else { Err(format!("{gaps:?}")) })
+        })
+        .await
+        .unwrap();
+        let config = std::fs::read_to_string(&agent.config).unwrap();
+        let both = config + "\n" + &endless().replace("front", "side");
+        std::fs::write(&agent.config, both).unwrap();
+        order(&agent, &["reload"]);
+        wait_for_stored(fleet, &agent, stored(fleet, &agent).await? + 10).await;
+        let of = |camera| doc! { "kind": "observation", "device": &agent.device, "camera": camera };
+        assert!(!documents(fleet, "observations", of("side")).await.is_empty());
+        order(&agent, &["resume", "front"]);
+        let paused = documents(fleet, "observations", of("front")).await.len();
+        until("observations after the pause", LIMIT, async || {
+            process.expect_running()?;
+            let now = documents(fleet, "observations", of("front")).await.len();
+            Ok(if now > paused + 5 { Ok(()) } else { Err(format!("{now} after {paused}")) })
+        })
+        .await
+        .unwrap();
+        end(&mut process).await?;
 
-    let findings = settled(&fleet, &[&agent], LIMIT).await.unwrap();
-    assert_eq!(findings.accounts.len(), 2, "one epoch of each camera: {findings:?}");
-    let drops: Vec<_> = findings.accounts.values().map(|account| account.drops()).collect();
-    assert_eq!(drops, [[("paused".to_owned(), 1)].into(), [].into()]);
-    assert_eq!(fleet.dead_letters().unwrap(), 0);
-    fleet.stop().await.unwrap();
+        let findings = settled(fleet, &[&agent], LIMIT).await.unwrap();
+        let drops: Vec<_> = findings.of(&agent).map(|(_, account)| account.drops()).collect();
+        assert_eq!(
+            drops,
+            [[("paused".to_owned(), 1)].into(), [].into()],
+            "one epoch of each camera"
+        );
+        assert_eq!(fleet.dead_letters().unwrap(), 0);
+        Ok(())
+    });
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_folder_survives_kill_9_and_stores_each_frame_of_each_video_once() {
-    let dir = tempfile::tempdir().unwrap();
-    let videos = dir.path().join("videos");
-    std::fs::create_dir(&videos).unwrap();
-    for name in ["Gate North.mp4", "yard.mp4"] {
-        std::fs::copy(checkout::clip().unwrap(), videos.join(name)).unwrap();
-    }
-    let fleet = Fleet::start(dir.path()).await.unwrap();
-    let folder = format!(
-        "[[folder]]\npath = {videos:?}\npace = \"none\"\nstart_time = \"2026-01-02T03:04:05Z\"\n"
-    );
-    let agent = fleet.enrol("gate", &folder).await.unwrap();
-    for round in 1..=3 {
-        let mut process = agent.start().unwrap();
-        wait_for_stored(&fleet, round * 60).await;
-        process.kill().unwrap();
-    }
-    agent.run_to_end(LIMIT).await.unwrap();
-    agent.run_to_end(LIMIT).await.unwrap();
-    settled(&fleet, &[&agent], LIMIT).await.unwrap();
+#[test]
+fn a_folder_survives_kill_9_and_stores_each_frame_of_each_video_once() {
+    on_bench(async |bench| {
+        let dir = tempfile::tempdir()?;
+        let videos = dir.path().join("videos");
+        std::fs::create_dir(&videos).unwrap();
+        for name in ["Gate North.mp4", "yard.mp4"] {
+            std::fs::copy(checkout::clip().unwrap(), videos.join(name)).unwrap();
+        }
+        let fleet = &bench.fleet;
+        let folder = format!(
+            "[[folder]]\npath = {videos:?}\npace = \"none\"\nstart_time = \"2026-01-02T03:04:05Z\"\n"
+        );
+        let agent = fleet.enrol("folder", &folder).await.unwrap();
+        for round in 1..=3 {
+            let mut process = agent.start().unwrap();
+            wait_for_stored(fleet, &agent, round * 60).await;
+            process.kill().unwrap();
+        }
+        agent.run_to_end(LIMIT).await.unwrap();
+        agent.run_to_end(LIMIT).await.unwrap();
+        settled(fleet, &[&agent], LIMIT).await.unwrap();
 
-    let cameras = documents(&fleet, "cameras", doc! {}).await;
-    let names: BTreeSet<_> = cameras.iter().map(|c| c.get_str("camera").unwrap()).collect();
-    assert_eq!(names, BTreeSet::from(["gate-north", "yard"]));
-    let frames = frames_of_the_clip();
-    for camera in names {
-        let filter = doc! { "kind": "observation", "camera": camera };
-        let observations = documents(&fleet, "observations", filter).await;
-        let times: BTreeSet<_> =
-            observations.iter().map(|o| o.get_i64("captured_ns").unwrap()).collect();
-        assert_eq!(times.len(), observations.len(), "{camera}: a frame is stored twice");
-        assert_eq!(times.len(), frames, "{camera}: not each frame is stored");
-    }
-    fleet.stop().await.unwrap();
+        let cameras = documents(fleet, "cameras", doc! { "device": &agent.device }).await;
+        let names: BTreeSet<_> = cameras.iter().map(|c| c.get_str("camera").unwrap()).collect();
+        assert_eq!(names, BTreeSet::from(["gate-north", "yard"]));
+        let frames = frames_of_the_clip();
+        for camera in names {
+            let filter = doc! { "kind": "observation", "device": &agent.device, "camera": camera };
+            let observations = documents(fleet, "observations", filter).await;
+            let times: BTreeSet<_> =
+                observations.iter().map(|o| o.get_i64("captured_ns").unwrap()).collect();
+            assert_eq!(times.len(), observations.len(), "{camera}: a frame is stored twice");
+            assert_eq!(times.len(), frames, "{camera}: not each frame is stored");
+        }
+        Ok(())
+    });
 }
 
 /// Counted by a tool that is not ours.
@@ -220,96 +235,94 @@ fn frames_of_the_clip() -> usize {
     text.lines().filter(|line| line.contains("last-message = chain")).count()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_outage_of_the_broker_loses_nothing_and_doubles_nothing() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut fleet = Fleet::start(dir.path()).await.unwrap();
-    let agent = fleet.enrol("gate", &endless()).await.unwrap();
-    let mut process = agent.start().unwrap();
-    wait_for_stored(&fleet, 20).await;
+#[test]
+fn an_outage_of_the_broker_loses_nothing_and_doubles_nothing() {
+    on_bench(async |bench| {
+        let fleet = &mut bench.fleet;
+        let agent = fleet.enrol("outage", &endless()).await.unwrap();
+        let mut process = agent.start().unwrap();
+        wait_for_stored(fleet, &agent, 20).await;
 
-    fleet.stack.kill_kafka().unwrap();
-    until("records to wait in the spool", LIMIT, async || {
-        let waiting = spooled(&agent.spool());
-        Ok(if waiting > 60 { Ok(()) } else { Err(format!("{waiting}")) })
-    })
-    .await
-    .unwrap();
-    fleet.stack.start_kafka().await.unwrap();
-    let before = stored(&fleet).await;
-    wait_for_stored(&fleet, before + 80).await;
-    assert!(process.terminate(LIMIT).await.unwrap().success(), "{}", process.log_tail());
-    let findings = settled(&fleet, &[&agent], LIMIT).await.unwrap();
-    let account = findings.accounts.values().next().unwrap();
-    assert!(account.dropped.is_empty(), "{:?}", account.drops());
-    assert!(account.spooled.is_empty(), "a drained agent leaves nothing behind");
-    fleet.stop().await.unwrap();
+        fleet.stack.kill_kafka().unwrap();
+        wait_for_spooled(&agent, &mut process, 60).await?;
+        fleet.stack.start_kafka().await.unwrap();
+        let before = stored(fleet, &agent).await?;
+        wait_for_stored(fleet, &agent, before + 80).await;
+        end(&mut process).await?;
+        let findings = settled(fleet, &[&agent], LIMIT).await.unwrap();
+        let (_, account) = findings.of(&agent).next().unwrap();
+        assert!(account.dropped.is_empty(), "{:?}", account.drops());
+        assert!(account.spooled.is_empty(), "a drained agent leaves nothing behind");
+        Ok(())
+    });
 }
 
-fn spooled(spool: &Path) -> u64 {
-    let spool = open_spool(spool).unwrap();
-    spool.query_row("SELECT count(*) FROM records", [], |row| row.get(0)).unwrap()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn kill_9_of_agent_and_aggregator_loses_nothing_unsaid_and_doubles_nothing() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut fleet = Fleet::start(dir.path()).await.unwrap();
-    let agent = fleet.enrol("gate", &endless()).await.unwrap();
-    let mut process = agent.start().unwrap();
-    for round in 1..=3 {
-        wait_for_stored(&fleet, round * 25).await;
-        fleet.aggregator.kill().unwrap();
-        process.kill().unwrap();
-        process = agent.start().unwrap();
-        fleet.restart_aggregator().await.unwrap();
-    }
-    wait_for_stored(&fleet, 120).await;
-    assert!(process.terminate(LIMIT).await.unwrap().success(), "{}", process.log_tail());
-    let findings = settled(&fleet, &[&agent], LIMIT).await.unwrap();
-    assert_eq!(findings.accounts.len(), 4, "four starts, four epochs");
-    let mut told = 0;
-    for (epoch, account) in &findings.accounts {
-        for reason in account.drops().keys() {
-            assert_eq!(reason, "crash", "{epoch}");
-            told += 1;
+#[test]
+fn kill_9_of_agent_and_aggregator_loses_nothing_unsaid_and_doubles_nothing() {
+    on_bench(async |bench| {
+        let fleet = &mut bench.fleet;
+        let agent = fleet.enrol("killed", &endless()).await.unwrap();
+        let mut process = agent.start().unwrap();
+        for round in 1..=3 {
+            wait_for_stored(fleet, &agent, round * 25).await;
+            fleet.aggregator.kill().unwrap();
+            process.kill().unwrap();
+            process = agent.start().unwrap();
+            fleet.restart_aggregator().await.unwrap();
         }
-    }
-    assert_eq!(told, 3, "each of the three crashes is told, with its bound");
-    fleet.stop().await.unwrap();
+        wait_for_stored(fleet, &agent, 120).await;
+        end(&mut process).await?;
+        let findings = settled(fleet, &[&agent], LIMIT).await.unwrap();
+        assert_eq!(findings.of(&agent).count(), 4, "four starts, four epochs");
+        let mut told = 0;
+        for (epoch, account) in findings.of(&agent) {
+            for reason in account.drops().keys() {
+                assert_eq!(reason, "crash", "{epoch}");
+                told += 1;
+            }
+        }
+        assert_eq!(told, 3, "each of the three crashes is told, with its bound");
+        Ok(())
+    });
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_tool_that_is_not_ours_reads_frames_and_observations() {
-    let dir = tempfile::tempdir().unwrap();
-    let fleet = Fleet::start(dir.path()).await.unwrap();
-    let agent = fleet.enrol("gate", &one_pass()).await.unwrap();
-    agent.run_to_end(LIMIT).await.unwrap();
+#[test]
+fn a_tool_that_is_not_ours_reads_frames_and_observations() {
+    on_bench(async |bench| {
+        let fleet = &bench.fleet;
+        let agent = fleet.enrol("tool", &one_pass()).await.unwrap();
+        agent.run_to_end(LIMIT).await.unwrap();
 
-    let schema = checkout::repository().join("wire/schemas/observation.schema.json");
-    let schema = serde_json::from_str(&std::fs::read_to_string(schema).unwrap()).unwrap();
-    let validator = jsonschema::validator_for(&schema).unwrap();
-    let text = String::from_utf8(kcat(&fleet, Topic::Observations, "%h\t%s\n")).unwrap();
-    let mut checked = 0;
-    for line in text.lines().filter(|line| line.contains("picket-kind=observation")) {
-        let (_, body) = line.split_once('\t').unwrap();
-        let body = serde_json::from_str(body).unwrap();
-        validator.validate(&body).unwrap_or_else(|e| panic!("{e}: {body}"));
-        checked += 1;
-    }
-    assert!(checked > 100, "{checked} observations");
+        let schema = checkout::repository().join("wire/schemas/observation.schema.json");
+        let schema = serde_json::from_str(&std::fs::read_to_string(schema).unwrap()).unwrap();
+        let validator = jsonschema::validator_for(&schema).unwrap();
+        let own = format!("picket-device={}", agent.device);
+        let text = String::from_utf8(kcat(fleet, Topic::Observations, "%h\t%s\n")).unwrap();
+        let mut checked = 0;
+        for line in text.lines() {
+            let (headers, body) = line.split_once('\t').unwrap();
+            if !headers.contains("picket-kind=observation") || !headers.contains(&own) {
+                continue;
+            }
+            let body = serde_json::from_str(body).unwrap();
+            validator.validate(&body).unwrap_or_else(|e| panic!("{e}: {body}"));
+            checked += 1;
+        }
+        assert!(checked > 100, "{checked} observations");
 
-    let frames = kcat(&fleet, Topic::Frames, "%s");
-    let end = frames.windows(2).position(|pair| pair == [0xff, 0xd9]).unwrap() + 2;
-    let picture = dir.path().join("frame.jpg");
-    std::fs::write(&picture, &frames[..end]).unwrap();
-    let output = Command::new("gst-launch-1.0")
-        .args(["-q", "filesrc", &format!("location={}", picture.display())])
-        .args(["!", "jpegdec", "!", "fakesink"])
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    fleet.stop().await.unwrap();
+        let frames = kcat(fleet, Topic::Frames, "%s");
+        let end = frames.windows(2).position(|pair| pair == [0xff, 0xd9]).unwrap() + 2;
+        let dir = tempfile::tempdir()?;
+        let picture = dir.path().join("frame.jpg");
+        std::fs::write(&picture, &frames[..end]).unwrap();
+        let output = Command::new("gst-launch-1.0")
+            .args(["-q", "filesrc", &format!("location={}", picture.display())])
+            .args(["!", "jpegdec", "!", "fakesink"])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    });
 }
 
 /// All messages of a topic as kcat prints them.
@@ -328,33 +341,36 @@ fn kcat(fleet: &Fleet, topic: Topic, format: &str) -> Vec<u8> {
     output.stdout
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_password_in_an_address_reaches_no_log_no_metric_and_no_topic() {
+#[test]
+fn a_password_in_an_address_reaches_no_log_no_metric_and_no_topic() {
     const PASSWORD: &str = "Tr0ub4dor";
-    let dir = tempfile::tempdir().unwrap();
-    let fleet = Fleet::start(dir.path()).await.unwrap();
-    let url = format!("rtsp://viewer:{PASSWORD}@127.0.0.1:1/stream?token={PASSWORD}");
-    let camera = format!("[[camera]]\nname = \"gate\"\nsource.rtsp = {{ url = \"{url}\" }}\n");
-    let agent = fleet.enrol("gate", &camera).await.unwrap();
-    let mut process = agent.start().unwrap();
-    until("a status that tells of the camera's failure", LIMIT, async || {
-        let devices = format!("{:?}", documents(&fleet, "devices", doc! {}).await);
-        Ok(if devices.contains("failed") { Ok(()) } else { Err(devices) })
-    })
-    .await
-    .unwrap();
-    let ops = fleet::address(&mut process, "operations endpoint at ").await.unwrap();
-    let metrics = fleet::get(&ops, "/metrics").await.unwrap();
-    assert!(metrics.contains("picket_agent_"), "{metrics}");
-    process.terminate(LIMIT).await.unwrap();
-    for text in [process.log(), metrics] {
-        assert!(!text.contains(PASSWORD), "{text}");
-    }
-    for topic in Topic::OF_DEVICES {
-        for message in fleet.messages(topic).unwrap() {
-            let value = String::from_utf8_lossy(message.payload().unwrap_or_default()).into_owned();
-            assert!(!value.contains(PASSWORD), "{topic}: {value}");
+    on_bench(async |bench| {
+        let fleet = &bench.fleet;
+        let url = format!("rtsp://viewer:{PASSWORD}@127.0.0.1:1/stream?token={PASSWORD}");
+        let camera = format!("[[camera]]\nname = \"gate\"\nsource.rtsp = {{ url = \"{url}\" }}\n");
+        let agent = fleet.enrol("locked", &camera).await.unwrap();
+        let mut process = agent.start().unwrap();
+        until("a status that tells of the camera's failure", LIMIT, async || {
+            let own = doc! { "_id": &agent.device };
+            let devices = format!("{:?}", documents(fleet, "devices", own).await);
+            Ok(if devices.contains("failed") { Ok(()) } else { Err(devices) })
+        })
+        .await
+        .unwrap();
+        let ops = fleet::address(&mut process, "operations endpoint at ").await.unwrap();
+        let metrics = fleet::get(&ops, "/metrics").await.unwrap();
+        assert!(metrics.contains("picket_agent_"), "{metrics}");
+        end(&mut process).await?;
+        for text in [process.log(), metrics] {
+            assert!(!text.contains(PASSWORD), "{text}");
         }
-    }
-    fleet.stop().await.unwrap();
+        for topic in Topic::OF_DEVICES {
+            for message in fleet.messages(topic).unwrap() {
+                let value =
+                    String::from_utf8_lossy(message.payload().unwrap_or_default()).into_owned();
+                assert!(!value.contains(PASSWORD), "{topic}: {value}");
+            }
+        }
+        Ok(())
+    });
 }

@@ -21,7 +21,7 @@ use rdkafka::Message;
 use rdkafka::message::{Header, Headers, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(180);
 
 fn stamp(seq: u64) -> Stamp {
     let captured_at = Some("2026-01-02T03:04:05Z".parse().unwrap());

@@ -46,10 +46,10 @@ async fn make_topics(client: &ClientConfig, names: &[&str]) -> Result<(), RDKafk
 /// Writes one message as the edge agent does: idempotently, acknowledged by all.
 async fn write(client: &ClientConfig, topic: &str) -> Result<(), KafkaError> {
     let mut config = client.clone();
-    config.set("enable.idempotence", "true").set("message.timeout.ms", "15000");
+    config.set("enable.idempotence", "true").set("message.timeout.ms", "120000");
     let producer: FutureProducer = config.create().unwrap();
     let record = FutureRecord::to(topic).key("demo/door").payload("hello");
-    producer.send(record, Duration::from_secs(15)).await.map(|_| ()).map_err(|(error, _)| error)
+    producer.send(record, Duration::from_secs(120)).await.map(|_| ()).map_err(|(error, _)| error)
 }
 
 /// Reads the first message of a topic, in a consumer group.
@@ -78,7 +78,7 @@ fn first_answer(
     consumer: &BaseConsumer,
     passed_over: &[RDKafkaErrorCode],
 ) -> Result<Vec<u8>, KafkaError> {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_secs(180);
     while Instant::now() < deadline {
         match consumer.poll(Duration::from_secs(1)) {
             Some(Ok(message)) => return Ok(message.payload().unwrap_or_default().to_vec()),

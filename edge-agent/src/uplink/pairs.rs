@@ -17,8 +17,6 @@ use super::files::Snapshot;
 use super::producer::{NotLetIn, Producers};
 use super::window::{Ticket, Window};
 
-/// How long a pair on trial may take to be let in.
-const TRIAL: Duration = Duration::from_secs(15);
 /// How soon a trial ends that nobody waits for any more.
 const SLICE: Duration = Duration::from_secs(1);
 
@@ -144,14 +142,20 @@ impl Pairs {
         }
     }
 
-    /// Tries a new pair, which must also have a right on these topics; whatever was on trial before is
-    /// not wanted any more.
-    pub fn try_out(&mut self, producers: Producers, files: Snapshot, topics: Vec<Topic>) {
+    /// Tries for so long whether a new pair is let in, which must also have a right on these topics;
+    /// whatever was on trial before is not wanted any more.
+    pub fn try_out(
+        &mut self,
+        producers: Producers,
+        files: Snapshot,
+        topics: Vec<Topic>,
+        limit: Duration,
+    ) {
         self.end_trial();
         let (pair, over) = (producers.pair(), Arc::new(AtomicBool::new(false)));
         let is_over = Arc::clone(&over);
         let run = move || {
-            let until = Instant::now() + TRIAL;
+            let until = Instant::now() + limit;
             let mut result = Err(NotLetIn::NoAnswer);
             while result == Err(NotLetIn::NoAnswer)
                 && !is_over.load(Ordering::Relaxed)

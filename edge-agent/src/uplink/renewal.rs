@@ -121,7 +121,8 @@ impl Sender {
         if files::digest(&self.settings).ok() != Some(files.digest) {
             return;
         }
-        self.pairs.try_out(producers, files, self.rights_at_stake());
+        let limit = self.settings.trial();
+        self.pairs.try_out(producers, files, self.rights_at_stake(), limit);
     }
 
     /// Topics that the producers in use can write, as far as is known: a right that these lack as well

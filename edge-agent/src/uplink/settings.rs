@@ -204,6 +204,13 @@ impl Settings {
         Duration::from_millis(self.stall_ms) * 3
     }
 
+    /// How long a pair of producers with other files may take to be let in: half as long again as
+    /// silence may last, as it begins with looking up names and connecting.
+    pub(super) fn trial(&self) -> Duration {
+        const LEAST: Duration = Duration::from_secs(5);
+        (Duration::from_millis(self.stall_ms) * 3 / 2).max(LEAST)
+    }
+
     fn check_values(&self) -> Result<(), SettingsError> {
         if self.brokers.is_empty() {
             return Err(SettingsError::NoBrokers);

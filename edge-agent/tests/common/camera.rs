@@ -17,7 +17,7 @@ use picket_wire::{CameraName, EpochId};
 use serde_json::{Value, json};
 
 /// How long something may take that comes.
-pub const LIMIT: Duration = Duration::from_secs(20);
+pub const LIMIT: Duration = Duration::from_secs(120);
 
 /// Numbers that never end.
 #[derive(Default)]

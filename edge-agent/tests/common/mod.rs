@@ -45,7 +45,7 @@ pub fn run_to_end(line: &str) {
     let pipeline = gstreamer::parse::launch(line).unwrap();
     pipeline.set_state(gstreamer::State::Playing).unwrap();
     let kinds = [gstreamer::MessageType::Eos, gstreamer::MessageType::Error];
-    let limit = gstreamer::ClockTime::from_seconds(20);
+    let limit = gstreamer::ClockTime::from_seconds(120);
     let message = pipeline.bus().unwrap().timed_pop_filtered(limit, &kinds).unwrap();
     pipeline.set_state(gstreamer::State::Null).unwrap();
     assert!(matches!(message.view(), gstreamer::MessageView::Eos(_)), "{message:?}");

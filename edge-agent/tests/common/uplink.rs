@@ -16,7 +16,7 @@ use picket_wire::{CameraName, DeviceName, EpochId, ObservationId, Picture, Topic
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 
-pub const LIMIT: Duration = Duration::from_secs(40);
+pub const LIMIT: Duration = Duration::from_secs(120);
 pub const BROKER: i32 = 1;
 
 pub type Mock = MockCluster<'static, DefaultProducerContext>;

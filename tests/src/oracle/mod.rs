@@ -13,6 +13,8 @@ use mongodb::bson::{Document, doc};
 
 pub use account::Account;
 
+use crate::fleet::Agent;
+
 /// One epoch of one camera: `<device>/<camera>/<epoch>-<instance>`.
 pub type CameraEpoch = String;
 
@@ -32,6 +34,15 @@ impl Findings {
     pub fn latency_ms(&self, percentile: f64) -> Option<i64> {
         let last = self.latencies_ms.len().checked_sub(1)?;
         self.latencies_ms.get((last as f64 * percentile / 100.0).round() as usize).copied()
+    }
+
+    /// The accounts of one device, by camera and epoch.
+    pub fn of<'a>(
+        &'a self,
+        agent: &Agent,
+    ) -> impl Iterator<Item = (&'a CameraEpoch, &'a Account)> + use<'a> {
+        let prefix = agent.prefix();
+        self.accounts.iter().filter(move |(epoch, _)| epoch.starts_with(&prefix))
     }
 
     fn account(&mut self, epoch: &str) -> &mut Account {

@@ -13,7 +13,7 @@ use rdkafka::admin::AdminClient;
 use rdkafka::bindings as c;
 use rdkafka::client::DefaultClientContext;
 
-const ANSWER_LIMIT_MS: i32 = 30_000;
+const ANSWER_LIMIT_MS: i32 = 120_000;
 
 #[derive(Clone, Debug)]
 pub enum Resource {

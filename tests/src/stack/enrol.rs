@@ -13,7 +13,7 @@ use super::acls::{self, Allow, Operation, Resource};
 use super::settings::{Credentials, Settings};
 use crate::process::until;
 
-const KNOWN_LIMIT: Duration = Duration::from_secs(30);
+const KNOWN_LIMIT: Duration = Duration::from_secs(120);
 const ASK_LIMIT: Duration = Duration::from_secs(5);
 
 /// A device's certificate, made unless it is there, with the right to write the three device topics.

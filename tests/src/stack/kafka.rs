@@ -17,7 +17,7 @@ use super::{GUESTS_NAME, HOST};
 use crate::checkout::{fetched, repository};
 use crate::process::until;
 
-const START_LIMIT: Duration = Duration::from_secs(120);
+const START_LIMIT: Duration = Duration::from_secs(240);
 /// 16 bytes in base64, "picket-stack-001": an id that every stack may share, as none meets another.
 const CLUSTER_ID: &str = "cGlja2V0LXN0YWNrLTAwMQ";
 
@@ -36,10 +36,11 @@ pub struct Kafka {
 }
 
 /// All brokers of a stack, the first one first.
-pub fn prepare_all(settings: &Settings) -> Result<Vec<Kafka>> {
+pub fn prepare_all(settings: &Settings, session: Duration) -> Result<Vec<Kafka>> {
     let ports = settings.broker_ports();
     let heap_mib = if ports.len() > 1 { 300 } else { 512 };
-    let prepare = |(port, node): (u16, u16)| Kafka::prepare(settings, node, port, heap_mib);
+    let shared = |dir: &Path| shared_properties(settings, session, dir);
+    let prepare = |(port, node)| Kafka::prepare(settings, (node, port), heap_mib, &shared);
     // Each is a Java program's start.
     std::thread::scope(|scope| {
         let begun = ports.into_iter().zip(1..).map(|one| scope.spawn(move || prepare(one)));
@@ -54,7 +55,12 @@ pub fn prepare_all(settings: &Settings) -> Result<Vec<Kafka>> {
 
 impl Kafka {
     /// Writes its configuration and formats its storage, unless that was done before.
-    fn prepare(settings: &Settings, node: u16, port: u16, heap_mib: u32) -> Result<Self> {
+    fn prepare(
+        settings: &Settings,
+        (node, port): (u16, u16),
+        heap_mib: u32,
+        shared: &impl Fn(&Path) -> String,
+    ) -> Result<Self> {
         let dir = match node {
             1 => settings.dir.join("kafka"),
             further => settings.dir.join(format!("kafka-{further}")),
@@ -72,8 +78,7 @@ impl Kafka {
             1 => first_listeners(settings),
             further => further_listeners(settings, further, port),
         };
-        let shared = shared_properties(settings, &dir);
-        fs::write(&kafka.properties, format!("{listeners}{shared}"))?;
+        fs::write(&kafka.properties, format!("{listeners}{}", shared(&dir)))?;
         if !dir.join("data/meta.properties").exists() {
             kafka.format()?;
         }
@@ -231,7 +236,7 @@ leader.imbalance.per.broker.percentage=0
 ";
 
 /// What all nodes have.
-fn shared_properties(settings: &Settings, dir: &Path) -> String {
+fn shared_properties(settings: &Settings, session: Duration, dir: &Path) -> String {
     let pki = settings.pki_dir();
     let [broker, admin] = [Role::Broker.principal("kafka"), Role::Admin.principal("admin")];
     // Beside one broker there is none to replicate to, nor one that could lead in its place.
@@ -264,15 +269,17 @@ transaction.state.log.min.isr=1
 share.coordinator.state.topic.replication.factor={replicas}
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
-# An aggregator that was killed is missed as soon as one of the classic protocol is.
+# When an aggregator that was killed is missed. It says five times as often that it lives.
 group.consumer.min.session.timeout.ms=6000
-group.consumer.session.timeout.ms=15000
+group.consumer.session.timeout.ms={session_ms}
 group.consumer.min.heartbeat.interval.ms=1000
-group.consumer.heartbeat.interval.ms=3000
+group.consumer.heartbeat.interval.ms={heartbeat_ms}
 ",
         data = dir.join("data").display(),
         keystore = pki.join("broker/kafka.pem").display(),
         truststore = pki.join("ca.crt").display(),
         rules = Role::KAFKA_MAPPING_RULES,
+        session_ms = session.as_millis(),
+        heartbeat_ms = session.as_millis() / 5,
     )
 }

@@ -28,6 +28,7 @@ mod settings;
 use std::fs::{self, File, TryLockError};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use picket_pki::{Authority, IssueOptions, Role};
@@ -56,6 +57,8 @@ pub struct StackOptions {
     pub devices: Vec<String>,
     /// Brokers of the cluster. The first one also is its only controller.
     pub brokers: u16,
+    /// After such a silence of an aggregator its partitions go to another; 6 s is the least.
+    pub session: Duration,
 }
 
 impl Default for StackOptions {
@@ -65,6 +68,7 @@ impl Default for StackOptions {
             database: "picket".to_owned(),
             devices: vec!["demo".to_owned()],
             brokers: 1,
+            session: Duration::from_secs(15),
         }
     }
 }
@@ -94,7 +98,7 @@ impl Stack {
         let authority = open_or_make_authority(&dir)?;
         let settings = Settings::new(&dir, &options, &authority, ports)?;
         let mongodb = mongodb::MongoDb::prepare(&settings)?;
-        let mut brokers = kafka::prepare_all(&settings)?;
+        let mut brokers = kafka::prepare_all(&settings, options.session)?;
         let further = brokers.split_off(1);
         let kafka = brokers.pop().context("a stack without a broker")?;
         let mut stack =

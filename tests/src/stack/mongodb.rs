@@ -17,7 +17,7 @@ use super::settings::{MongoSettings, Settings};
 use crate::checkout::fetched;
 use crate::process::until;
 
-const START_LIMIT: Duration = Duration::from_secs(60);
+const START_LIMIT: Duration = Duration::from_secs(240);
 const ASK_LIMIT: Duration = Duration::from_secs(2);
 const REPLICA_SET: &str = "picket";
 

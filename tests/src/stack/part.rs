@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 
 use crate::process::Process;
 
-const END_LIMIT: Duration = Duration::from_secs(60);
+const END_LIMIT: Duration = Duration::from_secs(180);
 
 /// A service that can be stopped, killed and started again.
 pub struct Part {

@@ -17,7 +17,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use picket_service::shutdown::Shutdown;
 use picket_tests::checkout;
-use picket_tests::fleet::{self, Fleet};
+use picket_tests::fleet::{self, ALL_PARTITIONS, Fleet};
+use picket_tests::stack::StackOptions;
 
 use outage::Outage;
 use show::{Next, Show};
@@ -58,7 +59,7 @@ async fn demo() -> Result<()> {
     println!("demo: everything it writes lies in {}", dir.display());
     println!("demo: starting Kafka, MongoDB and the aggregator (some 20 s)");
     let mut fleet = tokio::select! {
-        fleet = Fleet::start(&dir) => fleet?,
+        fleet = Fleet::start_on(&dir, StackOptions::default(), &ALL_PARTITIONS) => fleet?,
         () = shutdown.asked() => bail!("interrupted while starting"),
     };
     let page = fleet.page().await?;
