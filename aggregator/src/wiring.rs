@@ -165,6 +165,7 @@ async fn sweep_hourly(images: Images, retention: Retention) {
 async fn correct_times(mut corrector: Corrector) {
     loop {
         let wait = match corrector.turn().await {
+            Ok(_) if corrector.has_begun() => continue,
             Ok(_) => CORRECT_EVERY,
             Err(e) => {
                 tracing::warn!("some times are not corrected yet: {}", chain(&e));

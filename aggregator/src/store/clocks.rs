@@ -23,7 +23,7 @@ use super::ledger::ledger_id;
 use super::relations::{Relation, Relations, Stretch};
 
 /// Why documents of an epoch are to be looked at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Due {
     /// A relation became known, which may tell other times of all that is stored.
     Relation,

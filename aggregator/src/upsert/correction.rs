@@ -4,9 +4,9 @@
 //! at the centre, and the other cameras of its partition must not wait for them. What is due stands in
 //! the store until it is done, so that a crash or another owner costs no more than beginning anew;
 //! whoever does it, and however often, writes the same. Epochs have their turns in a round, so that
-//! neither many that are due all the time nor one that fails keep another one waiting.
+//! neither many that are due all the time nor one that is long or fails keep another one waiting.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::TryStreamExt;
 use metrics::counter;
@@ -26,16 +26,41 @@ use crate::store::{Store, StoreError, decode};
 const PAGE: usize = 1000;
 /// Epochs that are looked at in one turn, for each reason.
 const EPOCHS_IN_A_TURN: usize = 16;
+/// Pages that an epoch has in its turn: a second or so.
+const PAGES_IN_A_TURN: usize = 8;
+/// Epochs that are remembered with the place at which their turn ended; what is due of others is done
+/// in one turn.
+const MOST_BEGUN: usize = 64;
 /// Failing epochs that are remembered; the failures of others are counted and not logged.
 const MOST_FAILING: usize = 1000;
 
 /// Works off what is due.
 pub struct Corrector {
     store: Store,
-    /// For each reason, the epoch whose turn it was last; empty at the beginning of a round.
-    last: [(Due, String); 2],
+    rounds: [Round; 2],
+    /// What is done in part. It goes on by the relations as they were read: of more that came meanwhile
+    /// the epoch is due again.
+    begun: BTreeMap<(Due, String), Begun>,
     /// Epochs whose failure was logged.
     failing: BTreeSet<String>,
+}
+
+/// Where the round of all epochs stands that are due for one reason.
+#[derive(Debug)]
+struct Round {
+    due: Due,
+    number: u64,
+    /// The epoch whose turn it was last; empty at the beginning.
+    last: String,
+}
+
+#[derive(Debug)]
+struct Begun {
+    errand: Errand,
+    place: Place,
+    corrected: u64,
+    /// In which it last had its turn.
+    round: u64,
 }
 
 /// An epoch of which something is due, as it was read.
@@ -70,42 +95,61 @@ pub struct Step {
 impl Corrector {
     /// Of everything in a store.
     pub fn new(store: Store) -> Self {
-        let last = Due::ALL.map(|due| (due, String::new()));
-        Self { store, last, failing: BTreeSet::new() }
+        let rounds = Due::ALL.map(|due| Round { due, number: 0, last: String::new() });
+        Self { store, rounds, begun: BTreeMap::new(), failing: BTreeSet::new() }
+    }
+
+    /// Whether something is done in part, so that there is no reason to wait before the next turn.
+    pub fn has_begun(&self) -> bool {
+        !self.begun.is_empty()
     }
 
     /// Works off what is due of the epochs whose turn it is; returns how many documents were corrected.
     /// Fails if the store is away; the next turn goes on behind the epoch at which it failed.
     pub async fn turn(&mut self) -> Result<u64, StoreError> {
         let mut corrected = 0;
-        for which in 0..self.last.len() {
-            let (due, after) = self.last[which].clone();
-            let epochs = self.store.due_epochs(due, &after, EPOCHS_IN_A_TURN).await?;
+        for which in 0..self.rounds.len() {
+            let Round { due, number, ref last } = self.rounds[which];
+            let epochs = self.store.due_epochs(due, last, EPOCHS_IN_A_TURN).await?;
             let is_end = epochs.len() < EPOCHS_IN_A_TURN;
             for epoch in epochs {
-                self.last[which].1.clone_from(&epoch);
-                match self.epoch(due, &epoch).await {
+                self.rounds[which].last.clone_from(&epoch);
+                match self.epoch(due, &epoch, number).await {
                     Ok(here) => corrected += here,
                     Err(e) => self.fail(&epoch, e)?,
                 }
             }
             if is_end {
-                self.last[which].1.clear();
+                // What had no turn in a whole round was brought to its end by somebody else.
+                self.begun.retain(|(of, _), begun| *of != due || begun.round == number);
+                self.rounds[which] = Round { due, number: number + 1, last: String::new() };
             }
         }
         Ok(corrected)
     }
 
-    async fn epoch(&mut self, due: Due, epoch: &str) -> Result<u64, StoreError> {
-        // Read when its turn has come, and not with the others: the less old what is read is, the less
-        // is looked at in vain.
-        let corrected = match self.errand(due, epoch).await? {
-            Some(errand) => self.work_off(&errand).await?,
-            None => 0,
+    async fn epoch(&mut self, due: Due, epoch: &str, round: u64) -> Result<u64, StoreError> {
+        let key = (due, epoch.to_owned());
+        let mut begun = match self.begun.remove(&key) {
+            Some(begun) => begun,
+            // Read when its turn has come, and not with the others: the less old what is read is, the
+            // less is looked at in vain.
+            None => match self.errand(due, epoch).await? {
+                Some(errand) => Begun { errand, place: Place::default(), corrected: 0, round },
+                None => return Ok(0),
+            },
         };
+        let before = begun.corrected;
+        let is_full = self.begun.len() >= MOST_BEGUN;
+        let pages = if is_full { usize::MAX } else { PAGES_IN_A_TURN };
+        let is_done = self.go_on(&mut begun, pages).await?;
         self.failing.remove(epoch);
-        if corrected > 0 {
-            tracing::info!(epoch, documents = corrected, "times of {epoch} are right by its clock");
+        let corrected = begun.corrected - before;
+        if !is_done {
+            self.begun.insert(key, Begun { round, ..begun });
+        } else if begun.corrected > 0 {
+            let documents = begun.corrected;
+            tracing::info!(epoch, documents, "times of {epoch} are right by its clock");
         }
         Ok(corrected)
     }
@@ -137,16 +181,26 @@ impl Corrector {
     }
 
     /// Does all of an errand; returns how many documents were corrected.
-    pub async fn work_off(&self, errand: &Errand) -> Result<u64, StoreError> {
-        let mut corrected = 0;
-        let mut place = Some(Place::default());
-        while let Some(here) = place {
-            let step = self.look(errand, here).await?;
-            corrected += step.corrected;
-            place = self.write(step).await?;
+    pub async fn work_off(&self, errand: Errand) -> Result<u64, StoreError> {
+        let mut begun = Begun { errand, place: Place::default(), corrected: 0, round: 0 };
+        self.go_on(&mut begun, usize::MAX).await?;
+        Ok(begun.corrected)
+    }
+
+    /// Does so many pages more of an errand, and settles it at its end; returns whether that is reached.
+    async fn go_on(&self, begun: &mut Begun, pages: usize) -> Result<bool, StoreError> {
+        for _ in 0..pages {
+            let step = self.look(&begun.errand, begun.place.clone()).await?;
+            let corrected = step.corrected;
+            let next = self.write(step).await?;
+            begun.corrected += corrected;
+            let Some(next) = next else {
+                self.store.settle_clock(begun.errand.due, &begun.errand.clock).await?;
+                return Ok(true);
+            };
+            begun.place = next;
         }
-        self.store.settle_clock(errand.due, &errand.clock).await?;
-        Ok(corrected)
+        Ok(false)
     }
 
     /// Works out what the next documents of an errand become.

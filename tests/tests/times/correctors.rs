@@ -213,7 +213,7 @@ fn a_corrector_that_stood_still_undoes_nothing_that_was_corrected_meanwhile() {
             }
             epoch.learn(&store, right).await;
             let newer = fast.errand(Due::Relation, &epoch.id).await?.unwrap();
-            fast.work_off(&newer).await?;
+            fast.work_off(newer).await?;
             for collection in ["observations", "frames", "tracks"] {
                 epoch.store_known(&store, collection, 4).await;
             }
@@ -246,16 +246,16 @@ fn what_became_due_while_a_corrector_worked_stays_due() {
         // Pictures that come meanwhile are another errand, and do not have this one begin anew.
         let pictures = Stretch { from_us: 5, to_us: 6 };
         store.write("clocks", vec![look_at_pictures(&epoch.key, epoch.epoch, pictures)]).await?;
-        corrector.work_off(&errand).await?;
+        corrector.work_off(errand).await?;
         assert!(!epoch.is_due(&store).await);
         let pictures = corrector.errand(Due::Pictures, &epoch.id).await?.unwrap();
-        corrector.work_off(&pictures).await?;
+        corrector.work_off(pictures).await?;
         assert!(corrector.errand(Due::Pictures, &epoch.id).await?.is_none());
         // Another relation is more to do for this very errand.
         epoch.learn(&store, right).await;
         let errand = corrector.errand(Due::Relation, &epoch.id).await?.unwrap();
         epoch.learn(&store, wrong).await;
-        corrector.work_off(&errand).await?;
+        corrector.work_off(errand).await?;
         assert!(epoch.is_due(&store).await);
         Ok(())
     })
@@ -308,6 +308,38 @@ fn each_epoch_has_its_turn_although_many_are_always_due_and_one_cannot_be_read()
             let first = store.due_epochs(due, "", 1).await?;
             assert_eq!(first, ["a-first/north/1-0a1b2c3d"], "what failed is tried again");
         }
+        Ok(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn an_epoch_of_a_day_keeps_no_other_waiting_and_comes_to_its_end() {
+    /// More than one turn takes.
+    const DAY: i64 = 9000;
+    on_bench(async |bench: &mut Bench| {
+        let store = store(&bench.fleet, "long").await;
+        let mut corrector = Corrector::new(store.clone());
+        let documents = |name: &str| store.database().collection::<Document>(name);
+        let (mut long, mut short) = (Epoch::new("a-long/day"), Epoch::new("short/moment"));
+        let day: Vec<_> = (1..=DAY).map(|seq| long.unsure(seq)).collect();
+        documents("observations").insert_many(day).await?;
+        for name in ["frames", "observations", "tracks"] {
+            documents(name).insert_one(short.track(1)).await?;
+        }
+        for epoch in [&mut long, &mut short] {
+            epoch.learn(&store, relations()[1]).await;
+        }
+        let right = corrector.turn().await?;
+        assert!(right < DAY as u64, "all of the day in one turn, before the other one");
+        short.is_right(&store, 1, "after its turn").await;
+        assert!(corrector.has_begun());
+        while corrector.has_begun() {
+            corrector.turn().await?;
+        }
+        assert!(!long.is_due(&store).await);
+        let wrong = doc! { "camera": "day", "corrected": { "$exists": false } };
+        assert_eq!(documents("observations").count_documents(wrong).await?, 0);
         Ok(())
     })
     .unwrap();
