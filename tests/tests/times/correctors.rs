@@ -23,6 +23,12 @@ fn a_day_of_wrong_times_is_corrected_in_parts_also_by_an_aggregator_that_is_kill
         let observations = fleet.database.collection::<Document>("observations");
         let wrong: Vec<_> = (1..=count).map(|seq| stored_unsure(epoch, seq)).collect();
         observations.insert_many(wrong).await?;
+        // Held, so that it is not done with all of them before it is killed.
+        let mut session = fleet.database.client().start_session().await?;
+        session.start_transaction().await?;
+        let last = observations
+            .update_one(doc! { "_id": format!("{epoch}/{count}") }, doc! { "$set": { "held": true } });
+        last.session(&mut session).await?;
         let clocks = fleet.database.collection::<Document>("clocks");
         clocks
             .insert_one(doc! {
@@ -36,6 +42,7 @@ fn a_day_of_wrong_times_is_corrected_in_parts_also_by_an_aggregator_that_is_kill
         fleet.aggregator.kill()?;
         let so_far = observations.count_documents(corrected.clone()).await?;
         assert!(so_far < count as u64, "killed too late: all {so_far} are right already");
+        session.abort_transaction().await?;
         fleet.restart_aggregator().await?;
         wait_for_count(fleet, "observations", corrected, count as u64).await;
         wait_for_corrected(fleet, "day").await;
