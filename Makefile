@@ -15,6 +15,9 @@ BIN := $(or $(CARGO_TARGET_DIR),target)/debug
 # The list of packages that a build for arm64 needs on another machine.
 CROSS_LIST := $(if $(filter arm64,$(shell dpkg --print-architecture)),,deb-arm64)
 STACK_DIR ?= .cache/run/stack
+# What demo and tests run. Always built together: a dependency is built anew for each selection of
+# packages that asks it for other features (tests/build/ checks that these ask for the same).
+PROGRAMS := -p picket-edge-agent -p picket-aggregator -p picket-tests
 
 .PHONY: help demo test test-faults test-mutants fuzz check generate check-detector test-fresh test-device deps fetch build stack stack-down clean-all deb check-deb test-package test-arm64
 
@@ -25,7 +28,7 @@ demo: ## show the whole path at work (DURATION_S, OUTAGE_S, VIDEO=file or folder
 	@install/install-packages.sh
 	@$(MAKE) fetch
 	@echo "make: building (some minutes the first time)"
-	@$(CARGO) build --locked --bins -p picket-edge-agent -p picket-aggregator -p picket-tests
+	@$(CARGO) build --locked --bins $(PROGRAMS)
 	@$(BIN)/picket-demo
 
 test: ## install what is missing and run all tests
@@ -34,6 +37,7 @@ test: ## install what is missing and run all tests
 	@echo "make: building programs and tests (some minutes the first time)"
 	@$(CARGO) build --locked --workspace --bins
 	@python3 -m unittest discover --start-directory models --verbose
+	@PATH="$$(install/cargo-path.sh):$$PATH" python3 -m unittest discover --start-directory tests/build --verbose
 	@python3 -m unittest discover --start-directory tests/faults --verbose
 	@python3 -m unittest discover --start-directory tests/mutants --verbose
 	@$(CARGO) test --locked --workspace --exclude picket-tests --no-fail-fast
@@ -89,7 +93,7 @@ test-arm64: ## run the packaged arm64 agent under an emulator: doctor, and the c
 	  python3 -m unittest discover --start-directory tests/package --pattern test_arm64.py --verbose
 
 check-detector: ## compare the detectors' boxes with independent ones', frame by frame
-	@$(CARGO) build --quiet --locked -p picket-edge-agent --bins
+	@$(CARGO) build --quiet --locked --bins $(PROGRAMS)
 	@tests/detector/check.sh
 
 test-fresh: ## run `make demo` and `make test` on a bare Debian 12 in a folder (WHO=root, user, both)

@@ -18,6 +18,8 @@ pub const TRACKERS_DISCARDED: &str = "picket_aggregator_track_states_discarded_t
 pub const DROPPED: &str = "picket_aggregator_consume_dropped_frames_total";
 /// Time from the first record of a batch to its checkpoint.
 pub const BATCH: &str = "picket_aggregator_upsert_batch_seconds";
+/// The same of each step of a batch.
+pub const BATCH_STEP: &str = "picket_aggregator_upsert_batch_step_seconds";
 /// Records of a batch.
 pub const BATCH_RECORDS: &str = "picket_aggregator_upsert_batch_records_total";
 /// Batches.
@@ -97,6 +99,13 @@ pub const TABLE: &[Metric] = &[
         MetricKind::Histogram,
         &["topic"],
         "Time from the first record of a batch to its checkpoint.",
+    ),
+    metric(
+        BATCH_STEP,
+        MetricKind::Histogram,
+        &["topic", "step"],
+        "Time of a batch's steps: `work` reads what is stored and tracks, `images` writes pictures, \
+         `documents` and `checkpoint` wait for MongoDB.",
     ),
     metric(BATCHES, MetricKind::Counter, &["topic"], "Batches whose checkpoint is written."),
     metric(BATCH_RECORDS, MetricKind::Counter, &["topic"], "Records in these batches."),

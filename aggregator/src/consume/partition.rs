@@ -26,8 +26,8 @@ use crate::store::Store;
 use crate::store::checkpoints::Owner;
 use crate::upsert::{Images, Origin};
 
-/// Pictures written at a time: each waits for the disk, and disks take several at once.
-const IMAGES_AT_ONCE: usize = 8;
+/// Pictures written at a time: each waits for the disk, which makes many durable in one go.
+const IMAGES_AT_ONCE: usize = 32;
 
 /// What the work of all partitions shares.
 pub struct Shared {
@@ -87,6 +87,30 @@ impl Lane {
             Self::Status(twins) => Ok(status::apply(entries, twins)),
         }
         .map_err(PartitionError::Apply)
+    }
+}
+
+/// How long a batch takes, and each of its steps.
+struct Stopwatch {
+    topic: &'static str,
+    begin: Instant,
+    step: Instant,
+}
+
+impl Stopwatch {
+    fn start(topic: &'static str) -> Self {
+        let begin = Instant::now();
+        Self { topic, begin, step: begin }
+    }
+
+    fn step_done(&mut self, step: &'static str) {
+        let took = std::mem::replace(&mut self.step, Instant::now()).elapsed();
+        histogram!(names::BATCH_STEP, "topic" => self.topic, "step" => step)
+            .record(took.as_secs_f64());
+    }
+
+    fn batch_done(&self) {
+        histogram!(names::BATCH, "topic" => self.topic).record(self.begin.elapsed().as_secs_f64());
     }
 }
 
@@ -154,22 +178,26 @@ impl Worker {
 
     /// Brings a batch to its end; returns where to resume after it.
     async fn process(&mut self, batch: Vec<Received>, name: &str) -> Result<i64, PartitionError> {
-        let begin = Instant::now();
         let topic = self.id.0.suffix();
+        let mut clock = Stopwatch::start(topic);
         let count = batch.len() as u64;
         let next_offset = batch.last().map_or(0, |record| record.offset + 1);
         let entries = self.read(batch);
         let mut effects = self.lane.work(entries, name).await?;
         effects.end.next_offset = next_offset;
+        clock.step_done("work");
         self.put_aside(&effects, name).await?;
         self.put_images(std::mem::take(&mut effects.images), name).await?;
+        clock.step_done("images");
         self.write(&effects, name).await?;
+        clock.step_done("documents");
         self.end(&effects, name).await?;
+        clock.step_done("checkpoint");
         counter!(names::BATCHES, "topic" => topic).increment(1);
         counter!(names::BATCH_RECORDS, "topic" => topic).increment(count);
         counter!(names::DUPLICATES, "topic" => topic).increment(effects.duplicates);
         counter!(names::LATE).increment(effects.late);
-        histogram!(names::BATCH, "topic" => topic).record(begin.elapsed().as_secs_f64());
+        clock.batch_done();
         let now_ms = Timestamp::now().as_millisecond();
         for captured_ms in effects.captured_ms {
             #[expect(clippy::cast_precision_loss, reason = "a difference of seconds")]

@@ -10,7 +10,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
@@ -23,6 +23,9 @@ use crate::capture::planes::Planes;
 /// How long a decoder may take for the sample. Software takes milliseconds; a driver may load
 /// firmware first.
 const LIMIT: Duration = Duration::from_secs(5);
+
+/// How long loading its plugin may take before that: a slow disk holds it, and others read there.
+const LOADING_LIMIT: Duration = Duration::from_secs(30);
 
 /// For so long an element that does not decode is not tried again.
 const HOLDS: Duration = Duration::from_secs(60);
@@ -90,31 +93,35 @@ pub fn known(element: &str, codec: &'static Codec) -> Probe {
     probe
 }
 
-/// The probes that run, and since when: each has a thread.
-static RUNNING: Mutex<Vec<(Tried, Instant)>> = Mutex::new(Vec::new());
+/// The probes that run, and when each hangs: each has a thread.
+static RUNNING: Mutex<BTreeMap<u64, (Tried, Instant)>> = Mutex::new(BTreeMap::new());
 
 /// A probe that runs, until it is let go.
-struct Running(Tried, Instant);
+struct Running(u64);
 
 impl Running {
     fn begin(tried: Tried) -> Self {
-        let since = Instant::now();
-        lock(&RUNNING).push((tried.clone(), since));
-        Self(tried, since)
+        let mut running = lock(&RUNNING);
+        let number = running.last_key_value().map_or(0, |(last, _)| last + 1);
+        running.insert(number, (tried, Instant::now() + LOADING_LIMIT));
+        Self(number)
+    }
+
+    fn has_loaded(&self) {
+        if let Some((_, hangs_at)) = lock(&RUNNING).get_mut(&self.0) {
+            *hangs_at = Instant::now() + LIMIT;
+        }
     }
 
     fn hangs(tried: &Tried) -> bool {
-        lock(&RUNNING).iter().any(|(other, since)| other == tried && since.elapsed() >= LIMIT)
+        let now = Instant::now();
+        lock(&RUNNING).values().any(|(other, hangs_at)| other == tried && now >= *hangs_at)
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let mut running = lock(&RUNNING);
-        // Two that began at the same moment are as good as each other.
-        if let Some(at) = running.iter().position(|(tried, at)| (tried, at) == (&self.0, &self.1)) {
-            running.swap_remove(at);
-        }
+        lock(&RUNNING).remove(&self.0);
     }
 }
 
@@ -123,7 +130,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Probes an element anew, and gives the answer when it is there: after the time limit at the
+/// Probes an element anew, and gives the answer when it is there: after the time limits at the
 /// latest. A probe that hangs keeps its thread; while it does, no other is begun.
 pub fn anew(element: &str, codec: &'static Codec) -> Receiver<Probe> {
     let (tell, answer) = bounded(1);
@@ -135,14 +142,22 @@ pub fn anew(element: &str, codec: &'static Codec) -> Receiver<Probe> {
     let judged = tell.clone();
     let watch = move || {
         let (done, outcome) = bounded(1);
+        let (tell_loaded, loaded) = bounded(1);
         let probing = std::thread::Builder::new().name("probe".to_owned()).spawn(move || {
-            let running = Running::begin(tried);
-            let probe = decode_sample(&running.0.0, codec);
+            let running = Running::begin(tried.clone());
+            let probe = load(&tried.0, codec).and_then(|factory| {
+                running.has_loaded();
+                // Nobody listens any more after the time limits.
+                let _ = tell_loaded.send(());
+                decode_sample(factory, codec)
+            });
             drop(running);
-            // Nobody listens any more after the time limit.
-            let _ = done.send(probe);
+            let _ = done.send(probe.unwrap_or_else(|failed| failed));
         });
         let probe = match probing {
+            Ok(_) if loaded.recv_timeout(LOADING_LIMIT) == Err(RecvTimeoutError::Timeout) => {
+                Probe::Hangs
+            }
             Ok(_) => outcome.recv_timeout(LIMIT).unwrap_or(Probe::Hangs),
             Err(error) => Probe::Fails(format!("no thread: {error}")),
         };
@@ -154,29 +169,39 @@ pub fn anew(element: &str, codec: &'static Codec) -> Receiver<Probe> {
     answer
 }
 
-fn decode_sample(element: &str, codec: &'static Codec) -> Probe {
-    let Some(factory) = gst::ElementFactory::find(element) else {
-        return Probe::Missing;
-    };
+/// Loads the plugins of an element and of what may stand before it.
+fn load(element: &str, codec: &'static Codec) -> Result<gst::ElementFactory, Probe> {
+    let factory = gst::ElementFactory::find(element).ok_or(Probe::Missing)?;
+    let caps: gst::Caps = codec.sample_caps.parse().map_err(failed)?;
+    decoding::make_eligible(&factory);
+    for factory in decoding::candidates(&caps, Some(element)) {
+        // Of the others, what cannot be loaded is not used either.
+        let _ = factory.load();
+    }
+    factory.load().map_err(failed)
+}
+
+fn failed(error: gst::glib::BoolError) -> Probe {
+    Probe::Fails(error.to_string())
+}
+
+fn decode_sample(factory: gst::ElementFactory, codec: &'static Codec) -> Result<Probe, Probe> {
     let pipeline = gst::Pipeline::new();
-    let sink = match build(&pipeline, factory, codec) {
-        Ok(sink) => sink,
-        Err(error) => return Probe::Fails(error.to_string()),
-    };
+    let sink = build(&pipeline, &factory, codec).map_err(failed)?;
     let probe = match pipeline.set_state(gst::State::Playing) {
         Ok(_) => look_at_frames(&pipeline, &sink, codec),
         Err(_) => Probe::Fails("it does not start".to_owned()),
     };
     match pipeline.set_state(gst::State::Null) {
-        Ok(_) => probe,
-        Err(_) => Probe::Fails("it does not stop".to_owned()),
+        Ok(_) => Ok(probe),
+        Err(_) => Err(Probe::Fails("it does not stop".to_owned())),
     }
 }
 
 /// The same way from the parser to readable planes as a camera's stream takes.
 fn build(
     pipeline: &gst::Pipeline,
-    factory: gst::ElementFactory,
+    factory: &gst::ElementFactory,
     codec: &'static Codec,
 ) -> Result<gst_app::AppSink, gst::glib::BoolError> {
     let caps: gst::Caps = codec.sample_caps.parse()?;
@@ -185,7 +210,6 @@ fn build(
     let convert = gst::ElementFactory::make("videoconvert").build()?;
     let raw = gst::Caps::builder("video/x-raw").field("format", "I420").build();
     let sink = gst_app::AppSink::builder().caps(&raw).sync(false).build();
-    decoding::make_eligible(&factory);
     let name = factory.name().to_string();
     let media = codec.media;
     decoding::keep_to(&bin, move |caps| {
