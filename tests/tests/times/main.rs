@@ -208,7 +208,9 @@ async fn pages_too(fleet: &mut Fleet, observations: &[Document]) {
 }
 
 async fn wait_for_count(fleet: &Fleet, collection: &str, filter: Document, wanted: u64) {
-    until(&format!("{wanted} {collection}"), LIMIT, async || {
+    // Longer for the many of a long form, on a machine that has other work.
+    let limit = LIMIT + Duration::from_secs(wanted / 250);
+    until(&format!("{wanted} {collection}"), limit, async || {
         let documents = fleet.database.collection::<Document>(collection);
         let found = documents.count_documents(filter.clone()).await?;
         Ok(if found >= wanted { Ok(()) } else { Err(format!("{found} of {filter}")) })
