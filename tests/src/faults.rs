@@ -13,6 +13,7 @@ use crate::fleet::{Agent, FEW_PARTITIONS, Fleet, settled};
 use crate::oracle::{Findings, open_spool};
 use crate::process::{Process, until};
 use crate::proxy::{Fault, Proxy};
+use crate::scratch;
 use crate::stack::StackOptions;
 
 /// How long anything may take on a loaded machine.
@@ -51,7 +52,7 @@ pub fn on_bench_of(
     let runtime = RUNTIME.as_ref().map_err(|error| anyhow::anyhow!("no runtime: {error}"))?;
     runtime.block_on(async {
         let start = async || {
-            let dir = tempfile::tempdir()?.keep();
+            let dir = scratch::until_exit()?;
             let fleet = Fleet::start_on(&dir, stack, &FEW_PARTITIONS).await?;
             let proxy = fleet.stack.proxy()?;
             anyhow::Ok(Mutex::new(Bench { fleet, proxy }))

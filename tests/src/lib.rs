@@ -8,6 +8,7 @@
 //! - [`device`]: a device as a virtual machine, for `make test-device`.
 //! - [`checkout`]: the repository, and what was fetched into its cache.
 //! - [`proxy`]: a TCP proxy before Kafka that fails on cue.
+//! - [`scratch`]: folders that go when the test process ends.
 //! - [`topics`]: settings of a topic that a test changes at the broker.
 //! - [`stack`]: Kafka and MongoDB, with certificates, on free ports.
 
@@ -20,5 +21,6 @@ pub mod fleet;
 pub mod oracle;
 pub mod process;
 pub mod proxy;
+pub mod scratch;
 pub mod stack;
 pub mod topics;

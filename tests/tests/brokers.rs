@@ -45,7 +45,7 @@ fn on_three_brokers(test: impl AsyncFnOnce(&mut Fleet) -> Result<()>) {
         let start = async || {
             let options = StackOptions { brokers: 3, ..StackOptions::default() };
             let topics = ["--replicas", "3", "--partitions", PARTITIONS];
-            let dir = tempfile::tempdir().unwrap().keep();
+            let dir = picket_tests::scratch::until_exit()?;
             anyhow::Ok(Mutex::new(Fleet::start_on(&dir, options, &topics).await?))
         };
         let mut fleet = FLEET.get_or_try_init(start).await.unwrap().lock().await;

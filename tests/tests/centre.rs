@@ -49,7 +49,7 @@ async fn bench() -> MutexGuard<'static, Bench> {
 
 impl Bench {
     async fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap().keep();
+        let dir = picket_tests::scratch::until_exit().unwrap();
         // One that died is missed soon.
         let options = StackOptions { session: Duration::from_secs(6), ..StackOptions::default() };
         let stack = Stack::start(&dir.join("stack"), options).await.unwrap();

@@ -20,6 +20,7 @@ use super::pairs::{Pace, Pairs};
 use super::queues::Queues;
 use super::sender::{Command, Sender};
 use super::settings::{MAX_DRAIN_MS, Settings, SettingsError};
+use super::speed::BacklogSpeed;
 use super::troubles::Troubles;
 use super::window::Window;
 use crate::spool::SpoolReader;
@@ -116,6 +117,7 @@ impl Uplink {
             holds_pictures: false,
             left_out_in_turn: 0,
             bulk: BulkLimit::new(settings.max_in_flight_bytes * 3 / 4, Instant::now()),
+            backlog_speed: BacklogSpeed::new(settings.backlog_speed),
             ceiling: Ceiling::new(settings.max_bytes_per_second, Instant::now()),
             link: Link::new(Duration::from_millis(settings.stall_ms), Instant::now()),
             troubles: Troubles::default(),

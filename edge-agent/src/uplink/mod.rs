@@ -23,7 +23,8 @@
 //!
 //! **Limits**: `max_in_flight_bytes` in memory at the producer; of pictures and backlog less, where
 //! live records feel it: these are to be acknowledged within 0.75 s. At most `max_bytes_per_second`
-//! are handed over in the long run. For each camera the numbers of
+//! are handed over in the long run, and of a camera's backlog `backlog_speed` times as much as was
+//! captured in that time. For each camera the numbers of
 //! at most 4 times 256 rows (16 KiB). While the link is down nothing is handed over but one message at
 //! a time that tries the way. A heartbeat may be lost without a trace, and one old one may arrive
 //! after an outage. After a start the heads of all rows of the backlog are read once, in steps, in
@@ -53,6 +54,7 @@ mod security;
 mod sender;
 mod settings;
 mod shelves;
+mod speed;
 mod troubles;
 mod window;
 

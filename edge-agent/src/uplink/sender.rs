@@ -23,6 +23,7 @@ use super::pairs::{Pace, Pairs};
 use super::producer::Report;
 use super::queues::Queues;
 use super::settings::Settings;
+use super::speed::BacklogSpeed;
 use super::troubles::Troubles;
 use super::window::{Parcel, Ticket, Window};
 use crate::spool::{Settled, SpoolReader, Spooled};
@@ -86,6 +87,7 @@ pub struct Sender {
     pub(super) holds_pictures: bool,
     pub(super) left_out_in_turn: u32,
     pub(super) bulk: BulkLimit,
+    pub(super) backlog_speed: BacklogSpeed,
     pub(super) ceiling: Ceiling,
     pub(super) link: Link,
     pub(super) troubles: Troubles,
@@ -255,10 +257,16 @@ impl Sender {
                 && (bulk_room || queue.class() == Class::Prompt)
                 && ceiling.admits(queue.class())
         };
+        let (speed, ends) = (&self.backlog_speed, self.drain.is_some());
         let open = |queue: Queue, key: &str| {
             let topic = queue.topic;
             let has_room = window.has_room_for(queue, key) && !pairs.awaits(topic, key);
-            admits(queue) && has_room && !is_suspect(topic) && !troubles.holds(topic, now)
+            let in_time = ends || queue.lane == Lane::Live || speed.admits(topic, key, now);
+            admits(queue)
+                && in_time
+                && has_room
+                && !is_suspect(topic)
+                && !troubles.holds(topic, now)
         };
         let next = self.queues.next(&self.reader, open, now);
         if next.is_none() && !bulk_room {
@@ -271,7 +279,12 @@ impl Sender {
             Some((_, picture)) if picture.topic == Topic::Frames && self.over_budget => {
                 self.leave_out(&picture)
             }
-            Some((lane, spooled)) => self.send(&spooled, lane, now).is_some(),
+            Some((lane, spooled)) => {
+                if lane == Lane::Backlog {
+                    self.backlog_speed.sent(&spooled, now);
+                }
+                self.send(&spooled, lane, now).is_some()
+            }
         }
     }
 

@@ -60,6 +60,10 @@ pub struct Settings {
     pub monthly_budget_bytes: Option<u64>,
     /// While both live records and a backlog wait, one byte in this many is of the backlog.
     pub backlog_one_in: u32,
+    /// The backlog of a camera is sent at most so many times as fast as it was captured, so that what
+    /// is live does not wait at the centre behind more than it can store. A quiet time counts as a
+    /// second.
+    pub backlog_speed: u32,
     /// The link counts as down when nothing was acknowledged for this many milliseconds though
     /// something was sent.
     pub stall_ms: u64,
@@ -85,6 +89,7 @@ impl Default for Settings {
             max_bytes_per_second: None,
             monthly_budget_bytes: None,
             backlog_one_in: 4,
+            backlog_speed: 20,
             stall_ms: 10_000,
             drain_timeout_ms: 10_000,
         }
@@ -247,6 +252,7 @@ impl Settings {
                 "1048576 (1 MiB) to 1125899906842624, or left out for no budget",
             ),
             ("backlog_one_in", self.backlog_one_in.into(), 2, 1000, "2 to 1000"),
+            ("backlog_speed", self.backlog_speed.into(), 1, 1000, "1 to 1000"),
             ("stall_ms", self.stall_ms, 1000, 600_000, "1000 to 600000"),
             (
                 "drain_timeout_ms",
