@@ -7,16 +7,21 @@
 The exit status is 1 if a test fails or does not exist.
 """
 
+import contextlib
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
+import threading
 import time
 from typing import NamedTuple
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 TABLE = REPOSITORY / "docs" / "faults.md"
+# Of one row, with all that is built for it: the longest take a good half hour on a machine at leisure.
+LIMIT_S = 3 * 3600
 ROW = re.compile(r"^\| (?P<fault>.+?) \| (?P<shown>.+?) \| `(?P<test>\S+)` \|$")
 
 
@@ -58,14 +63,31 @@ def run(row):
     print(f"\n== {row.fault}: {row.target}::{row.name}", flush=True)
     began = time.monotonic()
     environment = {**os.environ, "PICKET_FAULTS": "long"}
-    with subprocess.Popen(
-        row.command(), cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, text=True
-    ) as test:
-        ran = False
-        for line in test.stdout:
-            print(line, end="", flush=True)
-            ran = ran or re.match(r"test result: ok\. 1 passed", line) is not None
+    # A group of its own, so that a test that hangs ends with its cargo, and what the test started with it.
+    test = subprocess.Popen(
+        row.command(), cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, text=True, process_group=0
+    )
+    limit = threading.Timer(LIMIT_S, end, [test, f"not at its end after {LIMIT_S} s"])
+    limit.start()
+    ran = False
+    try:
+        with test:
+            for line in test.stdout:
+                print(line, end="", flush=True)
+                ran = ran or re.match(r"test result: ok\. 1 passed", line) is not None
+    except KeyboardInterrupt:
+        end(test, "interrupted")
+        raise
+    finally:
+        limit.cancel()
     return test.returncode == 0 and ran, time.monotonic() - began
+
+
+def end(test, why):
+    """Ends a test that has not ended, with all of its group."""
+    print(f"faults: {why}: killed", file=sys.stderr, flush=True)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(test.pid, signal.SIGKILL)
 
 
 def main(words):

@@ -18,12 +18,28 @@ FOLDERS = {
 }
 
 
-def source(row):
-    """The files in which the row's test may stand."""
+def places(row):
+    """The files in which the row's test may stand, each with the modules that its path stands for."""
     folder = run.REPOSITORY / FOLDERS[row.package]
-    if row.target == "lib":
-        return (folder / "src").rglob("*.rs")
-    return [folder / "tests" / f"{row.target}.rs", *(folder / "tests" / row.target).rglob("*.rs")]
+    root, single = (folder / "src", None) if row.target == "lib" else (
+        folder / "tests" / row.target, folder / "tests" / f"{row.target}.rs")
+    if single and single.is_file():
+        yield single, []
+    for path in root.rglob("*.rs"):
+        modules = list(path.relative_to(root).with_suffix("").parts)
+        yield path, modules[:-1] if modules[-1] in ("mod", "lib", "main") else modules
+
+
+def holds(row, text, modules):
+    """Whether this file has the test under its whole name, by which the runner asks for it: its path, the
+    modules within the file, the function."""
+    *named, function = row.name.split("::")
+    within = named[len(modules):]
+    return (
+        named[: len(modules)] == modules
+        and all(re.search(rf"\bmod {re.escape(name)} \{{", text) for name in within)
+        and re.search(rf"\bfn {re.escape(function)}\(", text) is not None
+    )
 
 
 class Table(unittest.TestCase):
@@ -31,10 +47,16 @@ class Table(unittest.TestCase):
         rows = run.rows(run.TABLE.read_text())
         self.assertGreater(len(rows), 10)
         for row in rows:
-            function = re.compile(rf"\bfn {re.escape(row.name.rsplit('::', 1)[-1])}\(")
             with self.subTest(row=row.name):
-                files = [path for path in source(row) if path.is_file()]
-                self.assertTrue(any(function.search(path.read_text()) for path in files), files)
+                self.assertTrue(any(holds(row, path.read_text(), modules) for path, modules in places(row)))
+
+    def test_a_test_is_named_with_the_modules_that_it_stands_in(self):
+        row = run.Row("none", "nothing", "picket-wire", "lib", "a::tests::claim")
+        self.assertTrue(holds(row, "mod tests { fn claim() }", ["a"]))
+        self.assertTrue(holds(row, "fn claim()", ["a", "tests"]))
+        for text, modules in [("fn claim()", ["a"]), ("mod tests { fn claim() }", ["b"])]:
+            self.assertFalse(holds(row, text, modules))
+        self.assertFalse(holds(row._replace(name="claim"), "mod tests { fn claim() }", ["a"]))
 
     def test_a_row_that_cannot_be_read_is_named_by_its_line(self):
         with self.assertRaisesRegex(run.TableError, "faults.md:2: .*torn"):

@@ -15,6 +15,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
@@ -26,6 +27,8 @@ TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target"))
 COPY = TARGET / "mutants" / "tree"
 BUILD = TARGET / "mutants" / "target"
 SWITCH = "PICKET_MUTANT"
+# Of one test, with all that is built for it. One that hangs has not said that it noticed anything.
+LIMIT_S = 3600
 
 
 class Mutant(NamedTuple):
@@ -112,12 +115,22 @@ def holds(test, fault=""):
     exact = [] if target == "lib" else ["--exact"]
     command = ["cargo", "test", "--locked", "--package", package, *chosen, "--", *exact, name]
     environment = {**os.environ, "CARGO_TARGET_DIR": str(BUILD), SWITCH: fault}
-    done = subprocess.run(
+    # A group of its own, so that a test that hangs ends with its cargo.
+    running = subprocess.Popen(
         command, cwd=COPY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        process_group=0,
     )
-    result = re.search(r"^test result: (ok|FAILED)\. (\d+) passed; (\d+) failed", done.stdout, re.MULTILINE)
+    try:
+        said, _ = running.communicate(timeout=LIMIT_S)
+    except BaseException as error:
+        os.killpg(running.pid, signal.SIGKILL)
+        running.wait()
+        if isinstance(error, subprocess.TimeoutExpired):
+            raise MutantError(f"{test} was not at its end after {LIMIT_S} s") from error
+        raise
+    result = re.search(r"^test result: (ok|FAILED)\. (\d+) passed; (\d+) failed", said, re.MULTILINE)
     if not result or result[2] + result[3] not in ("10", "01"):
-        raise MutantError(f"{test} did not run:\n{done.stdout[-4000:]}")
+        raise MutantError(f"{test} did not run:\n{said[-4000:]}")
     return result[1] == "ok"
 
 
