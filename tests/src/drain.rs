@@ -28,6 +28,8 @@ pub struct Drain {
     pub live: Latency,
     /// The same from capture to the broker.
     pub live_to_broker: Latency,
+    /// How many of them the broker had before the last of the backlog.
+    pub live_amid: usize,
     /// From capture to store of what was stored before the outage.
     pub before: Latency,
 }
@@ -79,6 +81,7 @@ impl Drain {
             pictures_rate: rate(&pictures, from_ms, to_ms),
             live: Latency::of(live().map(|p| p.stored_ms - p.captured_ms)),
             live_to_broker: Latency::of(live().map(|p| p.at_broker_ms - p.captured_ms)),
+            live_amid: live_amid(&observations, from_ms, to_ms),
             before: Latency::of(before.map(|p| p.stored_ms - p.captured_ms)),
         })
     }
@@ -99,12 +102,25 @@ async fn passages(database: &Database, collection: &str, kind: &str) -> Result<V
     Ok(passages)
 }
 
+/// What waited through an outage of this time. What was captured just before the broker went may have
+/// arrived.
+fn backlog(passages: &[Passage], from_ms: i64, to_ms: i64) -> impl Iterator<Item = &Passage> {
+    let waited =
+        move |p: &&Passage| (from_ms..to_ms).contains(&p.captured_ms) && p.at_broker_ms > from_ms;
+    passages.iter().filter(waited)
+}
+
+/// How many that were captured after the outage the broker had before the last that waited through it.
+fn live_amid(passages: &[Passage], from_ms: i64, to_ms: i64) -> usize {
+    let Some(last) = backlog(passages, from_ms, to_ms).map(|p| p.at_broker_ms).max() else {
+        return 0;
+    };
+    passages.iter().filter(|p| p.captured_ms > to_ms && p.at_broker_ms < last).count()
+}
+
 /// How many seconds of what was captured in this time were stored in one second.
 fn rate(passages: &[Passage], from_ms: i64, to_ms: i64) -> Option<f64> {
-    // What was captured just before the broker went may have arrived.
-    let is_backlog =
-        |p: &&Passage| (from_ms..to_ms).contains(&p.captured_ms) && p.at_broker_ms > from_ms;
-    let backlog = || passages.iter().filter(is_backlog);
+    let backlog = || backlog(passages, from_ms, to_ms);
     let span = |time: fn(&Passage) -> i64| {
         let (first, last) = (backlog().map(time).min()?, backlog().map(time).max()?);
         Some((last - first) as f64)
@@ -128,5 +144,7 @@ mod tests {
         let all: Vec<_> = backlog.chain([before, live]).collect();
         assert_eq!(rate(&all, 0, 11_000), Some(20.0));
         assert_eq!(rate(&all, 20_000, 30_000), None);
+        assert_eq!(live_amid(&all, 0, 11_000), 0);
+        assert_eq!(live_amid(&[all[100], passage(12_000, 12_400)], 0, 11_000), 1);
     }
 }

@@ -10,25 +10,27 @@
 //! - *Order*: each camera has two lanes, and per topic the rows of a lane are sent in `seq` order.
 //!   What is committed while the link is up is live; what was spooled at the start or during an
 //!   outage, of the link or of the camera's partition, is backlog, behind it. Records go before
-//!   pictures in both. A message that fails alone and is sent again may come after its successors.
-//!   Nothing of a key goes over new producers while something of it is on its way at the former ones.
+//!   pictures in both; where the backlog's records keep to their pace and the link has room, its
+//!   pictures go too, but none before the records that were captured before it. A message that fails
+//!   alone and is sent again may come after its successors. Nothing of a key goes over new producers
+//!   while something of it is on its way at the former ones.
 //! - *Fairness*: of the cameras that have something to send in a lane, the one that was given the
 //!   fewest bytes is next. One whose partition takes nothing holds up no other.
 //! - *Duplicates*: after a crash or a replaced producer a message may be sent twice, with the same
 //!   bytes; the centre knows it by its id.
 //! - *Loss*: past `monthly_budget_bytes` pictures, which are then dropped as their turn comes, counted
-//!   and told as gaps; the spool keeps no new ones. Else only what the broker will never take, each tried alone before it is given up, and rows
-//!   that the spool cannot read any more; counted, and told as a gap. A gap, epoch or clock record is
-//!   tried for ever: nothing could stand for it.
+//!   and told as gaps; the spool keeps no new ones. Else only what the broker will never take, each
+//!   tried alone before it is given up, and rows that the spool cannot read any more; counted, and told
+//!   as a gap. A gap, epoch or clock record is tried for ever: nothing could stand for it.
 //!
 //! **Limits**: `max_in_flight_bytes` in memory at the producer; of pictures and backlog less, where
 //! live records feel it: these are to be acknowledged within 0.75 s. At most `max_bytes_per_second`
-//! are handed over in the long run, and of a camera's backlog `backlog_speed` times as much as was
-//! captured in that time. For each camera the numbers of
-//! at most 4 times 256 rows (16 KiB). While the link is down nothing is handed over but one message at
-//! a time that tries the way. A heartbeat may be lost without a trace, and one old one may arrive
-//! after an outage. After a start the heads of all rows of the backlog are read once, in steps, in
-//! search of cameras behind the backlog of others.
+//! are handed over in the long run, and of a camera's backlog, records and pictures each,
+//! `backlog_speed` times as much as was captured in that time. For each camera the numbers of at most
+//! 4 times 256 rows (16 KiB). While the link is down nothing is handed over but one message at a time
+//! that tries the way. A heartbeat may be lost without a trace, and one old one may arrive after an
+//! outage. After a start the heads of all rows of the backlog are read once, in steps, in search of
+//! cameras behind the backlog of others.
 //!
 //! Beside the running uplink: [`probe`] asks the broker for `doctor`, and [`import`] publishes what was
 //! carried by hand from another device's spool.

@@ -190,7 +190,18 @@ impl Queues {
         now: Instant,
     ) -> Option<&str> {
         let shelves = &self.shelves[queue.index()];
-        if self.is_held(queue, now) { None } else { shelves.next(|key| has_room(queue, key)) }
+        let may_go = |key: &str| has_room(queue, key) && !self.would_overtake(queue, key);
+        if self.is_held(queue, now) { None } else { shelves.next(may_go) }
+    }
+
+    /// Whether a camera's next picture of the backlog was captured behind an observation that still
+    /// waits: these keep to a pace, and while they do the link may have room for pictures.
+    fn would_overtake(&self, queue: Queue, key: &str) -> bool {
+        let first_of = |queue: Queue| self.shelves[queue.index()].first_of(key);
+        let observations = Queue { topic: Topic::Observations, ..queue };
+        queue.lane == Lane::Backlog
+            && queue.topic == Topic::Frames
+            && first_of(observations) < first_of(queue)
     }
 
     fn is_held(&self, queue: Queue, now: Instant) -> bool {

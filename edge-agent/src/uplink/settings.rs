@@ -62,7 +62,7 @@ pub struct Settings {
     pub backlog_one_in: u32,
     /// The backlog of a camera is sent at most so many times as fast as it was captured, so that what
     /// is live does not wait at the centre behind more than it can store. A quiet time counts as a
-    /// second.
+    /// second. What `spool import` publishes has no such bound.
     pub backlog_speed: u32,
     /// The link counts as down when nothing was acknowledged for this many milliseconds though
     /// something was sent.

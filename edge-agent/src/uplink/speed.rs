@@ -30,39 +30,37 @@ struct Course {
 #[derive(Debug)]
 pub struct BacklogSpeed {
     times: u32,
-    /// By camera.
-    observations: BTreeMap<String, Course>,
-    frames: BTreeMap<String, Course>,
+    /// By camera: of its observations, and of its frames.
+    courses: [BTreeMap<String, Course>; 2],
 }
 
 impl BacklogSpeed {
     /// At most so many times as fast as it was captured.
     pub fn new(times: u32) -> Self {
-        let (observations, frames) = Default::default();
-        Self { times: times.max(1), observations, frames }
+        Self { times: times.max(1), courses: Default::default() }
     }
 
     /// Whether the next of a camera's backlog may go.
     pub fn admits(&self, topic: Topic, key: &str, now: Instant) -> bool {
-        let courses = if topic == Topic::Frames { &self.frames } else { &self.observations };
-        courses.get(key).is_none_or(|course| course.due <= now + AHEAD)
+        self.courses[place(topic)].get(key).is_none_or(|course| course.due <= now + AHEAD)
     }
 
     /// Something of a backlog goes.
     pub fn sent(&mut self, spooled: &Spooled, now: Instant) {
         let mono = spooled.headers.iter().find(|(name, _)| name == MONO_US);
         let Some(mono_us) = mono.and_then(|(_, text)| text.parse().ok()) else { return };
-        let courses = match spooled.topic {
-            Topic::Frames => &mut self.frames,
-            _ => &mut self.observations,
-        };
         let first = Course { mono_us, due: now };
+        let courses = &mut self.courses[place(spooled.topic)];
         let course = courses.entry(spooled.key.clone()).or_insert(first);
         // Of an earlier record, which is sent again, or another start of the device: zero.
         let captured = Duration::from_micros(mono_us.saturating_sub(course.mono_us)).min(LONGEST);
         course.mono_us = mono_us;
         course.due = course.due.max(now) + captured / self.times;
     }
+}
+
+fn place(topic: Topic) -> usize {
+    usize::from(topic == Topic::Frames)
 }
 
 #[cfg(test)]

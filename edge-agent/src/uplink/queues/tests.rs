@@ -143,6 +143,11 @@ impl World {
             assert_eq!(lane, self.queues.lane_of(&row.key, row.id));
             let passed = self.table.passed_over(&self.queues, row.topic, &row.key, row.id);
             assert!(passed.is_empty(), "{passed:?} were passed over by {}", row.id);
+            if lane == Lane::Backlog {
+                let of = Topic::Observations;
+                let passed = self.table.passed_over(&self.queues, of, &row.key, row.id);
+                assert!(passed.is_empty(), "observations {passed:?} wait behind picture {}", row.id);
+            }
             self.sent.push((row.topic, row.key, row.id));
         }
         false
@@ -309,6 +314,31 @@ fn the_backlog_has_its_share_of_the_bytes_while_live_waits_and_records_go_before
     let [live, backlog] = bytes;
     assert!((2..=3).contains(&(live / backlog)), "{live} of live, {backlog} of the backlog");
     assert!(topics.iter().all(|topic| *topic == Topic::Observations), "pictures went before");
+}
+
+#[test]
+fn while_observations_of_a_backlog_keep_to_a_pace_no_picture_captured_behind_them_goes() {
+    let table = Table::default();
+    for _ in 0..2000 {
+        table.commit(Topic::Observations, CAMERAS[0]);
+        table.commit(Topic::Frames, CAMERAS[0]);
+    }
+    let mut queues = Queues::new(4, table.next_id());
+    let (mut observed, mut pictured) = (0, 0);
+    for turn in 0..4000 {
+        queues.begin_turn();
+        let in_time = |queue: Queue, _: &str| queue.topic == Topic::Frames || turn % 2 == 0;
+        while let Some((_, row)) = queues.next(&table, in_time, Instant::now()) {
+            let is_picture = row.topic == Topic::Frames;
+            *(if is_picture { &mut pictured } else { &mut observed }) += 1;
+            assert!(pictured <= observed, "picture {pictured} went after {observed} observations");
+            table.delete(row.id);
+            if !is_picture {
+                break;
+            }
+        }
+    }
+    assert_eq!((observed, pictured), (2000, 2000));
 }
 
 #[test]
