@@ -356,6 +356,8 @@ impl Camera {
                     // Waiting for the detector is not the source's silence.
                     last_frame = last_frame.max(Instant::now());
                 }
+                // Loading a plugin from a slow disk takes longer than a camera may be silent.
+                Report::Nothing if self.decoders.are_probed() => last_frame = Instant::now(),
                 Report::Nothing => self.check_for_stall(last_frame)?,
                 Report::Signal(there) => self.watch.signal(there),
                 Report::End { .. } if self.settings.repeats() => {

@@ -167,7 +167,7 @@ impl Pipeline {
         match opening.after_ns {
             Some(place_ns) => {
                 opened.set_state(gst::State::Paused)?;
-                opened.wait_for_first_frame()?;
+                opened.wait_for_first_frame(&opening.decoders)?;
                 opened.wind(place_ns, gst::SeekFlags::KEY_UNIT | gst::SeekFlags::SNAP_BEFORE)?;
                 opened.set_state(gst::State::Playing)?;
             }
@@ -363,18 +363,23 @@ impl Pipeline {
     }
 
     /// A pipeline can be wound only once its first frame was decoded.
-    fn wait_for_first_frame(&self) -> Result<(), CaptureError> {
+    fn wait_for_first_frame(&self, decoders: &Decoders) -> Result<(), CaptureError> {
         let limit = gst::ClockTime::from_seconds(10);
         let kinds = [gst::MessageType::AsyncDone, gst::MessageType::Error, gst::MessageType::Eos];
-        match self.bus.timed_pop_filtered(limit, &kinds) {
-            Some(message) => match message.view() {
-                gst::MessageView::Error(error) => Err(self.error(error)),
-                _ => Ok(()),
-            },
-            None => Err(CaptureError::Stalled {
-                source_name: self.source_name.clone(),
-                silence: Duration::from_secs(10),
-            }),
+        loop {
+            match self.bus.timed_pop_filtered(limit, &kinds) {
+                Some(message) => match message.view() {
+                    gst::MessageView::Error(error) => return Err(self.error(error)),
+                    _ => return Ok(()),
+                },
+                None if decoders.are_probed() => {}
+                None => {
+                    return Err(CaptureError::Stalled {
+                        source_name: self.source_name.clone(),
+                        silence: Duration::from_secs(10),
+                    });
+                }
+            }
         }
     }
 

@@ -13,6 +13,7 @@ pub(super) mod decoding;
 pub mod probe;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -61,12 +62,14 @@ pub struct DecoderWish {
 pub struct Decoders {
     wish: DecoderWish,
     chains: Mutex<BTreeMap<&'static str, Chain>>,
+    /// Whether a stream waits for what probes give.
+    probing: AtomicBool,
 }
 
 impl Decoders {
     /// Nothing is tried before a stream asks for it.
     pub fn new(wish: DecoderWish) -> Arc<Self> {
-        Arc::new(Self { wish, chains: Mutex::default() })
+        Arc::new(Self { wish, chains: Mutex::default(), probing: AtomicBool::new(false) })
     }
 
     /// Refuses a wish that no stream can fulfil: none of its elements is installed, or none decodes.
@@ -97,7 +100,9 @@ impl Decoders {
             return Some(Ok(chain.turn(Instant::now())));
         }
         // Without the lock: a probe may take seconds, and the camera asks for its state meanwhile.
+        self.probing.store(true, Ordering::Relaxed);
         let chain = self.probed(codec, &wanted);
+        self.probing.store(false, Ordering::Relaxed);
         let chain = match chain {
             Ok(chain) => chain,
             Err(error) => return Some(Err(error)),
@@ -105,6 +110,11 @@ impl Decoders {
         let turn = chain.turn(Instant::now());
         self.lock().insert(codec.media, chain);
         Some(Ok(turn))
+    }
+
+    /// Whether they are being tried, so that the source's stream waits and says nothing of the source.
+    pub fn are_probed(&self) -> bool {
+        self.probing.load(Ordering::Relaxed)
     }
 
     /// A decoder failed while it decoded. Whether another takes over.
