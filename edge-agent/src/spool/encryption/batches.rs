@@ -34,6 +34,8 @@ pub struct BatchKeys {
     /// Rows went since the keys were looked at.
     rows_went: bool,
     looked_us: u64,
+    /// That keys could not be destroyed at the last look was said; it is not said at each.
+    said_that_keys_stay: bool,
     /// A damaged database that waits for its salvage has rows under keys below this.
     this_run_from: RowId,
 }
@@ -48,6 +50,7 @@ impl BatchKeys {
             in_use: None,
             rows_went: false,
             looked_us: 0,
+            said_that_keys_stay: false,
             this_run_from: RowId::MAX,
         })
     }
@@ -60,12 +63,13 @@ impl BatchKeys {
     /// Destroys what a run before left needlessly, and refuses to begin if what is left cannot be read. A
     /// key that cannot be destroyed is no reason to capture nothing.
     pub fn begin(&mut self, connection: &Connection, state_dir: &Path) -> Result<(), SpoolError> {
-        let folder = self.keyring.folder();
-        folder.clear_half_made().unwrap_or_else(|error| tell_stays(&error));
-        let files = folder.list().map_err(SpoolError::Encryption)?;
+        if let Err(error) = self.keyring.folder().clear_half_made() {
+            self.tell_keys_stay(&error);
+        }
+        let files = self.keyring.folder().list().map_err(SpoolError::Encryption)?;
         self.files = files.into_iter().map(|file| (file.number, file)).collect();
         match self.destroy_needless(connection, state_dir) {
-            Err(SpoolError::Encryption(error)) => tell_stays(&error),
+            Err(SpoolError::Encryption(error)) => self.tell_keys_stay(&error),
             other => other?,
         }
         let left: Vec<_> = self.files.values().copied().collect();
@@ -172,8 +176,11 @@ impl BatchKeys {
 
     fn look_now(&mut self, connection: &Connection, state_dir: &Path) {
         match self.destroy_needless(connection, state_dir) {
-            Ok(()) => self.rows_went = false,
-            Err(error) => tell_stays(&error),
+            Ok(()) => {
+                self.rows_went = false;
+                self.said_that_keys_stay = false;
+            }
+            Err(error) => self.tell_keys_stay(&error),
         }
         self.tell();
     }
@@ -214,14 +221,17 @@ impl BatchKeys {
         Ok(())
     }
 
+    /// Says once, until all could be destroyed, that some stay; the gauge shows how many there are.
+    fn tell_keys_stay(&mut self, error: &(dyn std::error::Error + 'static)) {
+        if !std::mem::replace(&mut self.said_that_keys_stay, true) {
+            tracing::warn!(target: "spool", error = chain(error),
+                "keys that nothing waits under cannot be destroyed at the moment: it is tried again");
+        }
+    }
+
     fn tell(&self) {
         metrics::gauge!("picket_agent_spool_keys").set(self.files.len() as f64);
     }
-}
-
-fn tell_stays(error: &(dyn std::error::Error + 'static)) {
-    tracing::warn!(target: "spool", error = chain(error),
-        "keys that nothing waits under cannot be destroyed at the moment");
 }
 
 /// Whether a row of the batch is left: all that may be lie between its number and the next key's.
