@@ -180,6 +180,11 @@ impl Chance {
         Ok(Self(seed))
     }
 
+    /// Numbers of their own for a part of the test that runs beside others.
+    pub fn another(&mut self) -> Self {
+        Self(self.below(u64::MAX))
+    }
+
     /// A number below `end`, by splitmix64.
     pub fn below(&mut self, end: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
