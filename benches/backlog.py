@@ -11,6 +11,7 @@ disk. The backlog is made by the product; then the page cache is dropped (root o
 """
 
 import argparse
+import base64
 import json
 import os
 import pathlib
@@ -28,17 +29,22 @@ PICTURE_BYTES = 100_000
 FRAME_BYTES = PICTURE_BYTES + 1400
 AGENT_S = 20
 GOALS = {"link": 1.4, "outage": 2.2}
+PEERS = ("product", "sqlite3")
 
 
 class Sides:
-    """The two programs, each with a folder of its own."""
+    """The programs, each with a folder of its own."""
 
     def __init__(self, options, folder):
         self.folder = folder
         self.commands = {
             "product": [str(options.product)],
             "sqlite3": [sys.executable, str(HERE / "peer/sqlite_spool.py")],
+            "encrypted": [str(options.product)],
         }
+        key = folder / "encrypted.key"
+        key.touch(mode=0o600)
+        key.write_bytes(base64.b64encode(os.urandom(32)))
 
     def run(self, side, *work):
         """One work in this side's folder, in a process of its own; what it says."""
@@ -53,21 +59,21 @@ class Sides:
         shutil.rmtree(self.folder / side, ignore_errors=True)
 
 
-def rates(sides, rounds, what, count, picture_bytes):
-    """Frames a second, by side and work, one for each round."""
-    found = {(side, work): [] for side in sides.commands for work in ("put", "drain")}
+def rates(sides, pair, rounds, what, count, picture_bytes):
+    """Prints the frames a second of two sides that take turns, by work, and their ratio in a round."""
+    found = {(side, work): [] for side in pair for work in ("put", "drain")}
     for turn in range(rounds):
         # Whoever comes second may find the disk busy with what the first has left.
-        for side in list(sides.commands)[:: 1 if turn % 2 == 0 else -1]:
+        for side in pair[:: 1 if turn % 2 == 0 else -1]:
             sides.clear(side)
             found[side, "put"].append(count / sides.run(side, "put", count, picture_bytes)["s"])
             found[side, "drain"].append(count / sides.run(side, "drain")["s"])
             sides.clear(side)
     for work in ("put", "drain"):
-        product, peer = found["product", work], found["sqlite3", work]
-        ratio = statistics.median(a / b for a, b in zip(product, peer))
-        medians = f"{statistics.median(product):.0f} | {statistics.median(peer):.0f}"
-        print(f"| {what} | {work} | {medians} | {ratio:.2f} | {spread(product)} | {spread(peer)} |", flush=True)
+        one, other = (found[side, work] for side in pair)
+        ratio = statistics.median(a / b for a, b in zip(one, other))
+        medians = f"{statistics.median(one):.0f} | {statistics.median(other):.0f}"
+        print(f"| {what} | {work} | {medians} | {ratio:.2f} | {spread(one)} | {spread(other)} |", flush=True)
 
 
 def spread(figures):
@@ -78,7 +84,7 @@ def written(sides, what, count, picture_bytes):
     """Bytes written for one kept, by side and scenario."""
     for scenario, goal in GOALS.items():
         ratio = {}
-        for side in sides.commands:
+        for side in PEERS:
             sides.clear(side)
             said = sides.run(side, scenario, count, picture_bytes)
             ratio[side] = said["written"] / said["payload"]
@@ -176,10 +182,12 @@ def main():
     with tempfile.TemporaryDirectory(dir=options.folder.resolve(), prefix="backlog-") as folder:
         folder = pathlib.Path(folder)
         sides = Sides(options, folder)
-        print("| | | product, frames/s | sqlite3, frames/s | ratio | product, each | sqlite3, each |")
-        print("|---|---|---:|---:|---:|---|---|")
-        rates(sides, options.rounds, "picture of 100 KB", options.frames, PICTURE_BYTES)
-        rates(sides, options.rounds, "observation of 500 B", options.observations, 0)
+        for pair in (PEERS, ("encrypted", "product")):
+            one, other = pair
+            print(f"\n| | | {one}, frames/s | {other}, frames/s | ratio | {one}, each | {other}, each |")
+            print("|---|---|---:|---:|---:|---|---|")
+            rates(sides, pair, options.rounds, "picture of 100 KB", options.frames, PICTURE_BYTES)
+            rates(sides, pair, options.rounds, "observation of 500 B", options.observations, 0)
         print("\n| bytes written for one kept | | product | sqlite3 | goal | |\n|---|---|---:|---:|---:|---|")
         written(sides, "picture of 100 KB", options.frames // 2, PICTURE_BYTES)
         written(sides, "observation of 500 B", options.frames, 0)

@@ -7,8 +7,8 @@
 //! spool-work FOLDER outage FRAMES PICTURE_BYTES a frame to a commit, and then all drained
 //! spool-work FOLDER start                       begins, and reads the first record that waits
 //! ```
-//! A frame is an observation of some 500 bytes, and a picture if PICTURE_BYTES is not 0. Prints a line of
-//! JSON: seconds, payload bytes (headers and values), bytes that this process caused to be written to
+//! A frame is an observation of some 500 bytes, and a picture if PICTURE_BYTES is not 0. What is kept is
+//! encrypted where FOLDER.key is a master key. Prints a line of JSON: seconds, payload bytes (headers and values), bytes that this process caused to be written to
 //! disk, and its memory at its highest.
 
 use std::env;
@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Sender, bounded};
 use picket_edge_agent::detect::Observed;
 use picket_edge_agent::spool::{
-    Clock, Limits, Outcome, RowId, Settings, Settled, Spool, SpoolHandle, SpoolReader, Spooled,
+    Clock, EncryptionSettings, Limits, Outcome, RowId, Settings, Settled, Spool, SpoolHandle, SpoolReader, Spooled,
 };
 use picket_wire::observation::{
     ClockState, Detection, Detector, FrameFate, Observation, Quality, Stamp,
@@ -98,7 +98,15 @@ struct Bench {
 
 impl Bench {
     fn open(folder: &Path) -> Result<Self, Failure> {
-        let settings = Settings { max_bytes: 64 << 30, ..Settings::default() };
+        let key_file = folder.with_added_extension("key");
+        let encryption = key_file.exists().then(|| EncryptionSettings {
+            key_file: Some(key_file),
+            credential: None,
+            former_key_files: Vec::new(),
+            former_credentials: Vec::new(),
+            enabled: true,
+        });
+        let settings = Settings { max_bytes: 64 << 30, encryption, ..Settings::default() };
         let camera: CameraName = "north".parse()?;
         let clock = Arc::new(Unset(Instant::now()));
         let cameras = [camera.clone()];
