@@ -21,7 +21,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Sender, bounded};
 use picket_edge_agent::detect::Observed;
 use picket_edge_agent::spool::{
-    Clock, EncryptionSettings, Limits, Outcome, RowId, Settings, Settled, Spool, SpoolHandle, SpoolReader, Spooled,
+    Clock, EncryptionSettings, Limits, Outcome, RowId, Settings, Settled, Spool, SpoolHandle,
+    SpoolReader, Spooled,
 };
 use picket_wire::observation::{
     ClockState, Detection, Detector, FrameFate, Observation, Quality, Stamp,

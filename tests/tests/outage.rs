@@ -78,7 +78,11 @@ async fn after_an_outage_live_goes_on_while_the_backlog_drains_faster_than_it_ca
         drain.live_to_broker,
         drain.live_amid
     );
-    assert!(drain.live_amid >= LEAST_AMID, "{} live records came amid the backlog", drain.live_amid);
+    assert!(
+        drain.live_amid >= LEAST_AMID,
+        "{} live records came amid the backlog",
+        drain.live_amid
+    );
     let (p99_ms, least_rate) = short_or_long(SHORT, LONG);
     let before = drain.before.ms(99).unwrap();
     // Half of them at least are as live as ever, whatever else the machine does.

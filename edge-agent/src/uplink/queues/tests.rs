@@ -146,7 +146,11 @@ impl World {
             if lane == Lane::Backlog {
                 let of = Topic::Observations;
                 let passed = self.table.passed_over(&self.queues, of, &row.key, row.id);
-                assert!(passed.is_empty(), "observations {passed:?} wait behind picture {}", row.id);
+                assert!(
+                    passed.is_empty(),
+                    "observations {passed:?} wait behind picture {}",
+                    row.id
+                );
             }
             self.sent.push((row.topic, row.key, row.id));
         }
