@@ -18,6 +18,9 @@ import threading
 import time
 from typing import NamedTuple
 
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "build"))
+from packages import packages_for  # noqa: E402
+
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 TABLE = REPOSITORY / "docs" / "faults.md"
 # Of one row, with all that is built for it: the longest take a good half hour on a machine at leisure.
@@ -37,7 +40,7 @@ class Row(NamedTuple):
     def command(self):
         target = ["--lib"] if self.target == "lib" else ["--test", self.target]
         filters = ["--", "--exact", "--nocapture", "--test-threads=1", self.name]
-        return ["cargo", "test", "--locked", "--package", self.package, *target, *filters]
+        return ["cargo", "test", "--locked", *packages_for(self.package), *target, *filters]
 
 
 class TableError(Exception):
