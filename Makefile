@@ -19,7 +19,7 @@ STACK_DIR ?= .cache/run/stack
 # packages that asks it for other features (tests/build/ checks that these ask for the same).
 PROGRAMS := -p picket-edge-agent -p picket-aggregator -p picket-tests
 
-.PHONY: help demo test test-faults test-mutants fuzz check generate check-detector test-fresh test-device deps fetch build stack stack-down clean-all deb check-deb test-package test-arm64
+.PHONY: help demo test test-faults test-mutants fuzz check generate check-detector check-provider test-fresh test-device deps fetch build stack stack-down clean-all deb check-deb test-package test-arm64
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,7 @@ test: ## install what is missing and run all tests
 	@PATH="$$(install/cargo-path.sh):$$PATH" python3 -m unittest discover --start-directory tests/build --verbose
 	@python3 -m unittest discover --start-directory tests/faults --verbose
 	@python3 -m unittest discover --start-directory tests/mutants --verbose
+	@python3 -m unittest discover --start-directory tests/detector --verbose
 	@$(CARGO) test --locked --workspace --exclude picket-tests --no-fail-fast
 	@$(CARGO) test --locked --package picket-tests --no-fail-fast -- --test-threads=1
 	@$(MAKE) check-detector
@@ -95,6 +96,15 @@ test-arm64: ## run the packaged arm64 agent under an emulator: doctor, and the c
 check-detector: ## compare the detectors' boxes with independent ones', frame by frame
 	@$(CARGO) build --quiet --locked --bins $(PROGRAMS)
 	@tests/detector/check.sh
+
+check-provider: ## compare what an accelerator finds with what the processor does (PROVIDER=cuda RUNTIME=file)
+	@models/fetch.py
+	@$(CARGO) build --quiet --locked --bins $(PROGRAMS)
+	@tests/detector/provider.py --agent "$(BIN)/picket-edge-agent detect" \
+	  --provider "$(or $(PROVIDER),$(error check-provider needs PROVIDER, such as cuda))" \
+	  --runtime-library "$(or $(RUNTIME),$(error check-provider needs RUNTIME, the vendor's libonnxruntime.so))" \
+	  --reference-library ".cache/runtime/$$(uname -m)/libonnxruntime.so" \
+	  --model .cache/models/yunet.onnx --model .cache/models/centerface.onnx .cache/video/carphone_pristine.mp4
 
 test-fresh: ## run `make demo` and `make test` on a bare Debian 12 in a folder (WHO=root, user, both)
 	@tests/fresh/run.sh $(or $(WHO),both)

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::candidate::{Candidate, Output, OutputError};
 use super::description::{Decoder, Description, DescriptionError};
-use super::provider::Provider;
+use super::provider::{MissingLibrary, Provider};
 use super::runtime::Runtime;
 use super::settings::DetectSettings;
 use super::{centerface, yolo, yunet};
@@ -90,6 +90,23 @@ pub enum ModelError {
         /// Why.
         source: ort::Error,
     },
+    /// The provider does not start, or does not take the model.
+    #[error(
+        "detect.provider: the ONNX Runtime {} cannot compute {} with {provider}{}",
+        library.display(), path.display(), missing.as_ref().map(ToString::to_string).unwrap_or_default()
+    )]
+    OnProvider {
+        /// The runtime's file.
+        library: PathBuf,
+        /// The model's file.
+        path: PathBuf,
+        /// What was asked for.
+        provider: Provider,
+        /// The file that it looked for in vain, if that is why.
+        missing: Option<MissingLibrary>,
+        /// Why.
+        source: ort::Error,
+    },
     /// It is not the model that is described.
     #[error("detect.model: {} does not fit its description: {what}", path.display())]
     Unlike {
@@ -136,11 +153,21 @@ impl ModelFile {
         }
         let session = options(runtime, provider, threads)
             .and_then(|mut options| options.commit_from_memory(&self.bytes))
-            .map_err(|source| ModelError::Load { path: self.path.clone(), source })?;
+            .map_err(|source| self.not_loaded(runtime, provider, source))?;
         let refuse = |what| ModelError::Unlike { path: self.path.clone(), what };
         let (input, fixed_px) = input(&session, &self.description).map_err(refuse)?;
         let outputs = outputs(&session, &self.description).map_err(refuse)?;
         Ok(Model { session, input, fixed_px, outputs })
+    }
+
+    fn not_loaded(&self, runtime: &Runtime, provider: Provider, source: ort::Error) -> ModelError {
+        let path = self.path.clone();
+        if provider == Provider::Cpu {
+            return ModelError::Load { path, source };
+        }
+        let library = runtime.library().to_owned();
+        let missing = MissingLibrary::in_error(source.message());
+        ModelError::OnProvider { library, path, provider, missing, source }
     }
 
     /// The file.

@@ -87,3 +87,61 @@ impl fmt::Display for Provider {
         f.write_str(self.as_str())
     }
 }
+
+/// A library that a provider needs and that is not found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MissingLibrary(String);
+
+impl MissingLibrary {
+    /// Reads it off an error of ONNX Runtime's, which holds what the C library said. Nothing else tells
+    /// it apart: the error's code is the one of all failures.
+    pub(super) fn in_error(message: &str) -> Option<Self> {
+        let (before, _) = message.split_once(": cannot open shared object file")?;
+        before.split_whitespace().next_back().map(|name| Self(name.to_owned()))
+    }
+}
+
+impl fmt::Display for MissingLibrary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The runtime asks for its own parts by their full path, for what others make by its name.
+        if self.0.contains('/') {
+            return write!(f, "; {} is missing: keep all files of a runtime in one folder", self.0);
+        }
+        write!(
+            f,
+            "; {} is missing: install what brings it, in the version that this runtime was built for, \
+             or name its folder in LD_LIBRARY_PATH",
+            self.0
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What ONNX Runtime 1.31.1 for CUDA said on machines without the library.
+    const NO_CUBLAS: &str = "/onnxruntime_src/onnxruntime/core/session/provider_bridge_ort.cc:2043 \
+         onnxruntime::Provider& onnxruntime::ProviderLibrary::Get() [ONNXRuntimeError] : 1 : FAIL : \
+         Failed to load library /opt/onnxruntime/libonnxruntime_providers_cuda.so with error: \
+         libcublasLt.so.13: cannot open shared object file: No such file or directory\n";
+    const NO_DRIVER: &str = "CUDA failure 35: CUDA driver version is insufficient for CUDA runtime \
+         version ; GPU=-1 ; expr=cudaSetDevice(info_.device_id); ";
+
+    #[test]
+    fn a_library_that_a_provider_misses_is_named_with_what_to_do() {
+        let said = MissingLibrary::in_error(NO_CUBLAS).unwrap().to_string();
+        assert!(said.starts_with("; libcublasLt.so.13 is missing: install"), "{said}");
+        assert!(said.contains("LD_LIBRARY_PATH"), "{said}");
+        assert_eq!(MissingLibrary::in_error(NO_DRIVER), None);
+    }
+
+    #[test]
+    fn a_runtime_without_its_own_parts_is_told_where_they_belong() {
+        let said =
+            NO_CUBLAS.replace("libcublasLt.so.13", "/opt/libonnxruntime_providers_shared.so");
+        let said = MissingLibrary::in_error(&said).unwrap().to_string();
+        assert!(said.contains("/opt/libonnxruntime_providers_shared.so is missing"), "{said}");
+        assert!(said.contains("one folder") && !said.contains("LD_LIBRARY_PATH"), "{said}");
+    }
+}
