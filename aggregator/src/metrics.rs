@@ -104,8 +104,8 @@ pub const TABLE: &[Metric] = &[
         BATCH_STEP,
         MetricKind::Histogram,
         &["topic", "step"],
-        "Time of a batch's steps: `work` reads what is stored and tracks, `images` writes pictures, \
-         `documents` and `checkpoint` wait for MongoDB.",
+        "Time of a batch's steps: `work` reads what is stored and tracks, `dead-letters` puts aside what \
+         cannot be read, `images` writes pictures, `documents` and `checkpoint` wait for MongoDB.",
     ),
     metric(BATCHES, MetricKind::Counter, &["topic"], "Batches whose checkpoint is written."),
     metric(BATCH_RECORDS, MetricKind::Counter, &["topic"], "Records in these batches."),
@@ -127,7 +127,8 @@ pub const TABLE: &[Metric] = &[
         MetricKind::Counter,
         &["of"],
         "Corrections that failed: of an `epoch`, which has its turn again, and of a `document` that \
-         cannot be read and keeps its time. The log names them.",
+         cannot be read and keeps its time. The log names such an epoch once until it succeeds (a \
+         thousand of them at most), and of a thousand documents of one epoch the first that cannot be read.",
     ),
     metric(
         RETRIES,

@@ -92,9 +92,9 @@ impl Frames {
     }
 }
 
-/// Pictures whose time may be corrected: in which stretch of which epoch.
+/// Pictures whose time may be corrected: in which stretch of which epoch, by the state of the clock.
 #[derive(Default)]
-struct Unsure(BTreeMap<(CameraKey, EpochId), Stretch>);
+struct Unsure(BTreeMap<(CameraKey, EpochId), Vec<(ClockState, Stretch)>>);
 
 impl Unsure {
     fn note(&mut self, picture: &Picture) {
@@ -103,12 +103,66 @@ impl Unsure {
         }
         let mono_us = i64::try_from(picture.stamp.mono_us).unwrap_or(i64::MAX);
         let here = Stretch { from_us: mono_us, to_us: mono_us };
-        let epoch = (picture.id.key.clone(), picture.id.epoch);
-        let stretch = self.0.entry(epoch).or_insert(here);
-        *stretch = stretch.and(here);
+        let clock = picture.stamp.clock;
+        let epoch = self.0.entry((picture.id.key.clone(), picture.id.epoch)).or_default();
+        match epoch.iter_mut().find(|(state, _)| *state == clock) {
+            Some((_, stretch)) => *stretch = stretch.and(here),
+            None => epoch.push((clock, here)),
+        }
     }
 
     fn updates(self) -> Vec<Update> {
-        self.0.into_iter().map(|((key, epoch), s)| look_at_pictures(&key, epoch, s)).collect()
+        let mut updates = Vec::new();
+        for ((key, epoch), stretches) in self.0 {
+            for (clock, stretch) in stretches {
+                updates.push(look_at_pictures(&key, epoch, clock, stretch));
+            }
+        }
+        updates
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use picket_wire::observation::Stamp;
+
+    use super::*;
+
+    fn picture(camera: &str, mono_us: u64, clock: ClockState) -> Picture {
+        Picture {
+            id: format!("{camera}/1-0a1b2c3d/{mono_us}").parse().unwrap(),
+            crop: None,
+            stamp: Stamp { mono_us, captured_at: None, clock },
+            width: 640,
+            height: 360,
+            redacted: "none".to_owned(),
+            jpeg: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn pictures_of_each_state_of_a_clock_are_looked_at_where_they_are_and_of_a_kept_one_none() {
+        use ClockState::{Synchronised, Unset, Unsynchronised};
+        let mut unsure = Unsure::default();
+        for (camera, mono_us, clock) in [
+            ("gate/north", 7, Unset),
+            ("gate/north", 1, Synchronised),
+            ("gate/north", 40, Unsynchronised),
+            ("gate/south", 5, Unsynchronised),
+            ("gate/north", 3, Unset),
+            ("gate/north", 20, Unsynchronised),
+        ] {
+            unsure.note(&picture(camera, mono_us, clock));
+        }
+        let epoch = "1-0a1b2c3d".parse().unwrap();
+        let look = |camera: &str, clock, from_us, to_us| {
+            look_at_pictures(&camera.parse().unwrap(), epoch, clock, Stretch { from_us, to_us })
+        };
+        let wanted = [
+            look("gate/north", Unset, 3, 7),
+            look("gate/north", Unsynchronised, 20, 40),
+            look("gate/south", Unsynchronised, 5, 5),
+        ];
+        assert_eq!(unsure.updates(), wanted);
     }
 }

@@ -16,7 +16,7 @@ use crate::metrics::{DROPPED, TRACKERS_DISCARDED};
 use crate::store::bulk::Update;
 use crate::store::checkpoints::{CameraCheckpoint, Claim, camera_checkpoint_id};
 use crate::store::clocks::{ClockDocument, EpochClock};
-use crate::store::documents::{CameraDocument, LedgerDocument, collection};
+use crate::store::documents::{CameraDocument, LedgerDocument, TrackDocument, collection};
 use crate::store::ledger::{EpochLedger, ledger_id};
 use crate::store::{Store, StoreError, encode};
 use crate::track::{Settings as TrackSettings, TRACKER_VERSION, Tracker};
@@ -228,7 +228,8 @@ impl Observations {
         });
         effects.writes.push((collection::OBSERVATIONS, records.collect()));
         let tracks = changes.tracks.values().map(|track| {
-            Ok(Update::keep_higher(&track.id, "rev", encode(collection::TRACKS, track)?))
+            let document = encode(collection::TRACKS, track)?;
+            Ok(Update::keep_higher(&track.id, &TrackDocument::ORDER, document))
         });
         effects.writes.push((collection::TRACKS, tracks.collect::<Result<_, StoreError>>()?));
         let orphans = changes.orphans.iter().map(|track| Update {

@@ -26,7 +26,7 @@ use crate::store::Store;
 use crate::store::checkpoints::Owner;
 use crate::upsert::{Images, Origin};
 
-/// Pictures written at a time: each waits for the disk, which makes many durable in one go.
+/// Pictures of a partition written at a time: each waits for the disk, which makes many durable in one go.
 const IMAGES_AT_ONCE: usize = 32;
 
 /// What the work of all partitions shares.
@@ -187,6 +187,7 @@ impl Worker {
         effects.end.next_offset = next_offset;
         clock.step_done("work");
         self.put_aside(&effects, name).await?;
+        clock.step_done("dead-letters");
         self.put_images(std::mem::take(&mut effects.images), name).await?;
         clock.step_done("images");
         self.write(&effects, name).await?;

@@ -39,7 +39,7 @@ pub fn apply(entries: Vec<Entry>, twins: &mut Twins) -> Effects {
             .and_then(|device| Ok((device.id.clone(), encode(collection::DEVICES, &device)?)));
         match document {
             Ok((id, document)) => {
-                let update = Update::keep_higher(&id, "ingest.broker_time", document);
+                let update = Update::keep_higher(&id, &["ingest.broker_time"], document);
                 newest.insert(id, update);
             }
             Err(error) => effects.dead_letters.push(entry.unstorable(&error)),

@@ -46,11 +46,13 @@ impl Update {
     }
 
     /// Stores a document unless the one that is there has a higher `order`, so that a former owner
-    /// that wakes up late changes nothing.
-    pub fn keep_higher(id: &str, order: &str, document: Document) -> Self {
-        let field = format!("${order}");
-        let new = path(&document, order);
-        let stays = doc! { "$gt": [field, { "$literal": new }] };
+    /// that wakes up late changes nothing. Of several fields the first decides in which they differ; one
+    /// that is missing comes before all others.
+    pub fn keep_higher(id: &str, order: &[&str], document: Document) -> Self {
+        let old: Vec<String> = order.iter().map(|field| format!("${field}")).collect();
+        let new: Vec<Bson> =
+            order.iter().map(|field| doc! { "$literal": path(&document, field) }.into()).collect();
+        let stays = doc! { "$gt": [old, new] };
         let choice = doc! { "$cond": [stays, "$$ROOT", { "$literal": document }] };
         Self {
             filter: doc! { "_id": id },

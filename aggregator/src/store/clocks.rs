@@ -7,10 +7,16 @@
 //! them, and it stays until somebody did, whoever crashes or hands over meanwhile. Pictures are stored
 //! with the device's own time, and so are due whenever they come; they have a stretch of their own,
 //! lest a camera whose clock is never set has all of its observations looked at with each of them.
+//!
+//! More may become due faster than what is due is done. So whoever begins sets it apart first, in one
+//! step, to where nothing is added to it: then it has an end. Only one stretch is set apart at a time
+//! and anybody may work it off, which leaves nothing behind that belonged to somebody who is gone; its
+//! number tells one who stood still that what is set apart now is another one.
 
 use futures_util::TryStreamExt;
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::options::Hint;
+use picket_wire::observation::ClockState;
 use picket_wire::{CameraKey, EpochId};
 use serde::{Deserialize, Serialize};
 
@@ -35,7 +41,7 @@ impl Due {
     /// Both.
     pub const ALL: [Self; 2] = [Self::Relation, Self::Pictures];
 
-    /// The field that holds the stretch; also the name of its index.
+    /// The field that holds what is due; also the name of its index.
     pub(super) const fn field(self) -> &'static str {
         match self {
             Self::Relation => "due",
@@ -49,6 +55,11 @@ impl Due {
             Self::Relation => "version",
             Self::Pictures => "pictures_version",
         }
+    }
+
+    /// The field that holds what is set apart of it.
+    fn doing(self) -> String {
+        format!("{}.doing", self.field())
     }
 
     /// What makes a stretch due, beside what is due already.
@@ -114,11 +125,38 @@ impl EpochClock {
     }
 }
 
-/// The write that has the pictures of a stretch looked at, if anything is known of the epoch's clocks:
-/// if not, whoever learns of them looks at all of it.
-pub fn look_at_pictures(key: &CameraKey, epoch: EpochId, stretch: Stretch) -> Update {
-    let filter = doc! { "_id": ledger_id(key, epoch) };
+/// The write that has pictures of a stretch looked at, all made in this state of the clock, if anything
+/// is known that tells other times of them: if not, whoever learns of it looks at all of the epoch.
+pub fn look_at_pictures(
+    key: &CameraKey,
+    epoch: EpochId,
+    clock: ClockState,
+    stretch: Stretch,
+) -> Update {
+    let mut filter = doc! { "_id": ledger_id(key, epoch) };
+    // What carries a date keeps it until a time source kept the clock.
+    if clock == ClockState::Unsynchronised {
+        filter.insert("relations.clock", ClockState::Synchronised.as_str());
+    }
     Update { filter, change: Due::Pictures.mark(stretch).into(), upsert: false }
+}
+
+/// What is due of an epoch for one reason, as far as it is set apart. What became due since stands
+/// beside it, as `from_us` and `to_us`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Work {
+    /// What is worked off now, or was when somebody crashed.
+    #[serde(default)]
+    pub doing: Option<Doing>,
+}
+
+/// A stretch that is set apart, and does not change until it is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Doing {
+    /// Which.
+    pub stretch: Stretch,
+    /// No other one of its epoch and reason has it.
+    pub number: i64,
 }
 
 /// What is known of the clocks of one epoch of one camera. `_id` is
@@ -138,31 +176,18 @@ pub struct ClockDocument {
     pub relations: Vec<Relation>,
     /// What is to be corrected by them; absent if nothing is.
     #[serde(default)]
-    pub due: Option<Stretch>,
-    /// Raised whenever more is due.
-    #[serde(default)]
-    pub version: i64,
+    pub due: Option<Work>,
     /// Where pictures came whose times nobody compared with the relations yet; absent if nowhere.
     #[serde(default)]
-    pub pictures_due: Option<Stretch>,
-    /// Raised whenever more of them came.
-    #[serde(default)]
-    pub pictures_version: i64,
+    pub pictures_due: Option<Work>,
 }
 
 impl ClockDocument {
-    /// The stretch that is due for this, if any is.
-    pub fn stretch(&self, due: Due) -> Option<Stretch> {
+    /// What is set apart for this reason, if anything is.
+    pub fn doing(&self, due: Due) -> Option<Doing> {
         match due {
-            Due::Relation => self.due,
-            Due::Pictures => self.pictures_due,
-        }
-    }
-
-    fn version(&self, due: Due) -> i64 {
-        match due {
-            Due::Relation => self.version,
-            Due::Pictures => self.pictures_version,
+            Due::Relation => self.due?.doing,
+            Due::Pictures => self.pictures_due?.doing,
         }
     }
 }
@@ -203,11 +228,37 @@ impl Store {
         Ok(found.iter().filter_map(|d| Some(d.get_str("_id").ok()?.to_owned())).collect())
     }
 
-    /// Notes that all that was due in this version of the document is done.
-    pub async fn settle_clock(&self, due: Due, clock: &ClockDocument) -> Result<(), StoreError> {
-        let unchanged = doc! { "_id": &clock.id, due.version(): clock.version(due) };
-        let change: Bson = doc! { "$unset": { due.field(): "" } }.into();
-        self.write(collection::CLOCKS, vec![Update { filter: unchanged, change, upsert: false }])
-            .await
+    /// Sets apart what is due of an epoch, unless something is already.
+    pub async fn set_apart(&self, due: Due, epoch: &str) -> Result<(), StoreError> {
+        let (field, doing) = (due.field(), due.doing());
+        let [from_us, to_us] = ["from_us", "to_us"].map(|end| format!("{field}.{end}"));
+        let filter = doc! {
+            "_id": epoch, &from_us: { "$exists": true }, &doing: { "$exists": false },
+        };
+        let set_apart = doc! {
+            "stretch": { "from_us": format!("${from_us}"), "to_us": format!("${to_us}") },
+            // It is raised with whatever becomes due, so that the next stretch has another one.
+            "number": format!("${}", due.version()),
+        };
+        let change =
+            vec![doc! { "$set": { doing: set_apart } }, doc! { "$unset": [from_us, to_us] }];
+        let update = Update { filter, change: pipeline(change), upsert: false };
+        self.write(collection::CLOCKS, vec![update]).await
     }
+
+    /// Notes that what was set apart with this number is done; of another one nothing is noted.
+    pub async fn settle(&self, due: Due, epoch: &str, number: i64) -> Result<(), StoreError> {
+        let (field, doing) = (due.field(), due.doing());
+        let filter = doc! { "_id": epoch, format!("{doing}.number"): number };
+        let now = format!("${field}");
+        let is_all = doc! { "$eq": [&now, { "$literal": {} }] };
+        let rest = doc! { "$cond": [is_all, "$$REMOVE", now] };
+        let change = vec![doc! { "$unset": doing }, doc! { "$set": { field: rest } }];
+        let update = Update { filter, change: pipeline(change), upsert: false };
+        self.write(collection::CLOCKS, vec![update]).await
+    }
+}
+
+fn pipeline(stages: Vec<Document>) -> Bson {
+    Bson::Array(stages.into_iter().map(Bson::from).collect())
 }

@@ -189,6 +189,12 @@ pub struct TrackDocument {
     pub ingest: Ingest,
 }
 
+impl TrackDocument {
+    /// Of two versions the one with the higher of these stands. With one `rev` they differ in what was
+    /// known of the clocks: a former owner that wakes up knows less than the corrections by now.
+    pub const ORDER: [&str; 2] = ["rev", "ingest.relations"];
+}
+
 /// A stored picture. `_id` is the id of its observation, or `<observation>#<index>` for a crop.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FrameDocument {

@@ -31,8 +31,8 @@ impl Relation {
     }
 
     /// Any total order does, as long as every reader has the same.
-    fn order(&self) -> (i64, bool, i64) {
-        (self.mono_us, self.is_synchronised(), self.offset_us)
+    fn order(&self) -> (i64, bool, i64, &'static str) {
+        (self.mono_us, self.is_synchronised(), self.offset_us, self.clock.as_str())
     }
 }
 
@@ -224,6 +224,16 @@ mod tests {
                 relations.insert(*relation);
             }
             assert_eq!(relations, in_order, "told again");
+        }
+    }
+
+    #[test]
+    fn relations_that_differ_in_the_state_of_the_clock_alone_are_two_however_often_they_are_told() {
+        let (unset, free) = (relation(5, 7, Unset), relation(5, 7, Unsynchronised));
+        let once: Relations = [unset, free].into_iter().collect();
+        assert_eq!(once.count(), 2);
+        for again in [[unset, free, unset, free], [free, unset, free, unset]] {
+            assert_eq!(again.into_iter().collect::<Relations>(), once);
         }
     }
 

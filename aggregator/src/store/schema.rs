@@ -47,7 +47,8 @@ fn correctable() -> IndexModel {
     IndexModel::builder().keys(keys).options(options).build()
 }
 
-/// Only of the few epochs of which something is due, in the order in which they have their turn.
+/// Only of the few epochs of which something is due, in the order in which they have their turn. The
+/// version stands there because an index of ids alone cannot be partial, nor can there be two.
 fn due(due: Due) -> IndexModel {
     let options = IndexOptions::builder()
         .name(due.field().to_owned())

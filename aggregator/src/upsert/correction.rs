@@ -4,7 +4,7 @@
 //! at the centre, and the other cameras of its partition must not wait for them. What is due stands in
 //! the store until it is done, so that a crash or another owner costs no more than beginning anew;
 //! whoever does it, and however often, writes the same. Epochs have their turns in a round, so that
-//! neither many that are due all the time nor one that is long or fails keep another one waiting.
+//! neither many that are due all the time nor those that are long or fail keep another one waiting.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,32 +17,44 @@ use super::timed::{Record, Timed, Track};
 use crate::metrics::{TIMES_CORRECTED, TIMES_NOT_CORRECTED};
 use crate::remedy::Remedy;
 use crate::store::bulk::Update;
-use crate::store::clocks::{ClockDocument, Due};
+use crate::store::clocks::{ClockDocument, Doing, Due};
 use crate::store::documents::collection;
 use crate::store::relations::{Relations, Stretch};
 use crate::store::{Store, StoreError, decode};
 
-/// Documents that are looked at, and written, at a time.
-const PAGE: usize = 1000;
 /// Epochs that are looked at in one turn, for each reason.
 const EPOCHS_IN_A_TURN: usize = 16;
-/// Pages that an epoch has in its turn: a second or so.
-const PAGES_IN_A_TURN: usize = 8;
-/// Epochs that are remembered with the place at which their turn ended; what is due of others is done
-/// in one turn.
-const MOST_BEGUN: usize = 64;
 /// Failing epochs that are remembered; the failures of others are counted and not logged.
 const MOST_FAILING: usize = 1000;
 
 /// Works off what is due.
 pub struct Corrector {
     store: Store,
+    limits: Limits,
     rounds: [Round; 2],
     /// What is done in part. It goes on by the relations as they were read: of more that came meanwhile
     /// the epoch is due again.
     begun: BTreeMap<(Due, String), Begun>,
     /// Epochs whose failure was logged.
-    failing: BTreeSet<String>,
+    failing: BTreeSet<(Due, String)>,
+}
+
+/// How much is done in one go.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Documents that are looked at, and written, at a time.
+    pub page: usize,
+    /// Pages that an epoch has in its turn: a second or so.
+    pub pages_in_a_turn: usize,
+    /// Epochs that are remembered with the place at which their turn ended. Others begin anew at each
+    /// turn: those that are done in one end, and longer ones wait for a place.
+    pub most_begun: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { page: 1000, pages_in_a_turn: 8, most_begun: 64 }
+    }
 }
 
 /// Where the round of all epochs stands that are due for one reason.
@@ -67,7 +79,7 @@ struct Begun {
 #[derive(Debug, Clone)]
 pub struct Errand {
     due: Due,
-    stretch: Stretch,
+    doing: Doing,
     clock: ClockDocument,
     relations: Relations,
 }
@@ -95,8 +107,13 @@ pub struct Step {
 impl Corrector {
     /// Of everything in a store.
     pub fn new(store: Store) -> Self {
+        Self::with_limits(store, Limits::default())
+    }
+
+    /// The same, so much in one go.
+    pub fn with_limits(store: Store, limits: Limits) -> Self {
         let rounds = Due::ALL.map(|due| Round { due, number: 0, last: String::new() });
-        Self { store, rounds, begun: BTreeMap::new(), failing: BTreeSet::new() }
+        Self { store, limits, rounds, begun: BTreeMap::new(), failing: BTreeSet::new() }
     }
 
     /// Whether something is done in part, so that there is no reason to wait before the next turn.
@@ -116,7 +133,7 @@ impl Corrector {
                 self.rounds[which].last.clone_from(&epoch);
                 match self.epoch(due, &epoch, number).await {
                     Ok(here) => corrected += here,
-                    Err(e) => self.fail(&epoch, e)?,
+                    Err(e) => self.fail(due, &epoch, e)?,
                 }
             }
             if is_end {
@@ -140,27 +157,31 @@ impl Corrector {
             },
         };
         let before = begun.corrected;
-        let is_full = self.begun.len() >= MOST_BEGUN;
-        let pages = if is_full { usize::MAX } else { PAGES_IN_A_TURN };
-        let is_done = self.go_on(&mut begun, pages).await?;
-        self.failing.remove(epoch);
-        let corrected = begun.corrected - before;
-        if !is_done {
-            self.begun.insert(key, Begun { round, ..begun });
-        } else if begun.corrected > 0 {
-            let documents = begun.corrected;
+        let outcome = self.go_on(&mut begun, self.limits.pages_in_a_turn).await;
+        let (corrected, documents) = (begun.corrected - before, begun.corrected);
+        let is_in_part = match &outcome {
+            Ok(is_done) => !is_done,
+            // The store is away, and this goes on from here.
+            Err(e) => e.remedy() == Remedy::Retry,
+        };
+        if is_in_part && self.begun.len() < self.limits.most_begun {
+            self.begun.insert(key.clone(), Begun { round, ..begun });
+        }
+        if outcome? && documents > 0 {
             tracing::info!(epoch, documents, "times of {epoch} are right by its clock");
         }
+        self.failing.remove(&key);
         Ok(corrected)
     }
 
     /// Counts a failure, and says it once for each epoch until that succeeds.
-    fn fail(&mut self, epoch: &str, error: StoreError) -> Result<(), StoreError> {
+    fn fail(&mut self, due: Due, epoch: &str, error: StoreError) -> Result<(), StoreError> {
         counter!(TIMES_NOT_CORRECTED, "of" => "epoch").increment(1);
         if error.remedy() == Remedy::Retry {
             return Err(error);
         }
-        if self.failing.len() < MOST_FAILING && self.failing.insert(epoch.to_owned()) {
+        let key = (due, epoch.to_owned());
+        if self.failing.len() < MOST_FAILING && self.failing.insert(key) {
             tracing::warn!(
                 epoch,
                 "times of {epoch} are not corrected before its next turn, nor is this said again: {}",
@@ -170,13 +191,14 @@ impl Corrector {
         Ok(())
     }
 
-    /// What is due of an epoch now, if anything is.
+    /// What is due of an epoch now, if anything is. It is set apart, and gets no longer while it is done.
     pub async fn errand(&self, due: Due, epoch: &str) -> Result<Option<Errand>, StoreError> {
+        self.store.set_apart(due, epoch).await?;
         let found = self.store.clocks(&[epoch.to_owned()]).await?.pop();
         Ok(found.and_then(|clock| {
-            let stretch = clock.stretch(due)?;
+            let doing = clock.doing(due)?;
             let relations = clock.relations.iter().copied().collect();
-            Some(Errand { due, stretch, clock, relations })
+            Some(Errand { due, doing, clock, relations })
         }))
     }
 
@@ -195,7 +217,8 @@ impl Corrector {
             let next = self.write(step).await?;
             begun.corrected += corrected;
             let Some(next) = next else {
-                self.store.settle_clock(begun.errand.due, &begun.errand.clock).await?;
+                let Errand { due, doing, clock, .. } = &begun.errand;
+                self.store.settle(*due, &clock.id, doing.number).await?;
                 return Ok(true);
             };
             begun.place = next;
@@ -205,12 +228,12 @@ impl Corrector {
 
     /// Works out what the next documents of an errand become.
     pub async fn look(&self, errand: &Errand, place: Place) -> Result<Step, StoreError> {
+        let stretch = errand.doing.stretch;
         match errand.collections()[place.collection] {
             collection::TRACKS => {
-                self.look_at::<Track>(errand, place, collection::TRACKS, tracks(errand.stretch))
-                    .await
+                self.look_at::<Track>(errand, place, collection::TRACKS, tracks(stretch)).await
             }
-            name => self.look_at::<Record>(errand, place, name, records(errand.stretch)).await,
+            name => self.look_at::<Record>(errand, place, name, records(stretch)).await,
         }
     }
 
@@ -247,7 +270,7 @@ impl Corrector {
             counter!(TIMES_NOT_CORRECTED, "of" => "document").increment(count);
             tracing::warn!(count, "some times stay as they are, the first: {}", chain(error));
         }
-        let end = page.last().filter(|_| page.len() >= PAGE);
+        let end = page.last().filter(|_| page.len() >= self.limits.page);
         let after =
             end.and_then(|last| Some((last.get(T::FIELD)?.clone(), last.get("_id")?.clone())));
         let next = match after {
@@ -271,7 +294,8 @@ impl Corrector {
             "last_clock": 1, "last_mono_us": 1, "last_seen": 1, "ingest.relations": 1,
         };
         let found = documents.find(filter).sort(doc! { T::FIELD: 1, "_id": 1 });
-        let found = found.limit(PAGE as i64).projection(fields);
+        let found =
+            found.limit(i64::try_from(self.limits.page).unwrap_or(i64::MAX)).projection(fields);
         found.await.map_err(failed)?.try_collect().await.map_err(failed)
     }
 }

@@ -3,10 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use object_store::limit::LimitStore;
 use object_store::local::LocalFileSystem;
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 
 use crate::remedy::Remedy;
+
+/// Pictures that are written at a time, of all partitions: each takes a thread, of which the runtime has
+/// 512, until the disk has it.
+const PUTS_AT_ONCE: usize = 128;
 
 /// A step with pictures that failed.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +72,8 @@ impl ImageError {
 #[derive(Debug, Clone)]
 pub struct Images {
     store: Arc<dyn ObjectStore>,
+    /// The same for writing: whoever looks at pictures does not wait for those that come.
+    puts: Arc<LimitStore<Arc<dyn ObjectStore>>>,
 }
 
 impl Images {
@@ -78,7 +85,12 @@ impl Images {
             .map_err(|source| ImageError::Open { path: directory.to_owned(), source })?;
         // Without fsync a document could outlive the picture that it points at.
         // Without cleanup the directories of all epochs would stay after their pictures.
-        Ok(Self { store: Arc::new(store.with_fsync(true).with_automatic_cleanup(true)) })
+        Ok(Self::new(Arc::new(store.with_fsync(true).with_automatic_cleanup(true))))
+    }
+
+    fn new(store: Arc<dyn ObjectStore>) -> Self {
+        let puts = Arc::new(LimitStore::new(Arc::clone(&store), PUTS_AT_ONCE));
+        Self { store, puts }
     }
 
     /// The store below, for whoever only reads.
@@ -89,7 +101,7 @@ impl Images {
     /// Writes a picture whole or not at all; returns once it is durable.
     pub async fn put(&self, path: &str, jpeg: PutPayload) -> Result<(), ImageError> {
         let place = object_store::path::Path::from(path);
-        let result = self.store.put(&place, jpeg).await;
+        let result = self.puts.put(&place, jpeg).await;
         result.map(drop).map_err(|source| ImageError::Put { path: path.to_owned(), source })
     }
 
@@ -104,7 +116,26 @@ impl Images {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
+    use futures_util::future::join_all;
+    use object_store::memory::InMemory;
+    use object_store::throttle::{ThrottleConfig, ThrottledStore};
+
     use super::*;
+
+    #[tokio::test]
+    async fn pictures_of_all_partitions_leave_threads_to_others() {
+        const PUT: Duration = Duration::from_millis(200);
+        let slow = ThrottleConfig { wait_put_per_call: PUT, ..ThrottleConfig::default() };
+        let images = Images::new(Arc::new(ThrottledStore::new(InMemory::new(), slow)));
+        let begin = Instant::now();
+        let paths: Vec<_> = (0..3 * PUTS_AT_ONCE).map(|n| format!("{n}.jpg")).collect();
+        let puts = join_all(paths.iter().map(|path| images.put(path, vec![0xff].into()))).await;
+        assert!(puts.iter().all(Result::is_ok));
+        // One after the other in three parts, and all at once if nothing held them back.
+        assert!(begin.elapsed() >= 3 * PUT, "{:?}", begin.elapsed());
+    }
 
     #[tokio::test]
     async fn a_picture_reads_back_and_lies_where_its_id_says() {

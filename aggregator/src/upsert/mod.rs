@@ -22,7 +22,7 @@ mod timed;
 mod times;
 mod track;
 
-pub use correction::{Corrector, Errand, Place, Step};
+pub use correction::{Corrector, Errand, Limits, Place, Step};
 pub use device::device;
 pub use frame::{frame, path as frame_path};
 pub use images::{ImageError, Images};

@@ -65,8 +65,11 @@ impl Found {
         }
         document.insert("ingest.relations", doc! { "$not": { "$gt": known } });
         fields.insert("ingest.relations", known);
-        let change = doc! { "$set": fields }.into();
-        let update = Update { filter: document, change, upsert: false };
+        let mut change = doc! { "$set": fields };
+        if !self.is_told {
+            change.insert("$unset", doc! { "corrected": "" });
+        }
+        let update = Update { filter: document, change: change.into(), upsert: false };
         Some(Amendment { update, is_other_time: !self.is_right })
     }
 }
@@ -153,5 +156,65 @@ impl Timed for Track {
         // A newer version was written by the camera's owner, who knows these relations.
         let document = doc! { "_id": &self.id, "rev": self.rev };
         Ok(found.amended(document, fields, relations))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::decode;
+    use crate::store::relations::Relation;
+
+    #[test]
+    fn a_time_that_its_clock_tells_no_more_is_the_devices_again_and_is_then_right() {
+        let at = |offset_us| -> Relations {
+            let clock = ClockState::Synchronised;
+            [Relation { mono_us: 9_000_000, offset_us, clock }].into_iter().collect()
+        };
+        let said = DateTime::from_millis(1_708_300_800_000);
+        let document = doc! {
+            "_id": "gate/north/1-0a1b2c3d/5", "kind": "frame", "mono_us": 5_000_000_i64,
+            "clock": "unsynchronised", "captured_ns": 1_708_300_800_000_000_000_i64,
+        };
+        let track = doc! {
+            "_id": "gate/north/1-0a1b2c3d/5#0", "rev": 7_i64,
+            "first_mono_us": 5_000_000_i64, "last_mono_us": 5_000_000_i64,
+            "first_clock": "unsynchronised", "last_clock": "unsynchronised",
+            "first_seen": said, "last_seen": said,
+        };
+        // Another one that comes later, and of a year that nothing counts in nanoseconds.
+        let (told, beyond) = (at(1_777_627_800_000_000), at(32_503_680_000_000_000));
+        is_undone::<Record>(document, &told, &beyond);
+        is_undone::<Track>(track, &told, &beyond);
+    }
+
+    fn is_undone<T: Timed>(document: Document, told: &Relations, beyond: &Relations) {
+        let corrected = amended::<T>(document.clone(), told).unwrap();
+        assert!(corrected.contains_key("corrected"), "{corrected}");
+        let mut undone = amended::<T>(corrected, beyond).unwrap();
+        assert_eq!(amended::<T>(undone.clone(), beyond), None, "{undone}");
+        undone.remove("ingest");
+        let seen = |document: &Document| {
+            ["captured_ns", "first_seen", "last_seen", "corrected"]
+                .map(|field| document.get(field).cloned())
+        };
+        assert_eq!(seen(&undone), seen(&document));
+    }
+
+    /// The document after its amendment, if it has one.
+    fn amended<T: Timed>(mut document: Document, relations: &Relations) -> Option<Document> {
+        let found: T = decode("frames", document.clone()).unwrap();
+        let change = found.correction(relations).unwrap()?.update.change;
+        let change = change.as_document().unwrap();
+        for (field, value) in change.get_document("$set").unwrap() {
+            match field.split_once('.') {
+                Some((outer, inner)) => document.insert(outer, doc! { inner: value }),
+                None => document.insert(field, value),
+            };
+        }
+        for field in change.get_document("$unset").into_iter().flat_map(Document::keys) {
+            document.remove(field);
+        }
+        Some(document)
     }
 }

@@ -1,17 +1,16 @@
-//! Those who correct what is stored: killed, several at once, and with more to do than they manage.
+//! Those who correct what is stored: killed, several at once, and with more becoming due meanwhile.
 
 use futures_util::TryStreamExt;
-use mongodb::bson::{DateTime, Document, doc};
+use mongodb::bson::{Document, doc};
 use picket_aggregator::store::bulk::Update;
-use picket_aggregator::store::clocks::{Due, EpochClock, look_at_pictures};
+use picket_aggregator::store::clocks::Due;
+use picket_aggregator::store::documents::TrackDocument;
 use picket_aggregator::store::relations::{Relation, Stretch};
-use picket_aggregator::store::{Settings, Store};
 use picket_aggregator::upsert::{Corrector, Place};
 use picket_tests::faults::{Bench, on_bench, short_or_long};
-use picket_tests::fleet::Fleet;
 use picket_wire::observation::ClockState;
-use picket_wire::{CameraKey, EpochId};
 
+use super::epoch::{Epoch, relations, store, stored_unsure};
 use super::{RIGHT_US, WRONG_US, wait_for_corrected, wait_for_count};
 
 #[test]
@@ -60,130 +59,6 @@ fn a_day_of_wrong_times_is_corrected_in_parts_also_by_an_aggregator_that_is_kill
     .unwrap();
 }
 
-fn stored_unsure(epoch: &str, seq: i64) -> Document {
-    let mono_us = seq * 100_000;
-    let said_ns = (WRONG_US + mono_us) * 1000;
-    doc! {
-        "_id": format!("{epoch}/{seq}"), "kind": "observation", "device": "day", "camera": "north",
-        "epoch": "1-0a1b2c3d", "seq": seq, "mono_us": mono_us, "clock": "unsynchronised",
-        "captured_at": DateTime::from_millis(said_ns / 1_000_000), "captured_ns": said_ns,
-    }
-}
-/// A store in which no other program corrects anything.
-async fn store(fleet: &Fleet, database: &str) -> Store {
-    let stack = fleet.stack.settings();
-    let host = stack.mongodb.uri.split_once("://").unwrap().1;
-    let text = format!(
-        "hosts = ['{}']\ndatabase = '{database}'\nuser = 'admin'\npassword_file = '{}'\nca_file = '{}'",
-        host.split(['/', '?']).next().unwrap(),
-        stack.dir.join("mongodb/admin.password").display(),
-        stack.mongodb.ca.display(),
-    );
-    let settings: Settings = toml::from_str(&text).unwrap();
-    settings.check().unwrap();
-    let store = Store::connect(&settings).await.unwrap();
-    store.prepare().await.unwrap();
-    store
-}
-
-/// What tells the time of all before it: first wrongly, and once the second is known, rightly.
-fn relations() -> [Relation; 2] {
-    let clock = ClockState::Synchronised;
-    let wrong_us = WRONG_US + 7_000_000;
-    [
-        Relation { mono_us: 9_000_000, offset_us: wrong_us, clock },
-        Relation { mono_us: 8_000_000, offset_us: RIGHT_US, clock },
-    ]
-}
-
-/// An epoch with a clock whose owner learns of relations.
-struct Epoch {
-    id: String,
-    key: CameraKey,
-    epoch: EpochId,
-    owner: EpochClock,
-}
-
-impl Epoch {
-    fn new(camera: &str) -> Self {
-        let key: CameraKey = camera.parse().unwrap();
-        let epoch: EpochId = "1-0a1b2c3d".parse().unwrap();
-        Self { id: format!("{key}/{epoch}"), key, epoch, owner: EpochClock::default() }
-    }
-
-    /// A document of this epoch at this time, of which nobody knows but the device.
-    fn unsure(&self, seq: i64) -> Document {
-        let mut document = stored_unsure(&self.id, seq);
-        document.extend(doc! {
-            "device": self.key.device.as_str(),
-            "camera": self.key.camera.as_str(),
-        });
-        document
-    }
-
-    fn track(&self, seq: i64) -> Document {
-        let mono_us = seq * 100_000;
-        let said = DateTime::from_millis((WRONG_US + mono_us) / 1000);
-        let mut track = self.unsure(seq);
-        track.extend(doc! {
-            "first_mono_us": mono_us, "last_mono_us": mono_us, "first_seen": said, "last_seen": said,
-            "first_clock": "unsynchronised", "last_clock": "unsynchronised", "rev": seq,
-        });
-        track
-    }
-
-    /// As a batch of its partition ends that brought a clock record.
-    async fn learn(&mut self, store: &Store, relation: Relation) {
-        self.owner.learn(relation);
-        let update = self.owner.take_update(&self.key, self.epoch).unwrap().unwrap();
-        store.write("clocks", vec![update]).await.unwrap();
-    }
-
-    async fn is_due(&self, store: &Store) -> bool {
-        let due = doc! { "_id": &self.id, "due": { "$exists": true } };
-        let clocks = store.database().collection::<Document>("clocks");
-        clocks.find_one(due).await.unwrap().is_some()
-    }
-
-    /// Stores a record as its owner does that knows both relations already.
-    async fn store_known(&self, store: &Store, collection: &'static str, seq: i64) {
-        let right_ns = (RIGHT_US + seq * 100_000) * 1000;
-        let right = DateTime::from_millis(right_ns / 1_000_000);
-        let mut document = self.track(seq);
-        let said = document.get_i64("captured_ns").unwrap();
-        document.extend(doc! {
-            "captured_at": right, "captured_ns": right_ns, "first_seen": right, "last_seen": right,
-            "ingest": { "relations": 2_i64 },
-            "corrected": {
-                "device_captured_at": DateTime::from_millis(said / 1_000_000),
-                "device_captured_ns": said, "by_clock": "synchronised",
-                "device_first_seen": DateTime::from_millis(said / 1_000_000),
-                "device_last_seen": DateTime::from_millis(said / 1_000_000),
-            },
-        });
-        let id = document.get_str("_id").unwrap().to_owned();
-        store.write(collection, vec![Update::insert_once(&id, document)]).await.unwrap();
-    }
-
-    /// Its documents, all of which must have their right times.
-    async fn is_right(&self, store: &Store, wanted: usize, when: &str) {
-        for (collection, field) in
-            [("observations", "captured_at"), ("frames", "captured_at"), ("tracks", "last_seen")]
-        {
-            let documents = store.database().collection::<Document>(collection);
-            let all = documents.find(doc! { "camera": self.key.camera.as_str() }).await.unwrap();
-            let all: Vec<Document> = all.try_collect().await.unwrap();
-            assert_eq!(all.len(), wanted, "{collection}");
-            for document in all {
-                let right_us = RIGHT_US + document.get_i64("seq").unwrap() * 100_000;
-                let right = DateTime::from_millis(right_us / 1000);
-                let stands = document.get_datetime(field).unwrap();
-                assert_eq!(*stands, right, "{when}, {collection}: {document}");
-            }
-        }
-    }
-}
-
 /// Each errand has three steps, of observations, pictures and tracks; it can stand still before it looks
 /// at what a step is about, and before it writes it.
 const STANDS: usize = 6;
@@ -219,8 +94,10 @@ fn a_corrector_that_stood_still_undoes_nothing_that_was_corrected_meanwhile() {
                 epoch.store_known(&store, collection, 3).await;
             }
             epoch.learn(&store, right).await;
-            let newer = fast.errand(Due::Relation, &epoch.id).await?.unwrap();
-            fast.work_off(newer).await?;
+            // What the slow one began with, and what became due since.
+            while let Some(errand) = fast.errand(Due::Relation, &epoch.id).await? {
+                fast.work_off(errand).await?;
+            }
             for collection in ["observations", "frames", "tracks"] {
                 epoch.store_known(&store, collection, 4).await;
             }
@@ -251,8 +128,7 @@ fn what_became_due_while_a_corrector_worked_stays_due() {
         epoch.learn(&store, wrong).await;
         let errand = corrector.errand(Due::Relation, &epoch.id).await?.unwrap();
         // Pictures that come meanwhile are another errand, and do not have this one begin anew.
-        let pictures = Stretch { from_us: 5, to_us: 6 };
-        store.write("clocks", vec![look_at_pictures(&epoch.key, epoch.epoch, pictures)]).await?;
+        epoch.pictures_came(&store, ClockState::Unset, 5, 6).await;
         corrector.work_off(errand).await?;
         assert!(!epoch.is_due(&store).await);
         let pictures = corrector.errand(Due::Pictures, &epoch.id).await?.unwrap();
@@ -270,50 +146,61 @@ fn what_became_due_while_a_corrector_worked_stays_due() {
 }
 
 #[test]
-fn each_epoch_has_its_turn_although_many_are_always_due_and_one_cannot_be_read() {
-    /// More than have their turn at once, and all of them before the one that waits.
-    const BUSY: usize = 40;
-    const TURNS: usize = 4;
+fn what_is_worked_off_gets_no_longer_by_what_becomes_due_meanwhile() {
     on_bench(async |bench: &mut Bench| {
-        let store = store(&bench.fleet, "turns").await;
-        let mut corrector = Corrector::new(store.clone());
-        let clocks = store.database().collection::<Document>("clocks");
-        clocks
-            .insert_one(doc! {
-                "_id": "a-first/north/1-0a1b2c3d", "relations": "none of these",
-                "due": { "from_us": 0_i64, "to_us": 1_i64 },
-                "pictures_due": { "from_us": 0_i64, "to_us": 1_i64 },
-            })
-            .await?;
-        let free = Relation { clock: ClockState::Unsynchronised, ..relations()[0] };
-        let mut busy = Vec::new();
-        for number in 0..BUSY {
-            let mut epoch = Epoch::new(&format!("busy/camera-{number:02}"));
-            epoch.learn(&store, free).await;
-            busy.push(epoch);
-        }
-        let mut waiting = Epoch::new("waiting/north");
-        let documents = |name: &str| store.database().collection::<Document>(name);
-        documents("observations").insert_one(waiting.unsure(1)).await?;
-        documents("tracks").insert_one(waiting.track(1)).await?;
-        waiting.learn(&store, relations()[1]).await;
-        documents("frames").insert_one(waiting.unsure(1)).await?;
-        let all = Stretch { from_us: 0, to_us: i64::MAX };
-        store.write("clocks", vec![look_at_pictures(&waiting.key, waiting.epoch, all)]).await?;
+        let store = store(&bench.fleet, "no-longer").await;
+        let (slow, fast) = (Corrector::new(store.clone()), Corrector::new(store.clone()));
+        let mut epoch = Epoch::new("gate/north");
+        let (due, unset) = (Due::Pictures, ClockState::Unset);
+        let stretch = |from_us, to_us| Some(Stretch { from_us, to_us });
+        epoch.learn(&store, relations()[1]).await;
+        epoch.pictures_came(&store, unset, 5, 6).await;
+        let first = slow.errand(due, &epoch.id).await?.unwrap();
+        epoch.pictures_came(&store, unset, 7, 8).await;
+        // Whoever comes next, when the first one may be gone, finds the same and no more.
+        let again = fast.errand(due, &epoch.id).await?.unwrap();
+        assert_eq!(epoch.doing(&store, due).await, stretch(5, 6));
+        fast.work_off(again).await?;
+        let second = fast.errand(due, &epoch.id).await?.unwrap();
+        assert_eq!(epoch.doing(&store, due).await, stretch(7, 8), "not what is done already");
+        // The slow one has done its own, which is not what is set apart by now.
+        slow.work_off(first).await?;
+        assert_eq!(epoch.doing(&store, due).await, stretch(7, 8));
+        epoch.pictures_came(&store, unset, 9, 9).await;
+        epoch.pictures_came(&store, unset, 3, 4).await;
+        fast.work_off(second).await?;
+        let third = fast.errand(due, &epoch.id).await?.unwrap();
+        assert_eq!(epoch.doing(&store, due).await, stretch(3, 9));
+        fast.work_off(third).await?;
+        assert!(fast.errand(due, &epoch.id).await?.is_none());
+        assert!(store.due_epochs(due, "", 1).await?.is_empty(), "nothing is left of it");
+        Ok(())
+    })
+    .unwrap();
+}
 
-        for _ in 0..TURNS {
-            for epoch in &mut busy {
-                epoch.learn(&store, free).await;
-                let pictures = look_at_pictures(&epoch.key, epoch.epoch, all);
-                store.write("clocks", vec![pictures]).await?;
+#[test]
+fn pictures_are_due_only_where_something_is_known_that_tells_their_time() {
+    use ClockState::{Synchronised, Unset, Unsynchronised};
+    on_bench(async |bench: &mut Bench| {
+        let store = store(&bench.fleet, "tells").await;
+        let corrector = Corrector::new(store.clone());
+        for (known, clock, is_due) in [
+            (None, Unset, false),
+            (Some(Unsynchronised), Unset, true),
+            (Some(Unsynchronised), Unsynchronised, false),
+            (Some(Synchronised), Unset, true),
+            (Some(Synchronised), Unsynchronised, true),
+        ] {
+            let mut epoch = Epoch::new(&format!("gate/{}-{}", known.is_some(), is_due));
+            if let Some(clock) = known {
+                epoch.learn(&store, Relation { clock, ..relations()[1] }).await;
             }
-            corrector.turn().await?;
-        }
-        waiting.is_right(&store, 1, "after its turn").await;
-        for due in Due::ALL {
-            assert!(corrector.errand(due, &waiting.id).await?.is_none(), "{due:?}");
-            let first = store.due_epochs(due, "", 1).await?;
-            assert_eq!(first, ["a-first/north/1-0a1b2c3d"], "what failed is tried again");
+            epoch.pictures_came(&store, clock, 5, 6).await;
+            let errand = corrector.errand(Due::Pictures, &epoch.id).await?;
+            assert_eq!(errand.is_some(), is_due, "{known:?}, pictures {clock:?}");
+            let clocks = store.database().collection::<Document>("clocks");
+            clocks.delete_many(doc! {}).await?;
         }
         Ok(())
     })
@@ -321,32 +208,35 @@ fn each_epoch_has_its_turn_although_many_are_always_due_and_one_cannot_be_read()
 }
 
 #[test]
-fn an_epoch_of_a_day_keeps_no_other_waiting_and_comes_to_its_end() {
-    /// More than one turn takes.
-    const DAY: i64 = 9000;
+fn a_former_owner_that_wakes_up_undoes_no_correction_of_a_track() {
     on_bench(async |bench: &mut Bench| {
-        let store = store(&bench.fleet, "long").await;
-        let mut corrector = Corrector::new(store.clone());
-        let documents = |name: &str| store.database().collection::<Document>(name);
-        let (mut long, mut short) = (Epoch::new("a-long/day"), Epoch::new("short/moment"));
-        let day: Vec<_> = (1..=DAY).map(|seq| long.unsure(seq)).collect();
-        documents("observations").insert_many(day).await?;
-        for name in ["frames", "observations", "tracks"] {
-            documents(name).insert_one(short.track(1)).await?;
+        let store = store(&bench.fleet, "former").await;
+        let corrector = Corrector::new(store.clone());
+        let mut epoch = Epoch::new("gate/north");
+        let write = async |track: &Document| {
+            let id = track.get_str("_id").unwrap();
+            let update = Update::keep_higher(id, &TrackDocument::ORDER, track.clone());
+            store.write("tracks", vec![update]).await.unwrap();
+        };
+        for name in ["observations", "frames"] {
+            store.database().collection::<Document>(name).insert_one(epoch.unsure(1)).await?;
         }
-        for epoch in [&mut long, &mut short] {
-            epoch.learn(&store, relations()[1]).await;
-        }
-        let right = corrector.turn().await?;
-        assert!(right < DAY as u64, "all of the day in one turn, before the other one");
-        short.is_right(&store, 1, "after its turn").await;
-        assert!(corrector.has_begun());
-        while corrector.has_begun() {
-            corrector.turn().await?;
-        }
-        assert!(!long.is_due(&store).await);
-        let wrong = doc! { "camera": "day", "corrected": { "$exists": false } };
-        assert_eq!(documents("observations").count_documents(wrong).await?, 0);
+        let track = epoch.track(1);
+        // By both owners; then the next one learns of the clock.
+        write(&track).await;
+        write(&track).await;
+        epoch.learn(&store, relations()[1]).await;
+        let errand = corrector.errand(Due::Relation, &epoch.id).await?.unwrap();
+        corrector.work_off(errand).await?;
+        epoch.is_right(&store, 1, "before the former owner wakes up").await;
+        write(&track).await;
+        epoch.is_right(&store, 1, "after it wrote what it knew").await;
+        // What the track becomes later is another version.
+        let mut later = track.clone();
+        later.insert("rev", 2_i64);
+        write(&later).await;
+        let tracks = store.database().collection::<Document>("tracks");
+        assert_eq!(tracks.find_one(doc! {}).await?, Some(later));
         Ok(())
     })
     .unwrap();

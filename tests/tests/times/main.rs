@@ -8,7 +8,9 @@
 )]
 
 mod correctors;
+mod epoch;
 mod sent;
+mod turns;
 
 use std::time::Duration;
 
