@@ -1,6 +1,6 @@
 //! What happens among the brokers, on librdkafka's mock brokers: a partition that has too few replicas,
-//! and one whose leader changes. The stack of the end-to-end tests has one real broker, where neither can
-//! be made.
+//! and one whose leader changes. The end-to-end tests have both on three real brokers too; here the
+//! answers are made at will, in seconds.
 
 // Helpers of tests may unwrap as tests do: a panic is a failed test.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]

@@ -34,7 +34,8 @@ pub struct Bench {
     pub proxy: Proxy,
 }
 
-/// Runs a test on the file's bench; the link passes all when it begins.
+/// Runs a test on the file's bench; when it begins, the link passes all and all services run, whatever
+/// the test before has come to.
 pub fn on_bench(test: impl AsyncFnOnce(&mut Bench) -> Result<()>) -> Result<()> {
     on_bench_of(StackOptions::default(), test)
 }
@@ -59,6 +60,7 @@ pub fn on_bench_of(
         };
         let mut bench = BENCH.get_or_try_init(start).await?.lock().await;
         bench.proxy.set(Fault::None);
+        bench.fleet.start_what_is_stopped().await?;
         test(&mut bench).await
     })
 }
@@ -123,13 +125,23 @@ pub async fn wait_for_spooled(agent: &Agent, process: &mut Process, least: u64) 
     .await
 }
 
-/// Waits until fewer observations wait in the spool of a device that runs than a commit holds.
+/// How many pictures an agent has in its spool.
+pub fn pictures_spooled(agent: &Agent) -> Result<u64> {
+    let spool = open_spool(&agent.spool())?;
+    Ok(spool.query_row("SELECT count(*) FROM pictures", [], |row| row.get(0))?)
+}
+
+/// Waits until fewer observations, and fewer pictures, wait in the spool of a device that runs than a
+/// commit holds.
 pub async fn wait_for_drained(agent: &Agent, process: &mut Process, limit: Duration) -> Result<()> {
     const LIVE: u64 = 20;
     until("the backlog to be sent", limit, async || {
         process.expect_running()?;
-        let spooled = spooled(agent)?;
-        Ok(if spooled <= LIVE { Ok(()) } else { Err(format!("{spooled} wait")) })
+        let (spooled, pictures) = (spooled(agent)?, pictures_spooled(agent)?);
+        let is_drained = spooled <= LIVE && pictures <= LIVE;
+        Ok(is_drained
+            .then_some(())
+            .ok_or_else(|| format!("{spooled} and {pictures} pictures wait")))
     })
     .await
 }
@@ -149,6 +161,8 @@ pub async fn nothing_is_lost(fleet: &Fleet, agents: &[&Agent]) -> Result<Finding
         ensure!(account.dropped.is_empty(), "{epoch}: dropped {:?}", account.drops());
         ensure!(account.picture_gaps.is_empty(), "{epoch}: {:?}", account.picture_gaps);
         ensure!(account.spooled.is_empty(), "{epoch}: {:?} are left", account.spooled);
+        let pictures = &account.pictures_spooled;
+        ensure!(pictures.is_empty(), "{epoch}: the pictures of {pictures:?} are left");
     }
     let letters = fleet.dead_letters()?;
     ensure!(letters == 0, "{letters} dead letters");

@@ -16,8 +16,8 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use crate::checkout;
 use crate::clock::Clock;
-use crate::process::{Process, program, until};
-use crate::stack::{Credentials, Settings as StackSettings, Stack, StackOptions, spawn};
+use crate::process::{Process, until};
+use crate::stack::{Credentials, Settings as StackSettings, Stack, StackOptions};
 
 /// How long a program may take to be ready on a slow machine.
 const READY: Duration = Duration::from_secs(180);
@@ -99,6 +99,17 @@ impl Fleet {
         self.aggregator_ready().await
     }
 
+    /// Starts again whatever a test has ended and not started again. What ended by itself is told.
+    pub async fn start_what_is_stopped(&mut self) -> Result<()> {
+        self.stack.start_what_is_stopped().await?;
+        self.stack.expect_running()?;
+        if self.aggregator.is_told_to_end() {
+            self.aggregator.kill()?;
+            return self.restart_aggregator().await;
+        }
+        self.aggregator.expect_running()
+    }
+
     /// Address of the live page.
     pub async fn page(&mut self) -> Result<String> {
         address(&mut self.aggregator, "page at ").await
@@ -138,10 +149,9 @@ impl Fleet {
 }
 
 fn start_aggregator(dir: &Path) -> Result<Process> {
-    const NAME: &str = "picket-aggregator";
-    let args =
-        ["run".to_owned(), "--config".to_owned(), path(&dir.join("aggregator.toml"))?.to_owned()];
-    spawn(NAME, &program(NAME)?, args.into(), &dir.join("aggregator.log"))
+    let config = dir.join("aggregator.toml");
+    let args = ["run", "--config", path(&config)?];
+    Process::start("picket-aggregator", &args, &dir.join("aggregator.log"))
 }
 
 /// An exit status that nothing else has.
@@ -253,12 +263,16 @@ pub async fn get(address: &str, page: &str) -> Result<String> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     let host = address.trim_start_matches("http://").trim_end_matches('/');
-    let mut connection = tokio::net::TcpStream::connect(host).await?;
     let request = format!("GET {page} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-    connection.write_all(request.as_bytes()).await?;
-    let mut text = String::new();
-    connection.read_to_string(&mut text).await?;
-    Ok(text)
+    let answer = async {
+        let mut connection = tokio::net::TcpStream::connect(host).await?;
+        connection.write_all(request.as_bytes()).await?;
+        let mut text = String::new();
+        connection.read_to_string(&mut text).await?;
+        anyhow::Ok(text)
+    };
+    let answered = tokio::time::timeout(READY, answer).await;
+    answered.with_context(|| format!("{host}{page} gave no whole answer"))?
 }
 
 fn last_line(log: &str) -> String {
@@ -347,16 +361,17 @@ listen = "127.0.0.1:0"
 }
 
 /// Waits until the centre has everything that the agents' brokers acknowledged: `ask` returns no
-/// violations.
+/// violations. What other devices have left on the same stack is theirs.
 pub async fn settled(
     fleet: &Fleet,
     agents: &[&Agent],
     limit: Duration,
 ) -> Result<crate::oracle::Findings> {
+    let devices: Vec<_> = agents.iter().map(|agent| agent.device.as_str()).collect();
     let spools: Vec<_> = agents.iter().map(|agent| agent.spool()).collect();
     let images = fleet.images();
     until("every seq and picture to be accounted for", limit, async || {
-        let findings = crate::oracle::ask(&fleet.database, &spools, &images).await?;
+        let findings = crate::oracle::ask(&fleet.database, &devices, &spools, &images).await?;
         Ok(if findings.violations.is_empty() {
             Ok(findings)
         } else {

@@ -1,6 +1,7 @@
 //! Folders of what lives as long as the test process.
 
 use std::io::PipeReader;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -25,6 +26,8 @@ fn reap(folder: &std::path::Path, input: PipeReader) -> Result<()> {
     Command::new("sh")
         .args(["-c", REAPER, "reaper"])
         .arg(folder)
+        // Ctrl-C in a terminal reaches the tests alone, and not who tidies up behind them.
+        .process_group(0)
         .stdin(input)
         .stdout(Stdio::null())
         .stderr(Stdio::null())

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use picket_wire::{Topic, TopicNames, header};
 use rdkafka::admin::{
     AdminClient, AdminOptions, AlterConfig, ConfigSource, OwnedResourceSpecifier, ResourceSpecifier,
@@ -59,4 +59,15 @@ pub fn values_by_id(fleet: &Fleet, agent: &Agent) -> Result<BTreeMap<IdAndKind, 
         }
     }
     Ok(values)
+}
+
+/// The topic of observations holds each record of a device once. That is the broker's doing, and holds for
+/// as long as one producer lives: after a crash, or with another producer, records may be sent again.
+pub fn each_once(fleet: &Fleet, agent: &Agent) -> Result<()> {
+    let values = values_by_id(fleet, agent)?;
+    ensure!(!values.is_empty(), "the topic has nothing of {}", agent.device);
+    let more = values.iter().filter(|(_, values)| values.len() > 1);
+    let twice: Vec<_> = more.map(|(id, values)| (id, values.len())).collect();
+    ensure!(twice.is_empty(), "more than once on the topic: {twice:?}");
+    Ok(())
 }

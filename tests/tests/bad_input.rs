@@ -13,7 +13,10 @@ use std::time::Duration;
 
 use picket_pki::{Authority, IssueOptions, MAX_DAYS, Role};
 use picket_tests::checkout;
-use picket_tests::process::{Process, program, until};
+use picket_tests::process::{Process, output_within, program, until};
+
+/// How long anything may take on a loaded machine.
+const LIMIT: Duration = Duration::from_secs(180);
 
 /// A folder with what a good agent config needs.
 struct Bench {
@@ -82,7 +85,7 @@ listen = "127.0.0.1:0"
 }
 
 fn run(name: &str, args: &[&str]) -> Output {
-    Command::new(program(name).unwrap()).args(args).output().unwrap()
+    output_within(Command::new(program(name).unwrap()).args(args), LIMIT).unwrap()
 }
 
 fn text_of(output: &Output) -> String {
@@ -209,16 +212,15 @@ async fn run_until_told(bench: &Bench, file: &Path, word: &str) -> (String, Exit
     std::fs::write(&path, with_video(&bench.good_config(), file)).unwrap();
     let args = ["run", "--config", path.to_str().unwrap()];
     let mut agent = Process::start("picket-edge-agent", &args, &bench.path("agent.log")).unwrap();
-    let limit = Duration::from_secs(60);
     let name = file.file_name().unwrap().to_str().unwrap();
-    until("a word on the file", limit, async || {
+    until("a word on the file", LIMIT, async || {
         let log = agent.log();
         let told = log.lines().any(|line| line.contains(name) && line.contains(word));
         Ok(if told { Ok(()) } else { Err(log) })
     })
     .await
     .unwrap();
-    let status = agent.terminate(limit).await.unwrap();
+    let status = agent.terminate(LIMIT).await.unwrap();
     let log = agent.log();
     assert!(!log.contains("panicked"), "{log}");
     (log, status)

@@ -17,7 +17,7 @@ use picket_tests::faults::{
     end, on_bench, short_or_long, spooled, stored, ten_a_second, wait_for_spooled,
 };
 use picket_tests::fleet::{self, Agent, Fleet, settled};
-use picket_tests::process::{program, until};
+use picket_tests::process::{output_within, program, until};
 
 const LIMIT: Duration = Duration::from_secs(180);
 /// Where no broker is.
@@ -43,13 +43,13 @@ fn text_of(output: &Output) -> String {
 }
 
 fn ordered(config: &Path, args: &[&str]) -> String {
-    let output = command(config, args).output().unwrap();
+    let output = output_within(&mut command(config, args), LIMIT).unwrap();
     assert!(output.status.success(), "{args:?}: {}", text_of(&output));
     text_of(&output)
 }
 
 fn refused(config: &Path, args: &[&str]) -> String {
-    let output = command(config, args).output().unwrap();
+    let output = output_within(&mut command(config, args), LIMIT).unwrap();
     assert!(!output.status.success(), "{args:?}: {}", text_of(&output));
     text_of(&output)
 }

@@ -15,7 +15,8 @@ use picket_aggregator::consume::{self, Centre, topics};
 use picket_aggregator::store::{self, Store};
 use picket_aggregator::track::Settings as TrackSettings;
 use picket_aggregator::upsert::{Images, Retention};
-use picket_tests::process::until;
+use picket_tests::faults::{Chance, short_or_long};
+use picket_tests::process::{until, until_every};
 use picket_tests::stack::{Stack, StackOptions};
 use picket_wire::observation::{
     ClockState, Detection, Detector, EpochStart, FrameFate, Gap, GapOf, Observation, PreviousEpoch,
@@ -44,7 +45,10 @@ struct Bench {
 
 async fn bench() -> MutexGuard<'static, Bench> {
     static BENCH: OnceCell<Mutex<Bench>> = OnceCell::const_new();
-    BENCH.get_or_init(|| async { Mutex::new(Bench::start().await) }).await.lock().await
+    let mut bench =
+        BENCH.get_or_init(|| async { Mutex::new(Bench::start().await) }).await.lock().await;
+    bench.stack.start_what_is_stopped().await.unwrap();
+    bench
 }
 
 impl Bench {
@@ -67,8 +71,14 @@ impl Bench {
             topics::Options { topics: TopicNames::default(), partitions: PARTITIONS, replicas: 1 };
         let made = topics::create(&connection, &options).await.unwrap();
         assert!(made.is_as_designed(), "{made}");
-        let again = topics::create(&connection, &options).await.unwrap();
-        assert!(again.topics.iter().all(|(_, o)| *o == topics::Outcome::Unchanged), "{again}");
+        // The broker tells of what was made a moment ago piece by piece.
+        until("the topics to be there as they were made", LIMIT, async || {
+            let again = topics::create(&connection, &options).await?;
+            let is_same = again.topics.iter().all(|(_, o)| *o == topics::Outcome::Unchanged);
+            Ok(if is_same { Ok(()) } else { Err(again.to_string()) })
+        })
+        .await
+        .unwrap();
         let many = topics::Options { replicas: 3, ..options.clone() };
         let error = topics::create(&connection, &many).await.unwrap_err();
         assert!(error.to_string().contains("3 replicas: the cluster has 1 brokers"), "{error}");
@@ -734,7 +744,8 @@ async fn a_centre_ends_in_time_while_mongodb_is_away_and_loses_nothing() {
     let working = spawn(hasty.clone());
     let mut membership = working.membership();
     let all = PARTITIONS as usize * 3;
-    membership.wait_for(|m| m.partitions.len() == all).await.unwrap();
+    let has_all = membership.wait_for(|m| m.partitions.len() == all);
+    tokio::time::timeout(LIMIT, has_all).await.unwrap().unwrap();
     let epoch = "ends/front/1-0a1b2c3d";
     bench.send(seen(epoch, 1).encode().unwrap()).await;
     complete(&store, "ends/front", 1).await;
@@ -747,7 +758,8 @@ async fn a_centre_ends_in_time_while_mongodb_is_away_and_loses_nothing() {
     // ... and once with partitions in hand that cannot be taken over.
     let opening = spawn(hasty.clone());
     let mut membership = opening.membership();
-    membership.wait_for(|m| m.joined).await.unwrap();
+    let joined = membership.wait_for(|m| m.joined);
+    tokio::time::timeout(LIMIT, joined).await.unwrap().unwrap();
     tokio::time::timeout(LIMIT, opening.stop()).await.unwrap().unwrap();
     bench.stack.start_mongodb().await.unwrap();
     let centre = bench.centre(&store).await;
@@ -757,22 +769,27 @@ async fn a_centre_ends_in_time_while_mongodb_is_away_and_loses_nothing() {
     centre.stop().await.unwrap();
 }
 
-/// Starts a centre in a runtime of its own and lets go of that in the midst of its work: whatever was
-/// waited for is never heard of again.
-fn die_at_work(
-    settings: consume::Settings,
-    store: store::Settings,
-    images: Images,
-    after: Duration,
-) {
+/// Starts a centre in a runtime of its own, and lets go of that once so many of the observations are
+/// stored: whatever was waited for is never heard of again.
+fn die_at_work(settings: consume::Settings, store: store::Settings, images: Images, least: u64) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let store = Store::connect(&store).await.unwrap();
         let tracker = TrackSettings::default();
-        let _centre = Centre::spawn(settings, tracker, RETENTION, store, images).unwrap();
-        tokio::time::sleep(after).await;
+        let _centre = Centre::spawn(settings, tracker, RETENTION, store.clone(), images).unwrap();
+        until_every("the moment to die", LIMIT, Duration::from_millis(5), async || {
+            let seen = count(&store, "observations", both()).await;
+            Ok(if seen >= least { Ok(()) } else { Err(format!("{seen} of {least}")) })
+        })
+        .await
+        .unwrap();
     });
     runtime.shutdown_background();
+}
+
+/// The observations of the two devices of the test below.
+fn both() -> Document {
+    doc! { "kind": "observation", "device": { "$in": ["calm", "storm"] } }
 }
 
 #[tokio::test]
@@ -790,13 +807,21 @@ async fn a_centre_that_dies_at_any_point_comes_to_the_same_documents() {
     }
     // Small batches: many places to die at.
     let settings = consume::Settings { batch_records: 7, release_s: 1, ..bench.settings() };
-    for n in 0..6 {
+    let deaths = short_or_long(4, 20);
+    let mut chance = Chance::new().unwrap();
+    let mut stored_at_death = Vec::new();
+    for n in 0..deaths {
+        let part = 2400 / deaths;
+        let least = 1 + part * n + chance.below(part);
         let (settings, images) = (settings.clone(), images.clone());
-        let store = bench.store_settings();
-        let after = Duration::from_millis(1500 + 137 * n);
-        let dying = move || die_at_work(settings, store, images, after);
+        let dying = bench.store_settings();
+        let dying = move || die_at_work(settings, dying, images, least);
         tokio::task::spawn_blocking(dying).await.unwrap();
+        stored_at_death.push(count(&store, "observations", both()).await);
     }
+    println!("dead with {stored_at_death:?} of 3000 stored");
+    let at_work = stored_at_death.iter().filter(|stored| **stored < 3000).count();
+    assert!(at_work >= 2, "nobody died at work: {stored_at_death:?}");
     let centre = bench.centre(&store).await;
     complete(&store, "calm/front", 1500).await;
     complete(&store, "storm/front", 1500).await;

@@ -18,7 +18,7 @@ use picket_pki::{Authority, IssueOptions, MAX_DAYS, Role};
 use picket_tests::checkout;
 use picket_tests::fleet::{address, get};
 use picket_tests::oracle::open_spool;
-use picket_tests::process::{Process, program, until};
+use picket_tests::process::{Process, output_within, program, until};
 
 const LIMIT: Duration = Duration::from_secs(180);
 
@@ -93,7 +93,8 @@ listen = "127.0.0.1:0"
     fn order(&self, args: &[&str]) -> Output {
         let mut command = Command::new(program("picket-edge-agent").unwrap());
         command.args(args).arg("--config").arg(self.path("agent.toml"));
-        command.envs(self.env.iter().cloned()).output().unwrap()
+        command.envs(self.env.iter().cloned());
+        output_within(&mut command, LIMIT).unwrap()
     }
 
     fn ordered(&self, args: &[&str]) -> String {

@@ -14,8 +14,8 @@ use futures_util::TryStreamExt;
 use jiff::Timestamp;
 use mongodb::bson::{DateTime, Document, doc};
 use picket_tests::faults::{
-    Bench, Chance, LIMIT, end, nothing_is_lost, on_bench, short_or_long, ten_a_second,
-    ten_a_second_without_pictures, wait_for_drained, wait_for_log, wait_for_spooled,
+    Bench, Chance, LIMIT, end, nothing_is_lost, on_bench, pictures_spooled, short_or_long,
+    ten_a_second, ten_a_second_without_pictures, wait_for_drained, wait_for_log, wait_for_spooled,
     wait_for_stored,
 };
 use picket_tests::fleet::{Agent, Fleet, settled};
@@ -105,7 +105,7 @@ fn on_a_link_of_64_kbit_a_second_observations_stay_live_while_pictures_wait() {
         bench.proxy.set(Fault::Slow { bits_per_s: 64_000 });
         let since = Timestamp::now();
         wait_for_stored(&bench.fleet, &agent, &mut process, short_or_long(60, 1800)).await?;
-        let waiting = pictures_spooled(&agent);
+        let waiting = pictures_spooled(&agent)?;
         let latencies = latencies_ms(&bench.fleet, &agent, since).await;
         let at = |percent: usize| latencies[(latencies.len() - 1) * percent / 100];
         println!("p50 {} ms, p99 {} ms, {waiting} pictures wait", at(50), at(99));
@@ -119,11 +119,6 @@ fn on_a_link_of_64_kbit_a_second_observations_stay_live_while_pictures_wait() {
         Ok(())
     })
     .unwrap();
-}
-
-fn pictures_spooled(agent: &Agent) -> u64 {
-    let spool = picket_tests::oracle::open_spool(&agent.spool()).unwrap();
-    spool.query_row("SELECT count(*) FROM pictures", [], |row| row.get(0)).unwrap()
 }
 
 /// Waits until the broker has answered and the answers were dropped.
@@ -150,7 +145,7 @@ fn acknowledgements_lost_after_the_write_double_nothing_while_the_agent_lives() 
             wait_for_stored(&bench.fleet, &agent, &mut process, 10).await?;
         }
         recovers(bench, &agent, &mut process).await;
-        Ok(())
+        topics::each_once(&bench.fleet, &agent)
     })
     .unwrap();
 }
@@ -204,11 +199,14 @@ fn pictures_that_the_broker_never_takes_are_counted_and_hold_up_nothing() {
         let (mut refused, mut arrived) = (0, 0);
         for (epoch, account) in findings.of(&agent) {
             assert!(account.dropped.is_empty(), "{epoch}: {:?}", account.drops());
+            assert!(account.spooled.is_empty(), "{epoch}: {:?} are left", account.spooled);
+            assert!(account.pictures_spooled.is_empty(), "{epoch}: pictures are left");
             refused += account.picture_gaps.iter().map(|(_, _, count)| count).sum::<u64>();
             arrived += account.pictures_stored.len();
         }
         println!("{refused} pictures refused, {arrived} arrived");
         assert!(refused >= 20 && arrived > 0, "{refused} refused, {arrived} arrived");
+        assert_eq!(bench.fleet.dead_letters()?, 0);
         Ok(())
     })
     .unwrap();

@@ -17,7 +17,8 @@ use mongodb::bson::{Document, doc};
 use picket_tests::checkout;
 use picket_tests::faults::{Bench, LIMIT, end, on_bench_of, stored, wait_for_spooled};
 use picket_tests::fleet::{self, Agent, Fleet, settled};
-use picket_tests::process::{program, until};
+use picket_tests::oracle::open_spool;
+use picket_tests::process::{Process, output_within, program, until};
 use picket_tests::stack::StackOptions;
 use picket_wire::Topic;
 use rdkafka::Message;
@@ -75,6 +76,9 @@ fn the_one_face_in_the_clip_keeps_one_track_id_and_a_second_run_adds_nothing() {
         agent.run_to_end(LIMIT).await.unwrap();
         let findings = settled(fleet, &[&agent], LIMIT).await.unwrap();
         assert_eq!(findings.of(&agent).count(), 1, "one camera, one epoch: {findings:?}");
+        let (_, account) = findings.of(&agent).next().unwrap();
+        // The books end where the clip does, and not with what the agent knows of alone.
+        assert_eq!(account.last_seq as usize, frames_of_the_clip());
 
         let observations = observations(fleet, &agent).await;
         let mut ids = BTreeSet::new();
@@ -134,7 +138,8 @@ fn the_one_face_keeps_one_track_id_through_each_pass_of_the_repeated_clip() {
 /// Tells the running agent something, and waits until it is done.
 fn order(agent: &Agent, args: &[&str]) {
     let mut command = Command::new(program("picket-edge-agent").unwrap());
-    let output = command.args(args).arg("--config").arg(&agent.config).output().unwrap();
+    command.args(args).arg("--config").arg(&agent.config);
+    let output = output_within(&mut command, LIMIT).unwrap();
     assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
@@ -184,6 +189,29 @@ fn the_centre_takes_a_pause_and_a_camera_that_comes_by_a_reload_and_the_books_ba
     });
 }
 
+/// How far an agent has read its recordings, in ns of all of them together, and how many to the end.
+fn read_so_far(agent: &Agent) -> Result<(u64, u64)> {
+    let read = "SELECT coalesce(sum(media_time_ns), 0), coalesce(sum(at_end), 0) FROM recordings";
+    let spool = open_spool(&agent.spool())?;
+    Ok(spool.query_row(read, [], |row| Ok((row.get(0)?, row.get(1)?)))?)
+}
+
+/// Waits until an agent has read on for a second of its recordings, or has read all.
+async fn wait_for_reading(agent: &Agent, process: &mut Process, before: u64) {
+    until("the agent to read on", LIMIT, async || {
+        // An agent that has just begun has no spool yet, or an empty file.
+        let seen = read_so_far(agent);
+        if seen.as_ref().is_ok_and(|(read, at_end)| *read > before + 1_000_000_000 || *at_end == 2)
+        {
+            return Ok(Ok(()));
+        }
+        process.expect_running()?;
+        Ok(Err(format!("{seen:?}")))
+    })
+    .await
+    .unwrap();
+}
+
 #[test]
 fn a_folder_survives_kill_9_and_stores_each_frame_of_each_video_once() {
     on_bench(async |bench| {
@@ -198,11 +226,17 @@ fn a_folder_survives_kill_9_and_stores_each_frame_of_each_video_once() {
             "[[folder]]\npath = {videos:?}\npace = \"none\"\nstart_time = \"2026-01-02T03:04:05Z\"\n"
         );
         let agent = fleet.enrol("folder", &folder).await.unwrap();
-        for round in 1..=3 {
+        let mut killed_at = Vec::new();
+        for _ in 1..=3 {
+            let (before, _) = killed_at.last().copied().unwrap_or_default();
             let mut process = agent.start().unwrap();
-            wait_for_stored(fleet, &agent, round * 60).await;
+            wait_for_reading(&agent, &mut process, before).await;
             process.kill().unwrap();
+            killed_at.push(read_so_far(&agent).unwrap());
         }
+        println!("killed with so many ns and recordings read: {killed_at:?}");
+        let at_work = killed_at.iter().filter(|(_, at_end)| *at_end < 2).count();
+        assert!(at_work > 0, "all was read at the first kill: {killed_at:?}");
         agent.run_to_end(LIMIT).await.unwrap();
         agent.run_to_end(LIMIT).await.unwrap();
         settled(fleet, &[&agent], LIMIT).await.unwrap();
@@ -226,11 +260,17 @@ fn a_folder_survives_kill_9_and_stores_each_frame_of_each_video_once() {
 /// Counted by a tool that is not ours.
 fn frames_of_the_clip() -> usize {
     let clip = checkout::clip().unwrap();
-    let output = Command::new("gst-launch-1.0")
-        .args(["-v", "filesrc", &format!("location={}", clip.display())])
-        .args(["!", "decodebin", "!", "identity", "silent=false", "!", "fakesink"])
-        .output()
-        .unwrap();
+    let mut command = Command::new("gst-launch-1.0");
+    command.args(["-v", "filesrc", &format!("location={}", clip.display())]).args([
+        "!",
+        "decodebin",
+        "!",
+        "identity",
+        "silent=false",
+        "!",
+        "fakesink",
+    ]);
+    let output = output_within(&mut command, LIMIT).unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     text.lines().filter(|line| line.contains("last-message = chain")).count()
 }
@@ -257,6 +297,23 @@ fn an_outage_of_the_broker_loses_nothing_and_doubles_nothing() {
     });
 }
 
+/// Waits until the agent has committed something in its run of this number. What is stored meanwhile may
+/// be of a former one.
+async fn wait_for_commit(agent: &Agent, process: &mut Process, run: u64) {
+    let epoch = format!("{run}-");
+    until(&format!("a commit in run {run}"), LIMIT, async || {
+        process.expect_running()?;
+        let spool = open_spool(&agent.spool())?;
+        let account = |row: &rusqlite::Row| Ok((row.get::<_, String>(0)?, row.get::<_, u64>(1)?));
+        // There is none before the first commit.
+        let seen = spool.query_row("SELECT epoch, last_committed FROM accounts", [], account);
+        let is_there = seen.as_ref().is_ok_and(|(of, last)| of.starts_with(&epoch) && *last > 0);
+        Ok(if is_there { Ok(()) } else { Err(format!("{seen:?}")) })
+    })
+    .await
+    .unwrap();
+}
+
 #[test]
 fn kill_9_of_agent_and_aggregator_loses_nothing_unsaid_and_doubles_nothing() {
     on_bench(async |bench| {
@@ -265,6 +322,7 @@ fn kill_9_of_agent_and_aggregator_loses_nothing_unsaid_and_doubles_nothing() {
         let mut process = agent.start().unwrap();
         for round in 1..=3 {
             wait_for_stored(fleet, &agent, round * 25).await;
+            wait_for_commit(&agent, &mut process, round).await;
             fleet.aggregator.kill().unwrap();
             process.kill().unwrap();
             process = agent.start().unwrap();
@@ -315,11 +373,11 @@ fn a_tool_that_is_not_ours_reads_frames_and_observations() {
         let dir = tempfile::tempdir()?;
         let picture = dir.path().join("frame.jpg");
         std::fs::write(&picture, &frames[..end]).unwrap();
-        let output = Command::new("gst-launch-1.0")
+        let mut command = Command::new("gst-launch-1.0");
+        command
             .args(["-q", "filesrc", &format!("location={}", picture.display())])
-            .args(["!", "jpegdec", "!", "fakesink"])
-            .output()
-            .unwrap();
+            .args(["!", "jpegdec", "!", "fakesink"]);
+        let output = output_within(&mut command, LIMIT).unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         Ok(())
     });
@@ -329,14 +387,14 @@ fn a_tool_that_is_not_ours_reads_frames_and_observations() {
 fn kcat(fleet: &Fleet, topic: Topic, format: &str) -> Vec<u8> {
     let settings = fleet.stack.settings();
     let name = format!("{}.{topic}", settings.kafka.topic_prefix);
-    let output = Command::new("kcat")
+    let mut command = Command::new("kcat");
+    command
         .args(["-b", &settings.kafka.bootstrap, "-X", "security.protocol=ssl"])
         .args(["-X", &format!("ssl.ca.location={}", settings.admin.ca.display())])
         .args(["-X", &format!("ssl.certificate.location={}", settings.admin.certificate.display())])
         .args(["-X", &format!("ssl.key.location={}", settings.admin.key.display())])
-        .args(["-C", "-q", "-e", "-o", "beginning", "-t", &name, "-f", format])
-        .output()
-        .unwrap();
+        .args(["-C", "-q", "-e", "-o", "beginning", "-t", &name, "-f", format]);
+    let output = output_within(&mut command, LIMIT).unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     output.stdout
 }

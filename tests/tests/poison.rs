@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use mongodb::bson::{Document, doc};
 use picket_tests::fleet::{self, Fleet};
+use picket_tests::oracle;
 use picket_tests::process::until;
 use picket_wire::observation::{ClockState, Detector, FrameFate, Observation, Stamp};
 use picket_wire::status::{LinkStatus, SpoolStatus, Status};
@@ -255,5 +256,14 @@ async fn the_same_id_with_other_bytes_is_a_conflict_and_the_same_bytes_are_a_res
     let letters = fleet.messages(Topic::DeadLetter).unwrap();
     assert_eq!(letters.len(), 1);
     assert_eq!(header_of(&letters[0], dead_letter::REASON), dead_letter::IDENTITY_CONFLICT);
+    until("the books of two observations", LIMIT, async || {
+        let findings = oracle::ask(&fleet.database, &["gate"], &[], &fleet.images()).await?;
+        let stored: Vec<_> =
+            findings.accounts.values().map(|account| account.stored.len()).collect();
+        let is_so = findings.violations.is_empty() && stored == [2];
+        Ok(if is_so { Ok(()) } else { Err(format!("{findings:?}")) })
+    })
+    .await
+    .unwrap();
     fleet.stop().await.unwrap();
 }

@@ -225,7 +225,7 @@ async fn a_picture_comes_live_with_its_boxes_whichever_half_is_stored_first() {
 
     // Open feeds do not hold up a stop.
     pages.stop.send(()).unwrap();
-    tokio::time::timeout(Duration::from_secs(4), pages.server).await.unwrap().unwrap().unwrap();
+    tokio::time::timeout(Duration::from_secs(60), pages.server).await.unwrap().unwrap().unwrap();
 }
 
 #[tokio::test]

@@ -13,8 +13,7 @@ use tokio::net::UnixStream;
 
 use super::guest::{Guest, Output};
 use crate::checkout::repository;
-use crate::process::{Process, until};
-use crate::stack::spawn;
+use crate::process::{Process, spawn, until};
 
 /// What its firmware shows as the serial number, to root alone.
 pub const SERIAL: &str = "PICKET-0042";

@@ -213,7 +213,8 @@ impl Site {
         let findings =
             until_every("the books to balance", self.limit(SETTLED), LOOK_EVERY, async || {
                 self.copy_spool().await?;
-                let findings = oracle::ask(&database, std::slice::from_ref(&copy), &images).await?;
+                let findings =
+                    oracle::ask(&database, &[DEVICE], std::slice::from_ref(&copy), &images).await?;
                 Ok(match findings.violations.is_empty() {
                     true => Ok(findings),
                     false => Err(findings.violations.join("; ")),

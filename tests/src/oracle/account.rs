@@ -15,6 +15,8 @@ pub struct Account {
     pub last_seq: u64,
     /// Stored observations.
     pub stored: BTreeSet<u64>,
+    /// How many observations the centre's ledger counts as stored.
+    pub counted_stored: u64,
     /// In stored skip records.
     pub skipped: BTreeSet<u64>,
     /// In stored gap records of observations, with the reason.

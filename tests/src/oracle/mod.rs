@@ -50,11 +50,18 @@ impl Findings {
     }
 }
 
-/// Asks MongoDB, and the spools of the agents.
-pub async fn ask(database: &Database, spools: &[PathBuf], images: &Path) -> Result<Findings> {
+/// Asks MongoDB what it has of these devices, and their spools.
+pub async fn ask(
+    database: &Database,
+    devices: &[&str],
+    spools: &[PathBuf],
+    images: &Path,
+) -> Result<Findings> {
     let mut findings = Findings::default();
-    read_log_documents(database, &mut findings).await?;
-    read_pictures(database, images, &mut findings).await?;
+    let own = doc! { "device": { "$in": devices } };
+    read_log_documents(database, &own, &mut findings).await?;
+    read_ledger(database, &own, &mut findings).await?;
+    read_pictures(database, &own, images, &mut findings).await?;
     for spool in spools {
         read_spool(spool, &mut findings).with_context(|| format!("spool {}", spool.display()))?;
     }
@@ -63,8 +70,12 @@ pub async fn ask(database: &Database, spools: &[PathBuf], images: &Path) -> Resu
     Ok(findings)
 }
 
-async fn read_log_documents(database: &Database, findings: &mut Findings) -> Result<()> {
-    let mut cursor = database.collection::<Document>("observations").find(doc! {}).await?;
+async fn read_log_documents(
+    database: &Database,
+    own: &Document,
+    findings: &mut Findings,
+) -> Result<()> {
+    let mut cursor = database.collection::<Document>("observations").find(own.clone()).await?;
     while let Some(document) = cursor.try_next().await? {
         let id = document.get_str("_id")?.to_owned();
         let (epoch, seq_text) = id.rsplit_once('/').context("an id without /")?;
@@ -137,8 +148,24 @@ fn read_previous_epoch(document: &Document, epoch: &str, findings: &mut Findings
     Ok(())
 }
 
-async fn read_pictures(database: &Database, images: &Path, findings: &mut Findings) -> Result<()> {
-    let mut cursor = database.collection::<Document>("frames").find(doc! {}).await?;
+/// How many observations the centre says that it stored: a document cannot be there twice, but can be
+/// counted twice.
+async fn read_ledger(database: &Database, own: &Document, findings: &mut Findings) -> Result<()> {
+    let mut cursor = database.collection::<Document>("ledger").find(own.clone()).await?;
+    while let Some(document) = cursor.try_next().await? {
+        let stored = document.get_document("accounts")?.get_i64("stored")?;
+        findings.account(document.get_str("_id")?).counted_stored = stored as u64;
+    }
+    Ok(())
+}
+
+async fn read_pictures(
+    database: &Database,
+    own: &Document,
+    images: &Path,
+    findings: &mut Findings,
+) -> Result<()> {
+    let mut cursor = database.collection::<Document>("frames").find(own.clone()).await?;
     while let Some(document) = cursor.try_next().await? {
         let id = document.get_str("observation")?;
         let path = images.join(document.get_str("path")?);
@@ -175,6 +202,10 @@ fn judge(findings: &mut Findings) {
         let crops = account.crops_of_nothing();
         if !crops.is_empty() {
             violations.push(format!("{epoch}: there are crops of seq {crops:?}, not looked at"));
+        }
+        let (counted, stored) = (account.counted_stored, account.stored.len() as u64);
+        if counted != stored {
+            violations.push(format!("{epoch}: {stored} are stored, and {counted} counted"));
         }
         let twice = account.settled_twice();
         if !twice.is_empty() {
@@ -240,6 +271,7 @@ mod tests {
         let account = Account {
             last_seq: 5,
             stored: [1, 2].into(),
+            counted_stored: 2,
             skipped: [3].into(),
             dropped: [(4, "crash".to_owned())].into(),
             crash_gaps: vec![(4, 4)],
@@ -272,13 +304,19 @@ mod tests {
 
     #[test]
     fn any_one_loss_is_seen() {
-        assert_eq!(violations(|a| a.stored.retain(|seq| *seq != 2)), 1);
+        assert_eq!(violations(|a| a.stored.retain(|seq| *seq != 2)), 2, "nowhere, and counted");
         assert_eq!(violations(|a| a.skipped.clear()), 1);
         assert_eq!(violations(|a| a.dropped.clear()), 1);
         assert_eq!(violations(|a| a.spooled.clear()), 1);
         assert_eq!(violations(|a| a.last_seq = 6), 1);
         assert_eq!(violations(|a| a.pictures_stored.clear()), 1);
         assert_eq!(violations(|a| a.picture_gaps.clear()), 1);
+    }
+
+    #[test]
+    fn an_observation_that_is_counted_twice_or_never_is_seen() {
+        assert_eq!(violations(|a| a.counted_stored = 3), 1);
+        assert_eq!(violations(|a| a.counted_stored = 1), 1);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -15,7 +15,7 @@ use super::part::Part;
 use super::settings::Settings;
 use super::{GUESTS_NAME, HOST};
 use crate::checkout::{fetched, repository};
-use crate::process::until;
+use crate::process::{output_within, until};
 
 const START_LIMIT: Duration = Duration::from_secs(240);
 /// 16 bytes in base64, "picket-stack-001": an id that every stack may share, as none meets another.
@@ -88,13 +88,10 @@ impl Kafka {
     fn format(&self) -> Result<()> {
         let config = self.properties.display().to_string();
         let tool = ["kafka.tools.StorageTool", "format", "--cluster-id", CLUSTER_ID, "--config"];
-        let output = Command::new(java())
-            .args(self.jvm_args())
-            .args(tool)
-            .arg(config)
-            .stdin(Stdio::null())
-            .output()
-            .context("start java; is a Java 17 runtime installed (make deps)?")?;
+        let mut command = Command::new(java());
+        command.args(self.jvm_args()).args(tool).arg(config);
+        let output = output_within(&mut command, START_LIMIT)
+            .context("is a Java 17 runtime installed (make deps)?")?;
         if !output.status.success() {
             bail!(
                 "Kafka's storage cannot be formatted:\n{}{}",
@@ -108,16 +105,15 @@ impl Kafka {
     /// By Kafka's own tool: the credential is kept with the cluster's metadata.
     pub fn set_password(&self, settings: &Settings, user: &str, password: &str) -> Result<()> {
         let admin = settings.dir.join("kafka/clients/admin.properties");
-        let output = Command::new(java())
+        let mut command = Command::new(java());
+        command
             .args(self.jvm_args())
             .args(["kafka.admin.ConfigCommand", "--bootstrap-server", &settings.kafka.bootstrap])
             .arg("--command-config")
             .arg(admin)
             .args(["--alter", "--entity-type", "users", "--entity-name", user, "--add-config"])
-            .arg(format!("SCRAM-SHA-512=[iterations=4096,password={password}]"))
-            .stdin(Stdio::null())
-            .output()
-            .context("start java")?;
+            .arg(format!("SCRAM-SHA-512=[iterations=4096,password={password}]"));
+        let output = output_within(&mut command, START_LIMIT)?;
         let said =
             [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
         anyhow::ensure!(output.status.success(), "no password for {user}:\n{}", said.concat());

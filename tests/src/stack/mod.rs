@@ -36,7 +36,6 @@ use picket_pki::{Authority, IssueOptions, Role};
 use crate::proxy::Proxy;
 pub use enrol::enrol_device;
 pub use kafka::PLAIN_USER;
-pub(crate) use part::spawn;
 use ports::Lease;
 pub use settings::{Credentials, KafkaSettings, MongoSettings, Settings};
 
@@ -201,6 +200,18 @@ impl Stack {
             .into_iter()
             .flatten()
             .collect()
+    }
+
+    /// Starts again each part that was stopped or killed, as by a test that failed before it did so itself.
+    pub async fn start_what_is_stopped(&mut self) -> Result<()> {
+        let brokers = std::iter::once(&mut self.kafka).chain(&mut self.further);
+        for broker in brokers.filter(|broker| broker.part.is_stopped()) {
+            broker.start(&self.settings).await?;
+        }
+        if self.mongodb.part.is_stopped() {
+            self.start_mongodb().await?;
+        }
+        Ok(())
     }
 
     /// Fails with the log's end of a part that ended by itself.
