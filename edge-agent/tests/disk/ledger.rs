@@ -194,11 +194,15 @@ impl Promised {
         let mut found = Found::default();
         let there: BTreeSet<_> = rows.iter().map(name).collect();
         rows.iter().for_each(|row| found.take(row, false));
-        let acknowledged = self
-            .asked
-            .iter()
-            .filter(|(name, outcome)| **outcome == Outcome::Acknowledged && !there.contains(*name));
-        acknowledged.for_each(|(name, _)| found.take(&self.given_out[name], true));
+        for (name, outcome) in &self.asked {
+            let row = &self.given_out[name];
+            // A crash may take the word of an acknowledgement: the row is then one like any other, and
+            // may have to go.
+            let went_later = !self.settled.contains(name) && found.tells_of(row);
+            if *outcome == Outcome::Acknowledged && !there.contains(name) && !went_later {
+                found.take(row, true);
+            }
+        }
         found
     }
 
