@@ -198,7 +198,8 @@ impl Promised {
             let row = &self.given_out[name];
             // A crash may take the word of an acknowledgement: the row is then one like any other, and
             // may have to go.
-            let went_later = !self.settled.contains(name) && found.tells_of(row);
+            let may_go = !self.settled.contains(name) && row.is_replaceable();
+            let went_later = may_go && found.tells_of(row);
             if *outcome == Outcome::Acknowledged && !there.contains(name) && !went_later {
                 found.take(row, true);
             }
