@@ -214,9 +214,11 @@ fn a_decoder_that_failed_its_probe_at_the_start_is_used_once_it_decodes_a_sample
 fn a_decoder_whose_probe_hangs_is_not_probed_again_meanwhile() {
     register();
     cue("rehearsed-asleep", Cue::HangInStart);
-    let camera = start(with_stand_in("i", "rehearsed-asleep"));
+    let mut description = with_stand_in("i", "rehearsed-asleep");
+    description["watch"]["stall_after_s"] = json!(4);
+    let camera = start(description);
     let mut taken = Sequence::new();
-    // Five seconds, in which its time comes again and again; a camera may be silent for two.
+    // Five seconds, in which its time comes again and again; this camera may be silent for four.
     taken.take_until("going on", &camera, |view| view.captured >= 100);
     let view = camera.handle.account.view();
     assert_eq!(view.reopened, 0, "a camera that waits for its decoders is not silent");

@@ -11,9 +11,9 @@
 //!   What is committed while the link is up is live; what was spooled at the start or during an
 //!   outage, of the link or of the camera's partition, is backlog, behind it. Records go before
 //!   pictures in both; where the backlog's records keep to their pace and the link has room, its
-//!   pictures go too, but none before the records that were captured before it. A message that fails
-//!   alone and is sent again may come after its successors. Nothing of a key goes over new producers
-//!   while something of it is on its way at the former ones.
+//!   pictures go too, but none before the records that were captured before it, also where the broker
+//!   does not take these. A message that fails alone and is sent again may come after its successors.
+//!   Nothing of a key goes over new producers while something of it is on its way at the former ones.
 //! - *Fairness*: of the cameras that have something to send in a lane, the one that was given the
 //!   fewest bytes is next. One whose partition takes nothing holds up no other.
 //! - *Duplicates*: after a crash or a replaced producer a message may be sent twice, with the same

@@ -190,17 +190,19 @@ impl Queues {
         now: Instant,
     ) -> Option<&str> {
         let shelves = &self.shelves[queue.index()];
-        let may_go = |key: &str| has_room(queue, key) && !self.would_overtake(queue, key);
+        let may_go = |key: &str| has_room(queue, key) && !self.would_overtake(queue, key, now);
         if self.is_held(queue, now) { None } else { shelves.next(may_go) }
     }
 
     /// Whether a camera's next picture of the backlog was captured behind an observation that still
-    /// waits: these keep to a pace, and while they do the link may have room for pictures.
-    fn would_overtake(&self, queue: Queue, key: &str) -> bool {
+    /// waits: these keep to a pace, and while they do the link may have room for pictures. Observations
+    /// that cannot be read are not waited for.
+    fn would_overtake(&self, queue: Queue, key: &str, now: Instant) -> bool {
         let first_of = |queue: Queue| self.shelves[queue.index()].first_of(key);
         let observations = Queue { topic: Topic::Observations, ..queue };
         queue.lane == Lane::Backlog
             && queue.topic == Topic::Frames
+            && !self.is_held(observations, now)
             && first_of(observations) < first_of(queue)
     }
 

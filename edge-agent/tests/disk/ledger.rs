@@ -194,13 +194,20 @@ impl Promised {
         let mut found = Found::default();
         let there: BTreeSet<_> = rows.iter().map(name).collect();
         rows.iter().for_each(|row| found.take(row, false));
-        for (name, outcome) in &self.asked {
-            let row = &self.given_out[name];
+        let acknowledged = self
+            .asked
+            .iter()
+            .filter(|(name, outcome)| **outcome == Outcome::Acknowledged && !there.contains(*name))
+            .map(|(name, _)| (name, &self.given_out[name]));
+        // The gaps first: of the others they may tell that these went.
+        let (others, gaps): (Vec<_>, Vec<_>) =
+            acknowledged.partition(|(_, row)| row.is_replaceable());
+        gaps.iter().for_each(|(_, row)| found.take(row, true));
+        for (name, row) in others {
             // A crash may take the word of an acknowledgement: the row is then one like any other, and
             // may have to go.
-            let may_go = !self.settled.contains(name) && row.is_replaceable();
-            let went_later = may_go && found.tells_of(row);
-            if *outcome == Outcome::Acknowledged && !there.contains(name) && !went_later {
+            let went_later = !self.settled.contains(name) && found.tells_of(row);
+            if !went_later {
                 found.take(row, true);
             }
         }
