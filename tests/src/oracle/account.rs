@@ -56,10 +56,15 @@ impl Account {
     }
 
     /// Each published picture that is nowhere. A gap record of frames explains no more pictures than
-    /// it counts.
+    /// it counts; an epoch that ended by a crash, those of observations that were sent before they were
+    /// kept (`durability = "offline"`), which are behind the last that was.
     pub fn missing_pictures(&self) -> Vec<u64> {
-        let here =
-            |seq: &&u64| self.pictures_stored.contains(seq) || self.pictures_spooled.contains(seq);
+        let (committed, reserved) = self.ended_at.unwrap_or((u64::MAX, u64::MAX));
+        let here = |seq: &&u64| {
+            self.pictures_stored.contains(seq)
+                || self.pictures_spooled.contains(seq)
+                || (**seq > committed && **seq <= reserved)
+        };
         let mut missing: Vec<u64> =
             self.pictures_due.iter().filter(|seq| !here(seq)).copied().collect();
         for &(first, last, count) in &self.picture_gaps {

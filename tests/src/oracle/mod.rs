@@ -314,6 +314,21 @@ mod tests {
     }
 
     #[test]
+    fn a_crash_may_take_the_picture_of_what_was_sent_before_it_was_kept_and_no_other() {
+        let lost = |committed| {
+            move |a: &mut Account| {
+                a.ended_at = Some((committed, 4));
+                a.stored.insert(4);
+                (a.counted_stored, a.pictures_due) = (3, [1, 2, 4].into());
+                a.dropped.clear();
+                a.crash_gaps.clear();
+            }
+        };
+        assert_eq!(violations(lost(3)), 0);
+        assert_eq!(violations(lost(4)), 1, "4 was committed");
+    }
+
+    #[test]
     fn an_observation_that_is_counted_twice_or_never_is_seen() {
         assert_eq!(violations(|a| a.counted_stored = 3), 1);
         assert_eq!(violations(|a| a.counted_stored = 1), 1);
