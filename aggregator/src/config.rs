@@ -43,6 +43,22 @@ impl Settings {
         self.upsert.check().map_err(|p| p.within("upsert"))?;
         self.store.check().map_err(|p| p.within("store"))?;
         self.web.check().map_err(|p| p.within("web"))?;
+        self.check_horizon()?;
         self.log.check()
+    }
+
+    /// What is missing is waited for, and what came meanwhile is read back then: it must be there.
+    fn check_horizon(&self) -> Result<(), Problem> {
+        let (hours, days) = (self.consume.horizon_hours, self.upsert.observations_days);
+        if u64::from(hours) > u64::from(days) * 24 {
+            let problem = format_args!(
+                "{hours} hours is longer than observations are kept (upsert.observations_days, {days} \
+                 days): at most {}",
+                u64::from(days) * 24
+            )
+            .to_string();
+            return Err(Problem::new("consume.horizon_hours", problem));
+        }
+        Ok(())
     }
 }

@@ -3,39 +3,30 @@
 //! Pure: no clock, no I/O. The same records at the same offsets give the same documents, so that a
 //! batch which is read again after a crash rewrites what it wrote before.
 //!
-//! One tracking run per camera: observations are tracked in the order of epochs (by number, then by
-//! the first arrival of the instance) and of `seq`. What comes when the tracker is past it is
-//! stored, marked late, and not tracked.
+//! Each epoch has tracking runs of its own ([`super::runs`]); what a camera does with them stands in
+//! [`super::tracking`].
 
 use std::collections::BTreeMap;
 
 use mongodb::bson::Document;
-use picket_wire::observation::{
-    ClockState, EpochStart, Gap, GapOf, Observation, Reason, Skip, Stamp,
-};
+use picket_wire::observation::{ClockState, EpochStart, Gap, GapOf, Observation, Reason, Skip};
 use picket_wire::{CameraKey, CameraRecord, EpochId};
 use serde::{Deserialize, Serialize};
 
+use super::runs::{EpochRuns, Standing};
+use super::tracking::Open;
+use crate::store::bulk::Update;
 use crate::store::clocks::EpochClock;
 use crate::store::documents::{CentreAccounts, TrackDocument, collection};
 use crate::store::ledger::EpochLedger;
 use crate::store::{StoreError, encode};
-use crate::track::{Detection, ObservationRef, Settings as TrackSettings, TrackSummary, Tracker};
-use crate::upsert::{self, CrashGap, Origin, Retention, WallTimes};
+use crate::track::Settings as TrackSettings;
+use crate::upsert::{self, LostRun, Origin, Retention, Tracking};
 
 /// Most reasons that are counted by name.
 const MAX_REASONS: usize = 64;
 /// The name under which all others are counted.
 pub const OTHER_REASON: &str = "other";
-
-/// Where the tracker of a camera stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Position {
-    /// In which epoch.
-    pub epoch: EpochId,
-    /// The last `seq` that was tracked.
-    pub seq: u64,
-}
 
 /// The newest observation of a camera.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,17 +43,17 @@ pub struct Newest {
     pub clock: Option<ClockState>,
 }
 
-/// All of a camera's state that is not the tracker's.
+/// All of a camera's state that is not an epoch's.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
-    /// Where the tracker stands; null before the first record.
-    pub position: Option<Position>,
-    /// Instances that came with the position's epoch number, in order of arrival.
-    pub instances: Vec<u32>,
+    /// The newest epoch; null before the first record.
+    pub epoch: Option<EpochId>,
     /// The newest observation.
     pub newest: Option<Newest>,
-    /// Wall times of the living tracks.
-    pub walls: Vec<WallTimes>,
+    /// Epochs in which something is missing.
+    pub open: Vec<Open>,
+    /// The broker's time of the last record, milliseconds since 1970.
+    pub seen_ms: i64,
 }
 
 /// A document of the same id that is stored already.
@@ -120,40 +111,53 @@ pub struct Changes {
     pub tracks: BTreeMap<String, TrackDocument>,
     /// Tracks that end without a summary, because their tracker's state is gone.
     pub orphans: Vec<String>,
+    /// Provisional tracks that are pointed to their successors.
+    pub replaced: Vec<Update>,
+    /// Stored observations that get other tracks.
+    pub retracked: Vec<Update>,
 }
 
 /// One camera.
+#[derive(Clone)]
 pub struct Camera {
     pub(super) key: CameraKey,
     pub(super) place: Place,
-    pub(super) tracker: Tracker,
     pub(super) accounts: CentreAccounts,
     pub(super) ledgers: BTreeMap<EpochId, EpochLedger>,
     pub(super) clocks: BTreeMap<EpochId, EpochClock>,
+    pub(super) runs: BTreeMap<EpochId, EpochRuns>,
     /// Records of this log before this offset are part of the state.
     pub(super) next_offset: i64,
-    /// Set where the stored tracker could not be taken over: its tracks end with the next record.
-    pub(super) tracker_lost: bool,
+    /// Tracks of trackers whose stored state could not be taken over: they end with the next record.
+    pub(super) orphans: Vec<String>,
     pub(super) dirty: bool,
-    settings: TrackSettings,
-    retention: Retention,
+    pub(super) settings: TrackSettings,
+    pub(super) retention: Retention,
+    /// How long what is missing is waited for, milliseconds.
+    pub(super) horizon_ms: i64,
 }
 
 impl Camera {
     /// A camera that was never seen before.
-    pub fn new(key: CameraKey, settings: TrackSettings, retention: Retention) -> Self {
+    pub fn new(
+        key: CameraKey,
+        settings: TrackSettings,
+        retention: Retention,
+        horizon_ms: i64,
+    ) -> Self {
         Self {
             key,
             place: Place::default(),
-            tracker: Tracker::new(settings.clone()),
             accounts: CentreAccounts::default(),
             ledgers: BTreeMap::new(),
             clocks: BTreeMap::new(),
+            runs: BTreeMap::new(),
             next_offset: 0,
-            tracker_lost: false,
+            orphans: Vec::new(),
             dirty: false,
             settings,
             retention,
+            horizon_ms,
         }
     }
 
@@ -181,19 +185,20 @@ impl Camera {
             }
             return Ok(verdict);
         }
-        if self.tracker_lost {
-            self.tracker_lost = false;
-            changes.orphans.extend(self.place.walls.drain(..).map(|wall| wall.track));
-        }
+        changes.orphans.append(&mut self.orphans);
+        self.place.seen_ms = self.place.seen_ms.max(origin.broker_time_ms);
+        self.give_up_overdue(origin, changes);
         let late = match record {
-            CameraRecord::Observation(r) => self.take_observation(r, digest, origin, changes)?,
+            CameraRecord::Observation(r) => {
+                self.take_observation(r, digest, known.is_some(), origin, changes)?
+            }
             other => {
                 let ingest = origin.ingest(self.retention.observations_days);
                 let relations = self.relations(other.id().epoch);
                 let document = upsert::other(other, relations, digest, ingest)?;
                 match other {
-                    CameraRecord::Skip(r) => self.take_skip(r),
-                    CameraRecord::Gap(r) => self.take_gap(r),
+                    CameraRecord::Skip(r) => self.take_skip(r, origin, changes),
+                    CameraRecord::Gap(r) => self.take_gap(r, origin, changes),
                     CameraRecord::Epoch(r) => {
                         self.take_epoch(other, r, digest, origin, changes)?;
                     }
@@ -259,26 +264,40 @@ impl Camera {
         &mut self,
         epoch: EpochId,
         run: (u64, u64),
+        is_observed: bool,
+        (origin, changes): (&Origin, &mut Changes),
         count: impl Fn(&mut CentreAccounts, i64),
     ) {
         let ledger = self.ledgers.entry(epoch).or_default();
+        let top = ledger.accounted.last().unwrap_or_default();
+        // What of it is stored already may have to be tracked.
+        let holes = ledger.accounted.holes_within(run.0, run.1);
         let new = ledger.accounted.insert(run.0, run.1);
-        if new > 0 {
-            ledger.dirty = true;
-            let new = i64::try_from(new).unwrap_or(i64::MAX);
-            count(&mut ledger.accounts, new);
-            count(&mut self.accounts, new);
+        if new == 0 {
+            return;
         }
+        ledger.dirty = true;
+        let new = i64::try_from(new).unwrap_or(i64::MAX);
+        count(&mut ledger.accounts, new);
+        count(&mut self.accounts, new);
+        let runs = self.runs_of(epoch);
+        runs.notice(run.0, top, origin.broker_time_ms);
+        if !is_observed {
+            holes.into_iter().for_each(|(first, last)| runs.pass(first, last));
+        }
+        self.move_on(epoch, origin, changes);
     }
 
-    fn take_skip(&mut self, skip: &Skip) {
-        self.settle(skip.id.epoch, (skip.first, skip.last), |a, n| add(&mut a.skipped, n));
+    fn take_skip(&mut self, skip: &Skip, origin: &Origin, changes: &mut Changes) {
+        let (epoch, run) = (skip.id.epoch, (skip.first, skip.last));
+        self.settle(epoch, run, false, (origin, changes), |a, n| add(&mut a.skipped, n));
     }
 
-    fn take_gap(&mut self, gap: &Gap) {
+    fn take_gap(&mut self, gap: &Gap, origin: &Origin, changes: &mut Changes) {
         let reason = gap.reason.as_str();
         if gap.of == GapOf::Observations {
-            self.settle(gap.id.epoch, (gap.first, gap.last), |a, n| {
+            let (epoch, run) = (gap.id.epoch, (gap.first, gap.last));
+            self.settle(epoch, run, false, (origin, changes), |a, n| {
                 add_reason(&mut a.dropped, reason, n);
             });
             return;
@@ -306,17 +325,17 @@ impl Camera {
                 ledger.map_or(vec![(first, last)], |l| l.accounted.holes_within(first, last));
             // One for each run, so that none is told twice that came out of order before the crash.
             for (first, last) in holes.into_iter().filter(|(first, last)| first <= last) {
-                let gap = CrashGap { epoch: previous.epoch, first, last };
+                let gap = LostRun { epoch: previous.epoch, first, last };
                 let ingest = origin.ingest(self.retention.observations_days);
                 changes.records.push(upsert::crash_gap(record, gap, digest, &ingest)?);
             }
-            self.settle(previous.epoch, (first, last), |a, n| {
+            self.settle(previous.epoch, (first, last), false, (origin, changes), |a, n| {
                 add_reason(&mut a.dropped, Reason::CRASH, n);
             });
+            let end = previous.last_committed.max(previous.reserved);
+            self.end_epoch(previous.epoch, end, origin, changes);
         }
-        if !self.is_past(start.id.epoch, 0) {
-            self.enter(start.id.epoch, origin, changes);
-        }
+        self.begin_epoch(start, origin, changes);
         Ok(())
     }
 
@@ -324,124 +343,26 @@ impl Camera {
         &mut self,
         record: &Observation,
         digest: &str,
+        is_known: bool,
         origin: &Origin,
         changes: &mut Changes,
     ) -> Result<bool, StoreError> {
         let (epoch, seq) = (record.id.epoch, record.id.seq);
-        let late = self.is_past(epoch, seq);
-        let tracks = if late {
-            Vec::new()
-        } else {
-            self.enter(epoch, origin, changes);
-            self.place.position = Some(Position { epoch, seq });
-            self.track(record, origin, changes)
-        };
+        let (tracks, standing) = self.observe(record, is_known, origin, changes);
         let ingest = origin.ingest(self.retention.observations_days);
         let relations = self.relations(epoch);
-        let document = upsert::observation(record, relations, &tracks, late, digest, ingest);
+        let late = standing == Standing::Late;
+        let tracking = Tracking { tracks: &tracks, late, is_final: standing != Standing::Ahead };
+        let document = upsert::observation(record, relations, &tracking, digest, ingest);
         changes.records.push(encode(collection::OBSERVATIONS, &document)?);
-        self.settle(epoch, (seq, seq), |a, n| add(&mut a.stored, n));
+        self.settle(epoch, (seq, seq), true, (origin, changes), |a, n| add(&mut a.stored, n));
         Ok(late)
     }
 
-    /// Whether the tracker already stands at or beyond a place.
-    fn is_past(&self, epoch: EpochId, seq: u64) -> bool {
-        let Some(at) = self.place.position else { return false };
-        if epoch.number != at.epoch.number {
-            return epoch.number < at.epoch.number;
-        }
-        if epoch == at.epoch {
-            return seq <= at.seq;
-        }
-        self.place.instances.contains(&epoch.instance)
-    }
-
-    /// Moves the tracker to an epoch, unless it stands there; tracks end with their epoch.
-    fn enter(&mut self, epoch: EpochId, origin: &Origin, changes: &mut Changes) {
-        let before = self.place.position.map(|at| at.epoch);
-        if before == Some(epoch) {
-            return;
-        }
-        if let Some(before) = before {
-            let ended = self.tracker.finish();
-            self.note_tracks(ended, before, origin, changes);
-            self.place.walls.clear();
-        }
-        // A tracker's clock is its epoch's, which begins anew.
-        self.tracker = Tracker::new(self.settings.clone());
-        if before.is_none_or(|before| before.number != epoch.number) {
-            self.place.instances.clear();
-        }
-        self.place.instances.push(epoch.instance);
-        self.place.position = Some(Position { epoch, seq: 0 });
-    }
-
-    fn track(
-        &mut self,
-        record: &Observation,
-        origin: &Origin,
-        changes: &mut Changes,
-    ) -> Vec<Option<String>> {
-        let id = record.id.to_string();
-        let captured_ns = upsert::nanoseconds(record.stamp.captured_at);
-        let detections: Vec<_> = record
-            .detections
-            .iter()
-            .map(|d| Detection { box_px: d.box_px, score: d.score, class: &d.class })
-            .collect();
-        let outcome =
-            self.tracker.observe(ObservationRef { id: &id }, record.stamp.mono_us, &detections);
-        let assigned: Vec<_> =
-            outcome.assigned.iter().map(|track| track.as_ref().map(ToString::to_string)).collect();
-        for track in assigned.iter().flatten() {
-            self.note_wall(track, captured_ns, record.stamp.clock);
-        }
-        let Stamp { mono_us, clock, .. } = record.stamp;
-        self.place.newest = Some(Newest { id, captured_ns, mono_us, clock: Some(clock) });
-        let epoch = record.id.epoch;
-        let ended: Vec<_> = outcome.ended.iter().map(|t| t.id.to_string()).collect();
-        self.note_tracks(outcome.updated, epoch, origin, changes);
-        self.note_tracks(outcome.ended, epoch, origin, changes);
-        self.place.walls.retain(|wall| !ended.contains(&wall.track));
-        assigned
-    }
-
-    fn note_wall(&mut self, track: &str, captured_ns: Option<i64>, clock: ClockState) {
-        match self.place.walls.iter_mut().find(|wall| wall.track == track) {
-            Some(wall) => {
-                wall.last_ns = captured_ns.or(wall.last_ns);
-                wall.last_clock = Some(clock);
-            }
-            None => self.place.walls.push(WallTimes {
-                track: track.to_owned(),
-                first_ns: captured_ns,
-                last_ns: captured_ns,
-                first_clock: Some(clock),
-                last_clock: Some(clock),
-            }),
-        }
-    }
-
-    fn note_tracks(
-        &self,
-        summaries: Vec<TrackSummary>,
-        epoch: EpochId,
-        origin: &Origin,
-        changes: &mut Changes,
-    ) {
-        for summary in summaries {
-            let wall = self.place.walls.iter().find(|w| w.track == summary.id.as_str());
-            let ingest = origin.ingest(self.retention.tracks_days);
-            let relations = self.relations(epoch);
-            let document = upsert::track(&summary, &self.key, epoch, wall, relations, ingest);
-            changes.tracks.insert(document.id.clone(), document);
-        }
-    }
-
-    /// Up to which `seq` of the tracker's epoch nothing is missing.
+    /// Up to which `seq` of the newest epoch all is accounted for and tracks are final.
     pub fn complete_until(&self) -> u64 {
-        let ledger = self.place.position.and_then(|at| self.ledgers.get(&at.epoch));
-        ledger.map_or(0, |ledger| ledger.accounted.complete_until())
+        let runs = self.place.epoch.and_then(|epoch| self.runs.get(&epoch));
+        runs.map_or(0, |runs| runs.finals.until)
     }
 }
 

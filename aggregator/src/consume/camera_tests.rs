@@ -7,11 +7,12 @@ use picket_wire::observation::{
 use super::*;
 
 const RETENTION: Retention = Retention { observations_days: 1, frames_days: 1, tracks_days: 1 };
+const HORIZON_MS: i64 = 60 * 60 * 1000;
 const FIRST: &str = "1-00000001";
 const SECOND: &str = "2-00000002";
 
 fn camera() -> Camera {
-    Camera::new("gate/north".parse().unwrap(), TrackSettings::default(), RETENTION)
+    Camera::new("gate/north".parse().unwrap(), TrackSettings::default(), RETENTION, HORIZON_MS)
 }
 
 fn origin(offset: i64) -> Origin {
@@ -90,7 +91,6 @@ fn take(camera: &mut Camera, records: &[CameraRecord]) -> (Vec<Verdict>, Changes
 }
 
 const STORED: Verdict = Verdict::Stored { late: false };
-const LATE: Verdict = Verdict::Stored { late: true };
 
 #[test]
 fn a_resend_is_known_by_the_ledger_alone_even_after_its_document_has_expired() {
@@ -125,43 +125,17 @@ fn the_same_id_with_other_bytes_is_a_conflict_and_counted() {
 }
 
 #[test]
-fn what_comes_when_the_tracker_is_past_it_is_stored_late_and_not_tracked() {
-    let mut camera = camera();
-    let records = [seen(FIRST, 1), seen(FIRST, 5), seen(FIRST, 3), seen(FIRST, 6)];
-    let (verdicts, changes) = take(&mut camera, &records);
-    assert_eq!(verdicts, [STORED, STORED, LATE, STORED]);
-    let late = changes.records.iter().find(|d| d.get_bool("late").unwrap()).unwrap();
-    let detection = late.get_array("detections").unwrap()[0].as_document().unwrap();
-    assert!(detection.get_str("track").is_err(), "{detection}");
-    assert_eq!(camera.place.newest.as_ref().unwrap().id, "gate/north/1-00000001/6");
-    assert_eq!(camera.complete_until(), 1);
-}
-
-#[test]
-fn an_older_epoch_is_late_and_a_second_instance_of_the_same_number_follows_the_first() {
-    let mut camera = camera();
-    let records = [
-        seen("2-0000000a", 1),
-        seen(FIRST, 9),
-        seen("2-0000000b", 1),
-        seen("2-0000000a", 2),
-        seen("3-0000000c", 1),
-        seen("2-0000000b", 2),
-    ];
-    let (verdicts, _) = take(&mut camera, &records);
-    assert_eq!(verdicts, [STORED, LATE, STORED, LATE, STORED, LATE]);
-}
-
-#[test]
 fn tracks_end_with_their_epoch_at_the_offset_of_the_record_that_ended_them() {
     let mut camera = camera();
-    let (_, changes) = take(&mut camera, &[seen(FIRST, 1), seen(FIRST, 2), start(SECOND, None)]);
+    let records = [seen(FIRST, 1), seen(FIRST, 2), start(SECOND, Some((FIRST, 2, 2)))];
+    let (_, changes) = take(&mut camera, &records);
     let track = &changes.tracks["gate/north/1-00000001/1#0"];
-    assert_eq!((track.state.as_str(), track.rev, track.observations), ("ended", 2, 2));
+    assert_eq!((track.state.as_str(), track.observations, track.ingest.offset), ("ended", 2, 2));
+    assert!(track.is_final);
     assert_eq!(track.epoch, FIRST);
     assert_eq!(track.first_seen.unwrap().timestamp_millis(), 1_700_000_001_000);
     assert_eq!(track.last_seen.unwrap().timestamp_millis(), 1_700_000_002_000);
-    assert!(camera.place.walls.is_empty());
+    assert!(camera.runs[&FIRST.parse().unwrap()].is_over);
 }
 
 #[test]
@@ -289,36 +263,11 @@ fn what_cannot_be_read_is_booked_once_however_often_its_log_is_read() {
 }
 
 #[test]
-fn a_lost_tracker_ends_its_tracks_with_the_next_record() {
+fn the_tracks_of_a_lost_tracker_end_with_the_next_record() {
     let mut camera = camera();
-    take(&mut camera, &[seen(FIRST, 1)]);
-    camera.tracker_lost = true;
+    camera.orphans.push("gate/north/1-00000001/1#0".to_owned());
     let (_, changes) = take(&mut camera, &[seen(FIRST, 2)]);
     assert_eq!(changes.orphans, ["gate/north/1-00000001/1#0"]);
-}
-
-#[test]
-fn a_camera_goes_on_from_its_stored_state_bit_by_bit() {
-    use mongodb::bson;
-    let records: Vec<_> = (1..=30).map(|seq| seen(FIRST, seq)).collect();
-    let mut whole = camera();
-    let (_, all) = take(&mut whole, &records);
-    let mut first = camera();
-    take(&mut first, &records[..13]);
-    let tracker = bson::serialize_to_bson(&first.tracker).unwrap();
-    let place = bson::serialize_to_bson(&first.place).unwrap();
-    let mut second = camera();
-    second.tracker = bson::deserialize_from_bson(tracker).unwrap();
-    second.place = bson::deserialize_from_bson(place).unwrap();
-    assert_eq!(second.tracker, first.tracker);
-    let mut changes = Changes::default();
-    for (offset, record) in records.iter().enumerate().skip(13) {
-        second.take(record, "digest", &origin(offset as i64), None, &mut changes).unwrap();
-    }
-    assert_eq!(second.tracker, whole.tracker);
-    assert_eq!(second.place, whole.place);
-    assert_eq!(changes.tracks, all.tracks);
-    assert_eq!(changes.records, all.records[13..]);
 }
 
 /// By a clock that stands still in the year 2001.
@@ -353,8 +302,8 @@ fn after_a_new_start_the_newest_time_goes_by_the_clock_of_the_start_that_it_is_o
     assert_eq!(camera.newest_ns(), Some(right_ns), "of the new start nothing is known yet");
     take(&mut camera, &[told(SECOND, 1_800_000_010)]);
     assert_eq!(camera.newest_ns(), Some(right_ns), "the new start's clock tells nothing of it");
-    let in_use = [SECOND, FIRST].map(|epoch| Some(epoch.parse().unwrap()));
-    assert_eq!(camera.epochs_in_use(), in_use, "of both the clocks are needed");
+    let in_use = [FIRST, SECOND].map(|epoch| epoch.parse().unwrap());
+    assert_eq!(camera.epochs_in_use(), in_use.into(), "of both the clocks are needed");
     take(&mut camera, &[seen(SECOND, 1)]);
     assert_eq!(camera.newest_ns(), Some((1_700_000_000 + 1) * 1_000_000_000));
 }

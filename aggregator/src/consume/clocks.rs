@@ -1,5 +1,7 @@
 //! What a camera knows of its device's clocks. Pure, as all of it is.
 
+use std::collections::BTreeSet;
+
 use picket_wire::observation::{ClockRelation, ClockState};
 use picket_wire::{EpochId, ObservationId};
 
@@ -21,9 +23,10 @@ impl Camera {
     }
 
     /// The epochs that what is said of the camera goes by, whatever comes next.
-    pub(super) fn epochs_in_use(&self) -> [Option<EpochId>; 2] {
-        let newest = self.place.newest.as_ref();
-        [self.place.position.map(|at| at.epoch), newest.and_then(Newest::epoch)]
+    pub(super) fn epochs_in_use(&self) -> BTreeSet<EpochId> {
+        let newest = self.place.newest.as_ref().and_then(Newest::epoch);
+        let open = self.place.open.iter().map(|open| open.epoch);
+        self.place.epoch.into_iter().chain(newest).chain(open).collect()
     }
 
     /// When the newest observation was captured, nanoseconds since 1970. After a new start of the agent

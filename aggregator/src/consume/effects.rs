@@ -89,6 +89,19 @@ pub struct Effects {
     pub captured_ms: Vec<i64>,
 }
 
+impl Effects {
+    /// Whether nothing is to be done.
+    pub fn is_empty(&self) -> bool {
+        let Self { dead_letters, images, writes, end, .. } = self;
+        dead_letters.is_empty()
+            && images.is_empty()
+            && writes.iter().all(|(_, updates)| updates.is_empty())
+            && end.ledger.is_empty()
+            && end.checkpoints.is_empty()
+            && end.cameras.is_empty()
+    }
+}
+
 /// The fields of a stored document that tell a duplicate from a conflict.
 #[derive(Debug, Deserialize)]
 pub struct Stored {

@@ -2,63 +2,98 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use futures_util::TryStreamExt;
 use metrics::counter;
-use mongodb::bson::{self, Bson, doc};
-use picket_wire::header::Lane;
+use mongodb::bson::{self, DateTime, Document, doc};
+use picket_wire::header::{self, Kind, Lane};
 use picket_wire::observation::{ClockState, GapOf, Reason};
-use picket_wire::{CameraKey, CameraRecord, EpochId, Message};
-use serde::{Deserialize, Serialize};
+use picket_wire::{CameraKey, CameraRecord, EpochId, Message, ObservationId};
 
-use super::camera::{Camera, Changes, Known, OTHER_REASON, Place, Verdict};
+use super::camera::{Camera, Changes, Known, OTHER_REASON, Verdict};
 use super::dead_letter::DeadLetter;
 use super::effects::{Effects, Entry, Stored, UNSTORABLE};
+use super::runs::Stretch;
+use super::stored_runs::{self, Tracking};
+use super::tracking::StoredObservation;
 use crate::metrics::{DROPPED, TRACKERS_DISCARDED};
 use crate::store::bulk::Update;
-use crate::store::checkpoints::{CameraCheckpoint, Claim, camera_checkpoint_id};
+use crate::store::checkpoints::{
+    CameraCheckpoint, Claim, RunsCheckpoint, camera_checkpoint_id, runs_checkpoint_id,
+};
 use crate::store::clocks::{ClockDocument, EpochClock};
 use crate::store::documents::{CameraDocument, LedgerDocument, TrackDocument, collection};
 use crate::store::ledger::{EpochLedger, ledger_id};
-use crate::store::{Store, StoreError, encode};
-use crate::track::{Settings as TrackSettings, TRACKER_VERSION, Tracker};
-use crate::upsert::{self, Retention};
+use crate::store::{Store, StoreError, decode, encode};
+use crate::track::Settings as TrackSettings;
+use crate::upsert::{self, Origin, Retention, TrackState};
 
-/// Epochs whose clean ledgers and clocks a camera keeps in memory.
+/// Epochs that a camera keeps in memory beside those in use.
 const EPOCHS_IN_MEMORY: usize = 4;
-
-/// A camera's state as its checkpoint holds it.
-#[derive(Debug, Serialize, Deserialize)]
-struct State {
-    place: Place,
-    tracker: Bson,
-}
+/// Observations of a camera that are read back at a time, so that what is new does not wait for them.
+const READ_BACK: i64 = 500;
+/// Cameras of which that is done at a time.
+const READ_BACK_CAMERAS: usize = 4;
 
 /// The cameras of one partition.
 pub struct Observations {
     store: Store,
     claim: Claim,
-    settings: TrackSettings,
-    settings_sha256: String,
+    tracking: Tracking,
     retention: Retention,
+    horizon_ms: i64,
     cameras: HashMap<CameraKey, Camera>,
+    /// Whether the cameras are in memory of which time alone may change something.
+    has_resumed: bool,
+    /// Cameras of which something stored is not tracked yet.
+    behind: BTreeSet<CameraKey>,
+    /// What was read back of some of them for this batch.
+    read_back: Vec<ReadBack>,
+}
+
+/// What was read back of an epoch, in the order of `seq`.
+struct ReadBack {
+    key: CameraKey,
+    epoch: EpochId,
+    stretch: Stretch,
+    observations: Vec<StoredObservation>,
 }
 
 impl Observations {
-    /// No camera is in memory before its first record.
+    /// No camera is in memory before the first batch.
     pub fn new(
         store: Store,
         claim: Claim,
         settings: TrackSettings,
         retention: Retention,
+        horizon_ms: i64,
     ) -> Result<Self, StoreError> {
         let text = encode(collection::CHECKPOINTS, &settings)?;
-        let settings_sha256 = upsert::digest(text.to_string().as_bytes());
-        Ok(Self { store, claim, settings, settings_sha256, retention, cameras: HashMap::new() })
+        let sha256 = upsert::digest(text.to_string().as_bytes());
+        Ok(Self {
+            store,
+            claim,
+            tracking: Tracking { settings, sha256 },
+            retention,
+            horizon_ms,
+            cameras: HashMap::new(),
+            has_resumed: false,
+            behind: BTreeSet::new(),
+            read_back: Vec::new(),
+        })
+    }
+
+    /// Whether there is something to do without a record.
+    pub fn has_work(&self) -> bool {
+        !self.has_resumed || !self.behind.is_empty()
     }
 
     /// Brings into memory what the batch needs. Changes nothing that a repetition would miss.
     pub async fn load(&mut self, entries: &[Entry]) -> Result<HashMap<String, Known>, StoreError> {
-        self.load_cameras(entries).await?;
-        self.load_epochs(entries).await?;
+        let keys = entries.iter().filter_map(camera_of).collect();
+        self.load_cameras(keys).await?;
+        self.load_epochs(epochs_of(entries)).await?;
+        self.resume().await?;
+        self.read_back().await?;
         let mut ids = BTreeSet::new();
         for (record, digest) in records_with_digests(entries) {
             let camera = self.cameras.get(&record.id().key);
@@ -76,8 +111,56 @@ impl Observations {
         Ok(found.into_iter().map(Stored::known).collect())
     }
 
-    async fn load_cameras(&mut self, entries: &[Entry]) -> Result<(), StoreError> {
-        let keys: BTreeSet<CameraKey> = entries.iter().filter_map(camera_of).collect();
+    /// Takes up those that wait for something, once.
+    async fn resume(&mut self) -> Result<(), StoreError> {
+        if self.has_resumed {
+            return Ok(());
+        }
+        let waiting = self.store.waiting_cameras(&self.claim).await?;
+        let keys: BTreeSet<CameraKey> = waiting.iter().filter_map(|k| k.parse().ok()).collect();
+        self.load_cameras(keys.clone()).await?;
+        self.load_epochs(keys.into_iter().map(|key| (key, None)).collect()).await?;
+        self.has_resumed = true;
+        Ok(())
+    }
+
+    /// Reads back what is stored and was not tracked, a part of it at a time.
+    async fn read_back(&mut self) -> Result<(), StoreError> {
+        self.read_back.clear();
+        let behind = self.behind.iter().filter_map(|key| {
+            let (epoch, stretch) = self.cameras.get(key)?.behind()?;
+            Some((key.clone(), epoch, stretch))
+        });
+        for (key, epoch, stretch) in behind.take(READ_BACK_CAMERAS).collect::<Vec<_>>() {
+            let observations = self.stored_within(&key, epoch, stretch).await?;
+            self.read_back.push(ReadBack { key, epoch, stretch, observations });
+        }
+        Ok(())
+    }
+
+    async fn stored_within(
+        &self,
+        key: &CameraKey,
+        epoch: EpochId,
+        stretch: Stretch,
+    ) -> Result<Vec<StoredObservation>, StoreError> {
+        let name = collection::OBSERVATIONS;
+        let failed = |e| StoreError::Read { collection: name, source: Box::new(e) };
+        let filter = doc! {
+            "device": key.device.as_str(), "camera": key.camera.as_str(),
+            "epoch": epoch.to_string(),
+            "seq": { "$gt": upsert::signed(stretch.after), "$lte": upsert::signed(stretch.until) },
+            "kind": "observation", "late": false,
+        };
+        let stored = self.store.database().collection::<Document>(name);
+        let found =
+            stored.find(filter).projection(StoredObservation::fields()).sort(doc! { "seq": 1 });
+        let found = found.limit(READ_BACK).await.map_err(failed)?;
+        let found: Vec<Document> = found.try_collect().await.map_err(failed)?;
+        found.into_iter().map(|document| decode(name, document)).collect()
+    }
+
+    async fn load_cameras(&mut self, keys: BTreeSet<CameraKey>) -> Result<(), StoreError> {
         let new: Vec<CameraKey> =
             keys.into_iter().filter(|key| !self.cameras.contains_key(key)).collect();
         if new.is_empty() {
@@ -92,7 +175,8 @@ impl Observations {
         let mut documents: HashMap<String, CameraDocument> =
             documents.into_iter().map(|d| (d.id.clone(), d)).collect();
         for (key, id) in new.into_iter().zip(ids) {
-            let mut camera = Camera::new(key.clone(), self.settings.clone(), self.retention);
+            let settings = self.tracking.settings.clone();
+            let mut camera = Camera::new(key.clone(), settings, self.retention, self.horizon_ms);
             if let Some(document) = documents.remove(&id) {
                 camera.accounts = document.accounts;
             }
@@ -104,77 +188,112 @@ impl Observations {
         Ok(())
     }
 
-    /// Takes over a stored state. A tracker's state of another version or other settings cannot go
-    /// on: its tracks end, new ones begin, and that is counted.
     fn restore(&self, camera: &mut Camera, checkpoint: CameraCheckpoint) {
         let same_log =
             checkpoint.topic == self.claim.topic && checkpoint.partition == self.claim.partition;
         if same_log {
             camera.next_offset = checkpoint.next_offset;
         }
-        let state: State = match bson::deserialize_from_bson(checkpoint.state) {
-            Ok(state) => state,
-            Err(e) => return discarded(camera, "unreadable", &e.to_string()),
-        };
-        camera.place = state.place;
-        if checkpoint.tracker_version != i64::from(TRACKER_VERSION) {
-            return discarded(camera, "version", "it is of another version of the tracker");
-        }
-        if checkpoint.tracker_settings != self.settings_sha256 {
-            return discarded(camera, "settings", "the tracker's settings have changed");
-        }
-        match bson::deserialize_from_bson::<Tracker>(state.tracker) {
-            Ok(tracker) => camera.tracker = tracker,
-            Err(e) => discarded(camera, "unreadable", &e.to_string()),
+        match bson::deserialize_from_bson(checkpoint.state) {
+            Ok(place) => camera.place = place,
+            Err(e) => tracing::warn!(camera = %camera.key, error = %e,
+                "where the camera stands cannot be read: its next record says it anew"),
         }
     }
 
-    async fn load_epochs(&mut self, entries: &[Entry]) -> Result<(), StoreError> {
+    /// The epochs that are named, and those that their cameras use whatever comes.
+    async fn load_epochs(
+        &mut self,
+        epochs: BTreeSet<(CameraKey, Option<EpochId>)>,
+    ) -> Result<(), StoreError> {
         let mut wanted: BTreeMap<String, (CameraKey, EpochId)> = BTreeMap::new();
-        for record in records(entries) {
-            let key = &record.id().key;
-            let Some(camera) = self.cameras.get(key) else { continue };
-            let mut epochs = vec![record.id().epoch];
-            epochs.extend(camera.epochs_in_use().into_iter().flatten());
-            if let CameraRecord::Epoch(start) = record {
-                epochs.extend(start.previous.as_ref().map(|previous| previous.epoch));
-            }
+        for (key, epoch) in epochs {
+            let Some(camera) = self.cameras.get(&key) else { continue };
+            let mut epochs: Vec<EpochId> =
+                epoch.into_iter().chain(camera.epochs_in_use()).collect();
             epochs.retain(|epoch| !camera.ledgers.contains_key(epoch));
-            wanted.extend(epochs.into_iter().map(|e| (ledger_id(key, e), (key.clone(), e))));
+            wanted.extend(epochs.into_iter().map(|e| (ledger_id(&key, e), (key.clone(), e))));
+        }
+        if wanted.is_empty() {
+            return Ok(());
         }
         let ids: Vec<_> = wanted.keys().cloned().collect();
-        let (ledgers, clocks) =
-            tokio::try_join!(self.store.ledgers(&ids), self.store.clocks(&ids))?;
+        let runs_ids: Vec<_> = wanted.values().map(|(k, e)| runs_checkpoint_id(k, *e)).collect();
+        let (ledgers, clocks, runs) = tokio::try_join!(
+            self.store.ledgers(&ids),
+            self.store.clocks(&ids),
+            self.store.runs_checkpoints(&runs_ids)
+        )?;
         let mut ledgers: HashMap<String, LedgerDocument> =
             ledgers.into_iter().map(|d| (d.id.clone(), d)).collect();
         let mut clocks: HashMap<String, ClockDocument> =
             clocks.into_iter().map(|d| (d.id.clone(), d)).collect();
+        let mut runs: HashMap<String, RunsCheckpoint> =
+            runs.into_iter().map(|d| (d.id.clone(), d)).collect();
         for (id, (key, epoch)) in wanted {
+            let Some(camera) = self.cameras.get_mut(&key) else { continue };
             let ledger = ledgers.remove(&id).map(EpochLedger::from).unwrap_or_default();
-            let clock = clocks.remove(&id).map(EpochClock::from).unwrap_or_default();
-            if let Some(camera) = self.cameras.get_mut(&key) {
-                camera.ledgers.insert(epoch, ledger);
-                camera.clocks.insert(epoch, clock);
+            if let Some(checkpoint) = runs.remove(&runs_checkpoint_id(&key, epoch)) {
+                let until = ledger.accounted.complete_until();
+                let (runs, discarded) = stored_runs::restored(checkpoint, &self.tracking, until);
+                if let Some(discarded) = discarded {
+                    counter!(TRACKERS_DISCARDED, "why" => discarded.label).increment(1);
+                    tracing::warn!(camera = %key, %epoch,
+                        "its tracks end early, the tracker begins anew: {}", discarded.why);
+                    camera.orphans.extend(discarded.tracks);
+                }
+                camera.runs.insert(epoch, runs);
+            }
+            camera.ledgers.insert(epoch, ledger);
+            camera
+                .clocks
+                .insert(epoch, clocks.remove(&id).map(EpochClock::from).unwrap_or_default());
+            if camera.behind().is_some() {
+                self.behind.insert(key);
             }
         }
         Ok(())
     }
 
-    /// Takes the batch in, in the order of the log.
+    /// Takes in what was read back, then the batch in the order of the log. `last_offset` is that of the
+    /// last record before it.
     pub fn apply(
         &mut self,
         entries: Vec<Entry>,
         mut known: HashMap<String, Known>,
+        mut last_offset: i64,
     ) -> Result<Effects, StoreError> {
         let mut effects = Effects::default();
         let mut changes = Changes::default();
-        let mut last_offset = 0;
+        self.track_read_back(last_offset, &mut changes);
+        let last = entries.last().map(|entry| entry.origin.clone());
         for entry in entries {
             last_offset = entry.origin.offset;
             self.take(entry, &mut known, &mut effects, &mut changes);
         }
+        // The broker's time has passed for those too of which nothing comes.
+        for camera in self.cameras.values_mut().filter(|c| !c.place.open.is_empty()) {
+            if let Some(last) = &last {
+                camera.give_up_overdue(last, &mut changes);
+            }
+        }
         self.end(last_offset, changes, &mut effects)?;
         Ok(effects)
+    }
+
+    fn track_read_back(&mut self, last_offset: i64, changes: &mut Changes) {
+        for ReadBack { key, epoch, stretch, observations } in std::mem::take(&mut self.read_back) {
+            let Some(camera) = self.cameras.get_mut(&key) else { continue };
+            let origin = Origin {
+                topic: self.claim.topic.clone(),
+                partition: self.claim.partition,
+                offset: last_offset,
+                broker_time_ms: camera.place.seen_ms,
+                stored_at_ms: jiff::Timestamp::now().as_millisecond(),
+            };
+            let is_whole = (observations.len() as i64) < READ_BACK;
+            camera.read_back((epoch, stretch), &observations, is_whole, &origin, changes);
+        }
     }
 
     fn take(
@@ -191,6 +310,9 @@ impl Observations {
                 let reject = reject.clone();
                 if let Some(camera) = camera_of(&entry).and_then(|key| self.cameras.get_mut(&key)) {
                     camera.refuse_unread(&entry.origin, reject.code());
+                    if let Some(id) = observation_of(&entry).filter(|id| id.key == camera.key) {
+                        camera.pass_aside(&id, &entry.origin, changes);
+                    }
                 }
                 effects.dead_letters.push(DeadLetter::unreadable(entry.record, &reject));
                 return;
@@ -210,6 +332,9 @@ impl Observations {
             Ok(Verdict::Conflict) => effects.dead_letters.push(entry.conflict(&id)),
             Err(error) => {
                 camera.refuse_unread(&entry.origin, UNSTORABLE);
+                if let CameraRecord::Observation(observation) = record {
+                    camera.pass_aside(&observation.id, &entry.origin, changes);
+                }
                 effects.dead_letters.push(entry.unstorable(&error));
             }
         }
@@ -232,21 +357,37 @@ impl Observations {
             Ok(Update::keep_higher(&track.id, &TrackDocument::ORDER, document))
         });
         effects.writes.push((collection::TRACKS, tracks.collect::<Result<_, StoreError>>()?));
+        effects.writes.push((collection::TRACKS, changes.replaced));
         let orphans = changes.orphans.iter().map(|track| Update {
-            filter: doc! { "_id": track, "rev": { "$lte": last_offset } },
-            change: doc! { "$set": { "state": "ended", "rev": last_offset } }.into(),
+            filter: doc! { "_id": track, "state": TrackState::Active.as_str() },
+            change: doc! {
+                "$set": { "state": TrackState::Ended.as_str() },
+                // As `upsert::revision` counts.
+                "$inc": { "rev": TrackState::Ended as i64 },
+            }
+            .into(),
             upsert: false,
         });
         effects.writes.push((collection::TRACKS, orphans.collect()));
+        // After the tracks that take the place of those that stand there now.
+        effects.writes.push((collection::OBSERVATIONS, changes.retracked));
         let mut clocks = Vec::new();
         for camera in self.cameras.values_mut() {
             if !camera.dirty {
                 continue;
             }
+            match camera.behind() {
+                Some(_) => self.behind.insert(camera.key.clone()),
+                None => self.behind.remove(&camera.key),
+            };
             effects.end.cameras.push(camera_update(camera, last_offset)?);
-            let checkpoint =
-                checkpoint_update(camera, &self.claim, &self.settings_sha256, last_offset)?;
-            effects.end.checkpoints.push(checkpoint);
+            effects.end.checkpoints.push(checkpoint_update(camera, &self.claim, last_offset)?);
+            for (epoch, runs) in camera.runs.iter_mut().filter(|(_, runs)| runs.dirty) {
+                let update =
+                    stored_runs::update(runs, &camera.key, *epoch, &self.claim, &self.tracking)?;
+                effects.end.checkpoints.push(update);
+                runs.dirty = false;
+            }
             for (epoch, ledger) in camera.ledgers.iter_mut().filter(|(_, l)| l.dirty) {
                 effects.end.ledger.push(ledger.update(&camera.key, *epoch)?);
                 ledger.dirty = false;
@@ -263,8 +404,30 @@ impl Observations {
     }
 }
 
-fn records(entries: &[Entry]) -> impl Iterator<Item = &CameraRecord> {
-    records_with_digests(entries).map(|(record, _)| record)
+/// The epochs that a batch names, by camera.
+fn epochs_of(entries: &[Entry]) -> BTreeSet<(CameraKey, Option<EpochId>)> {
+    let mut epochs = BTreeSet::new();
+    for (record, _) in records_with_digests(entries) {
+        let id = record.id();
+        epochs.insert((id.key.clone(), Some(id.epoch)));
+        if let CameraRecord::Epoch(start) = record {
+            let previous = start.previous.as_ref().map(|previous| previous.epoch);
+            epochs.insert((id.key.clone(), previous));
+        }
+    }
+    let unread = entries.iter().filter(|entry| entry.message.is_err()).filter_map(observation_of);
+    epochs.extend(unread.map(|id| (id.key, Some(id.epoch))));
+    epochs
+}
+
+/// Which observation a record is that cannot be read, by its headers.
+fn observation_of(entry: &Entry) -> Option<ObservationId> {
+    let header = |name: &str| {
+        let (_, value) = entry.record.headers.iter().find(|(key, _)| key == name)?;
+        std::str::from_utf8(value).ok()
+    };
+    let is_observation = header(header::KIND)? == Kind::Observation.as_str();
+    is_observation.then(|| header(header::ID)?.parse().ok()).flatten()
 }
 
 fn records_with_digests(entries: &[Entry]) -> impl Iterator<Item = (&CameraRecord, &str)> {
@@ -281,12 +444,6 @@ fn camera_of(entry: &Entry) -> Option<CameraKey> {
         Ok(_) => None,
         Err(_) => std::str::from_utf8(entry.record.key.as_deref()?).ok()?.parse().ok(),
     }
-}
-
-fn discarded(camera: &mut Camera, label: &'static str, why: &str) {
-    camera.tracker_lost = true;
-    counter!(TRACKERS_DISCARDED, "why" => label).increment(1);
-    tracing::warn!(camera = %camera.key, "its tracks end early, the tracker begins anew: {why}");
 }
 
 fn count_drops(record: &CameraRecord) {
@@ -334,11 +491,13 @@ fn captured_live_ms(lane: Lane, record: &CameraRecord) -> Option<i64> {
 /// again when it is asked for.
 fn forget_epochs(camera: &mut Camera) {
     let in_use = camera.epochs_in_use();
-    while camera.ledgers.len() > EPOCHS_IN_MEMORY {
-        let oldest = camera.ledgers.keys().find(|epoch| !in_use.contains(&Some(**epoch))).copied();
-        let Some(oldest) = oldest else { return };
-        camera.ledgers.remove(&oldest);
-        camera.clocks.remove(&oldest);
+    let mut others: Vec<EpochId> =
+        camera.ledgers.keys().filter(|epoch| !in_use.contains(epoch)).copied().collect();
+    others.truncate(others.len().saturating_sub(EPOCHS_IN_MEMORY));
+    for epoch in others {
+        camera.ledgers.remove(&epoch);
+        camera.clocks.remove(&epoch);
+        camera.runs.remove(&epoch);
     }
 }
 
@@ -350,8 +509,9 @@ fn camera_update(camera: &Camera, last_offset: i64) -> Result<Update, StoreError
         camera: camera.key.camera.to_string(),
         newest_observation: newest.map(|newest| newest.id.clone()),
         newest_captured_at: upsert::date(camera.newest_ns()),
-        epoch: camera.place.position.map(|at| at.epoch.to_string()),
-        complete_until: i64::try_from(camera.complete_until()).unwrap_or(i64::MAX),
+        epoch: camera.place.epoch.map(|epoch| epoch.to_string()),
+        complete_until: upsert::signed(camera.complete_until()),
+        waiting_since: camera.waiting_since_ms().map(DateTime::from_millis),
         accounts: camera.accounts.clone(),
         rev: last_offset,
     };
@@ -361,22 +521,18 @@ fn camera_update(camera: &Camera, last_offset: i64) -> Result<Update, StoreError
 fn checkpoint_update(
     camera: &Camera,
     claim: &Claim,
-    settings_sha256: &str,
     last_offset: i64,
 ) -> Result<Update, StoreError> {
     let encoded =
         |e| StoreError::Encode { collection: collection::CHECKPOINTS, source: Box::new(e) };
-    let tracker = bson::serialize_to_bson(&camera.tracker).map_err(encoded)?;
-    let state = State { place: camera.place.clone(), tracker };
     let checkpoint = CameraCheckpoint {
         id: camera_checkpoint_id(&camera.key.to_string()),
         topic: claim.topic.clone(),
         partition: claim.partition,
         next_offset: last_offset.saturating_add(1),
         owner_epoch: claim.owner_epoch,
-        tracker_version: i64::from(TRACKER_VERSION),
-        tracker_settings: settings_sha256.to_owned(),
-        state: bson::serialize_to_bson(&state).map_err(encoded)?,
+        waits: !camera.place.open.is_empty() || camera.behind().is_some(),
+        state: bson::serialize_to_bson(&camera.place).map_err(encoded)?,
     };
     Ok(Update::set(&checkpoint.id, encode(collection::CHECKPOINTS, &checkpoint)?))
 }

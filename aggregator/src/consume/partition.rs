@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use metrics::{counter, histogram};
 use tokio::sync::{mpsc, watch};
@@ -63,10 +63,16 @@ pub enum Lane {
 }
 
 impl Lane {
+    /// Whether there is something to do without a record.
+    fn has_work(&self) -> bool {
+        matches!(self, Self::Observations(lane) if lane.has_work())
+    }
+
     /// Reads what the batch builds upon, then works out what it does.
     async fn work(
         &mut self,
         entries: Vec<Entry>,
+        last_offset: i64,
         partition: &str,
     ) -> Result<Effects, PartitionError> {
         let mut backoff = Backoff::new(partition);
@@ -82,7 +88,7 @@ impl Lane {
             }
         };
         match self {
-            Self::Observations(lane) => lane.apply(entries, known),
+            Self::Observations(lane) => lane.apply(entries, known, last_offset),
             Self::Frames(lane) => lane.apply(entries, known),
             Self::Status(twins) => Ok(status::apply(entries, twins)),
         }
@@ -124,6 +130,8 @@ pub struct Worker {
     pub lane: Lane,
     /// Where they come from.
     pub inbox: Inbox,
+    /// Everything before it is stored.
+    pub next_offset: i64,
     /// What it shares with others.
     pub shared: Arc<Shared>,
     /// Where it reports.
@@ -146,7 +154,7 @@ impl Worker {
                 self.report(Report::Drained(self.id));
             }
             match self.process(batch, &name).await {
-                Ok(next_offset) => self.report(Report::Stored(self.id, next_offset)),
+                Ok(()) => self.report(Report::Stored(self.id, self.next_offset)),
                 Err(e) => return self.report(Report::Stopped(self.id, e)),
             }
         }
@@ -157,10 +165,18 @@ impl Worker {
         let _ = self.reports.send(report);
     }
 
-    /// The next batch: bounded by count, bytes, and the time since its first record.
+    /// The next batch: bounded by count, bytes, and the time since its first record. It is empty where
+    /// there is something to do without a record, and none waits.
     async fn collect(&mut self) -> Option<Vec<Received>> {
         let settings = &self.shared.settings;
-        let first = self.inbox.recv().await?;
+        let first = if self.lane.has_work() {
+            match self.inbox.recv().now_or_never() {
+                Some(first) => first?,
+                None => return Some(Vec::new()),
+            }
+        } else {
+            self.inbox.recv().await?
+        };
         let deadline = tokio::time::Instant::now() + Duration::from_millis(settings.batch_wait_ms);
         let mut bytes = first.bytes();
         let mut batch = vec![first];
@@ -176,14 +192,17 @@ impl Worker {
         Some(batch)
     }
 
-    /// Brings a batch to its end; returns where to resume after it.
-    async fn process(&mut self, batch: Vec<Received>, name: &str) -> Result<i64, PartitionError> {
+    /// Brings a batch to its end.
+    async fn process(&mut self, batch: Vec<Received>, name: &str) -> Result<(), PartitionError> {
         let topic = self.id.0.suffix();
         let mut clock = Stopwatch::start(topic);
         let count = batch.len() as u64;
-        let next_offset = batch.last().map_or(0, |record| record.offset + 1);
+        let next_offset = batch.last().map_or(self.next_offset, |record| record.offset + 1);
         let entries = self.read(batch);
-        let mut effects = self.lane.work(entries, name).await?;
+        let mut effects = self.lane.work(entries, self.next_offset - 1, name).await?;
+        if next_offset == self.next_offset && effects.is_empty() {
+            return Ok(());
+        }
         effects.end.next_offset = next_offset;
         clock.step_done("work");
         self.put_aside(&effects, name).await?;
@@ -205,7 +224,8 @@ impl Worker {
             let seconds = (now_ms - captured_ms).max(0) as f64 / 1000.0;
             histogram!(names::CAPTURE_TO_STORE).record(seconds);
         }
-        Ok(next_offset)
+        self.next_offset = next_offset;
+        Ok(())
     }
 
     fn read(&self, batch: Vec<Received>) -> Vec<Entry> {

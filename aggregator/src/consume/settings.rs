@@ -74,6 +74,11 @@ pub struct Settings {
     /// Beyond it reading pauses.
     #[serde(default = "default_queue_mib")]
     pub queue_mib: usize,
+    /// How long observations that are missing are waited for, in hours of the broker's time. Meanwhile
+    /// what was captured after them is tracked provisionally. What comes later is stored and not
+    /// tracked. No longer than `upsert.observations_days`.
+    #[serde(default = "default_horizon_hours")]
+    pub horizon_hours: u32,
     /// How long the work of a partition may take to end when it moves to another instance or the
     /// program ends, in seconds. What is not written by then is read again by the next owner.
     #[serde(default = "default_release_s")]
@@ -125,11 +130,20 @@ fn default_queue_mib() -> usize {
     256
 }
 
+fn default_horizon_hours() -> u32 {
+    7 * 24
+}
+
 fn default_release_s() -> u64 {
     20
 }
 
 impl Settings {
+    /// `horizon_hours` in milliseconds.
+    pub fn horizon_ms(&self) -> i64 {
+        i64::from(self.horizon_hours) * 60 * 60 * 1000
+    }
+
     /// The topics' names.
     pub fn topics(&self) -> TopicNames {
         TopicNames::new(self.topic_prefix.clone())

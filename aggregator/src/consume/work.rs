@@ -83,12 +83,14 @@ impl Works {
         owner: Owner,
         sender: Sender,
         inbox: Inbox,
+        next_offset: i64,
     ) -> Result<Work, PartitionError> {
         let store = self.shared.store.clone();
         let lane = match id.0 {
             Topic::Observations => {
                 let tracker = self.tracker.clone();
-                let lane = Observations::new(store, owner.claim.clone(), tracker, self.retention);
+                let (claim, horizon_ms) = (owner.claim.clone(), self.shared.settings.horizon_ms());
+                let lane = Observations::new(store, claim, tracker, self.retention, horizon_ms);
                 Lane::Observations(Box::new(lane.map_err(PartitionError::Apply)?))
             }
             Topic::Frames => Lane::Frames(Frames::new(store, self.retention)),
@@ -97,7 +99,7 @@ impl Works {
         let (stop, stopped) = watch::channel(false);
         let shared = self.shared.clone();
         let reports = self.reports.clone();
-        let worker = Worker { id, owner, lane, inbox, shared, reports };
+        let worker = Worker { id, owner, lane, inbox, next_offset, shared, reports };
         Ok(Work { sender, stop, task: tokio::spawn(worker.run(stopped)) })
     }
 }

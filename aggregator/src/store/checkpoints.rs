@@ -12,15 +12,18 @@
 //! Ledger, cameras and both kinds of checkpoint change in one transaction. So a crash at any point
 //! leaves either all of a batch's accounts or none, and the batch is read again.
 
+use futures_util::TryStreamExt;
 use mongodb::bson::{Bson, DateTime, Document, doc};
 use mongodb::options::{ReadConcern, ReturnDocument, TransactionOptions};
 use mongodb::{ClientSession, error};
+use picket_wire::{CameraKey, EpochId};
 use serde::{Deserialize, Serialize};
 
 use super::bulk::Update;
 use super::client::{Store, durable};
 use super::documents::collection;
 use super::error::StoreError;
+use super::ledger::ledger_id;
 use super::{decode, encode};
 
 /// A partition that this instance owns, and since which epoch.
@@ -93,7 +96,7 @@ pub struct OutOfRange {
     pub noticed_at: DateTime,
 }
 
-/// A camera's checkpoint.
+/// A camera's checkpoint: what is not of one of its epochs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CameraCheckpoint {
     /// `camera/<device>/<camera>`.
@@ -107,12 +110,36 @@ pub struct CameraCheckpoint {
     pub next_offset: i64,
     /// Under which the checkpoint was made.
     pub owner_epoch: i64,
+    /// Whether something is missing or not tracked yet, so that time alone may change it.
+    #[serde(default)]
+    pub waits: bool,
+    /// The state of the camera.
+    pub state: Bson,
+}
+
+/// The tracking of one epoch of a camera.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunsCheckpoint {
+    /// `runs/<device>/<camera>/<epoch>-<instance>`.
+    #[serde(rename = "_id")]
+    pub id: String,
+    /// Topic's full name.
+    pub topic: String,
+    /// Partition in which the camera stands.
+    pub partition: i32,
+    /// Under which the checkpoint was made.
+    pub owner_epoch: i64,
     /// Version of the tracker whose state this is.
     pub tracker_version: i64,
     /// SHA-256 of the tracker's settings, hex.
     pub tracker_settings: String,
-    /// The state of the camera. BSON holds floats bit by bit, which JSON text does not promise.
+    /// The state of the runs.
     pub state: Bson,
+}
+
+/// Id of the checkpoint of an epoch's tracking.
+pub fn runs_checkpoint_id(key: &CameraKey, epoch: EpochId) -> String {
+    format!("runs/{}", ledger_id(key, epoch))
 }
 
 /// What ends a batch, in one transaction.
@@ -231,6 +258,26 @@ impl Store {
     ) -> Result<Vec<CameraCheckpoint>, StoreError> {
         let ids: Vec<_> = cameras.iter().map(|camera| camera_checkpoint_id(camera)).collect();
         self.find_by_ids(collection::CHECKPOINTS, &ids, None).await
+    }
+
+    /// The cameras of a partition of which time alone may change something, as `<device>/<camera>`.
+    pub async fn waiting_cameras(&self, claim: &Claim) -> Result<Vec<String>, StoreError> {
+        let failed =
+            |e| StoreError::Read { collection: collection::CHECKPOINTS, source: Box::new(e) };
+        let checkpoints = self.database.collection::<Document>(collection::CHECKPOINTS);
+        let filter = doc! { "topic": &claim.topic, "partition": claim.partition, "waits": true };
+        let found = checkpoints.find(filter).projection(doc! { "_id": 1 }).await.map_err(failed)?;
+        let found: Vec<Document> = found.try_collect().await.map_err(failed)?;
+        let key = |d: &Document| d.get_str("_id").ok()?.strip_prefix("camera/").map(str::to_owned);
+        Ok(found.iter().filter_map(key).collect())
+    }
+
+    /// The tracking of these epochs that exists.
+    pub async fn runs_checkpoints(
+        &self,
+        ids: &[String],
+    ) -> Result<Vec<RunsCheckpoint>, StoreError> {
+        self.find_by_ids(collection::CHECKPOINTS, ids, None).await
     }
 
     /// Ends a batch: all of it, or nothing if the partition has another owner since.

@@ -47,6 +47,10 @@ pub struct Ingest {
     /// looked at; absent if none was, or the device knew the time. Who knows fewer changes nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relations: Option<i64>,
+    /// Whether the record was read again while something before it was missing, because its batch had
+    /// not come to its end; absent if not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub again: Option<bool>,
 }
 
 /// What the device said of a time that follows from its clock records instead, because its clock was
@@ -133,6 +137,9 @@ pub struct ObservationDocument {
     pub detections: Vec<DetectionDocument>,
     /// Came too late to be tracked.
     pub late: bool,
+    /// Whether its detections keep their tracks: false while something before it is missing.
+    #[serde(rename = "final")]
+    pub is_final: bool,
     /// SHA-256 of the message's value, hex: the same id with another digest is a conflict.
     pub digest: String,
     /// How it came here.
@@ -181,9 +188,17 @@ pub struct TrackDocument {
     pub best_score: f32,
     /// Last box: x, y, width, height in pixels of the captured frame.
     pub last_box: [f32; 4],
-    /// `active` or `ended`.
+    /// `active`, `ended`, or `replaced`: a provisional track that the final ones do not have.
     pub state: String,
-    /// Offset of the record that caused this version; the higher one stands.
+    /// Whether it is of a run over all that came before it: no crash, outage or order of arrival makes
+    /// it another one. What is not may be replaced.
+    #[serde(rename = "final")]
+    pub is_final: bool,
+    /// The final track of the detection with which a replaced one began; null if it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaced_by: Option<String>,
+    /// Number of this version (`upsert::revision`); the higher one stands. It follows from `observations`,
+    /// `state` and `final`: a provisional version never takes the place of a final one.
     pub rev: i64,
     /// How it came here.
     pub ingest: Ingest,
@@ -268,8 +283,11 @@ pub struct CameraDocument {
     pub newest_captured_at: Option<DateTime>,
     /// Epoch in which it stands.
     pub epoch: Option<String>,
-    /// Highest `seq` before which every id of the epoch is stored or in a gap record.
+    /// Highest `seq` of the epoch up to which every id is stored or told to be lost, and every track is
+    /// final.
     pub complete_until: i64,
+    /// Since when something has been missing, in any epoch, by the broker's time.
+    pub waiting_since: Option<DateTime>,
     /// What the centre has of this camera, over all epochs.
     pub accounts: CentreAccounts,
     /// Offset of the record that caused this version; the higher one stands.

@@ -60,6 +60,24 @@ impl Ranges {
         }
     }
 
+    /// The last `seq` of the range that holds this one.
+    pub fn end_of_run(&self, seq: u64) -> Option<u64> {
+        let after = self.0.partition_point(|&(first, _)| first <= seq);
+        let (_, last) = *self.0.get(after.checked_sub(1)?)?;
+        (last >= seq).then_some(last)
+    }
+
+    /// The first `seq` from this one on that is in one of them.
+    pub fn next_from(&self, seq: u64) -> Option<u64> {
+        let at = self.0.partition_point(|&(_, last)| last < seq);
+        self.0.get(at).map(|&(first, _)| first.max(seq))
+    }
+
+    /// The highest `seq`.
+    pub fn last(&self) -> Option<u64> {
+        self.0.last().map(|&(_, last)| last)
+    }
+
     /// The ranges.
     pub fn as_slice(&self) -> &[(u64, u64)] {
         &self.0
@@ -155,7 +173,11 @@ mod tests {
             }
             for seq in 0..140 {
                 assert_eq!(ranges.contains(seq), set.contains(&seq), "{seq} in {ranges:?}");
+                let run = (seq..).take_while(|n| set.contains(n)).last();
+                assert_eq!(ranges.end_of_run(seq), run, "{seq} in {ranges:?}");
+                assert_eq!(ranges.next_from(seq), set.range(seq..).next().copied());
             }
+            assert_eq!(ranges.last(), set.last().copied());
             let complete = (1..).take_while(|n| set.contains(n)).count() as u64;
             assert_eq!(ranges.complete_until(), complete);
             assert!(ranges.as_slice().windows(2).all(|w| w[0].1 + 1 < w[1].0), "{ranges:?}");

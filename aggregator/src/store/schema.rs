@@ -47,6 +47,13 @@ fn correctable() -> IndexModel {
     IndexModel::builder().keys(keys).options(options).build()
 }
 
+/// Only of the cameras of which time alone may change something.
+fn waiting() -> IndexModel {
+    let partial = doc! { "waits": true };
+    let options = IndexOptions::builder().partial_filter_expression(partial).build();
+    IndexModel::builder().keys(doc! { "topic": 1, "partition": 1 }).options(options).build()
+}
+
 /// Only of the few epochs of which something is due, in the order in which they have their turn. The
 /// version stands there because an index of ids alone cannot be partial, nor can there be two.
 fn due(due: Due) -> IndexModel {
@@ -81,6 +88,7 @@ fn indexes(collection: &str) -> Vec<IndexModel> {
             index(doc! { "observation": 1 }),
             correctable(),
         ],
+        collection::CHECKPOINTS => vec![waiting()],
         collection::CLOCKS => Due::ALL.map(due).into(),
         collection::CAMERAS | collection::LEDGER => {
             vec![index(doc! { "device": 1, "camera": 1 })]

@@ -164,6 +164,11 @@ impl Tracker {
         outcome
     }
 
+    /// The tracks that have not ended, in order of birth.
+    pub fn living(&self) -> Vec<TrackSummary> {
+        self.tracklets.iter().map(|t| t.summary(false)).collect()
+    }
+
     /// Ends all tracks, because the epoch ends.
     pub fn finish(&mut self) -> Vec<TrackSummary> {
         self.tracklets.drain(..).map(|t| t.summary(true)).collect()

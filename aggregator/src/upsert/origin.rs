@@ -35,6 +35,7 @@ impl Origin {
             stored_at: DateTime::from_millis(self.stored_at_ms),
             expire_at: DateTime::from_millis(self.broker_time_ms.saturating_add(kept_ms)),
             relations: None,
+            again: None,
         }
     }
 }

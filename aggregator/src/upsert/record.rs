@@ -2,7 +2,7 @@
 
 use mongodb::bson::{Bson, Document, doc};
 use picket_wire::observation::{FrameFate, Gap, GapOf, Observation, PreviousEpoch, Reason};
-use picket_wire::{CameraRecord, EpochId, ObservationId};
+use picket_wire::{CameraKey, CameraRecord, EpochId, ObservationId};
 
 use crate::store::documents::{DetectionDocument, Ingest, ObservationDocument, collection};
 use crate::store::relations::Relations;
@@ -10,6 +10,8 @@ use crate::store::{StoreError, encode};
 use crate::upsert::origin::{date, pixels, signed};
 use crate::upsert::times::{Time, by_what_is_known};
 
+/// Why a gap is no more waited for.
+const HORIZON: &str = "horizon";
 /// Digits of its digest in a gap's id: 64 bits for the few gaps that begin at one `seq`.
 const GAP_DIGITS: usize = 16;
 
@@ -38,13 +40,22 @@ fn gap_of(of: GapOf) -> &'static str {
     }
 }
 
-/// An observation as a document. `tracks` holds the track of each detection; of a late one there
-/// are none. `relations` are those of its epoch's clocks.
+/// How an observation was tracked.
+#[derive(Debug, Clone, Copy)]
+pub struct Tracking<'a> {
+    /// The track of each detection; of a late one there are none.
+    pub tracks: &'a [Option<String>],
+    /// It came too late to be tracked.
+    pub late: bool,
+    /// Whether this stays so.
+    pub is_final: bool,
+}
+
+/// An observation as a document. `relations` are those of its epoch's clocks.
 pub fn observation(
     record: &Observation,
     relations: &Relations,
-    tracks: &[Option<String>],
-    late: bool,
+    tracking: &Tracking,
     digest: &str,
     ingest: Ingest,
 ) -> ObservationDocument {
@@ -75,10 +86,11 @@ pub fn observation(
                 class: detection.class.clone(),
                 landmarks: detection.landmarks.clone(),
                 quality: detection.quality,
-                track: tracks.get(index).cloned().flatten(),
+                track: tracking.tracks.get(index).cloned().flatten(),
             })
             .collect(),
-        late,
+        late: tracking.late,
+        is_final: tracking.is_final,
         digest: digest.to_owned(),
         ingest: by_what_is_known(ingest, &[record.stamp.clock], relations),
     }
@@ -164,38 +176,51 @@ fn previous(previous: &PreviousEpoch) -> Document {
     }
 }
 
-/// A run that a crash took from an epoch, as far as can be known: at most these, and nothing else
-/// accounts for one of them.
+/// A run of an epoch that the centre takes for lost, though no gap record names it: nothing accounts
+/// for one of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CrashGap {
-    /// The epoch that ended without a farewell.
+pub struct LostRun {
+    /// Of which epoch.
     pub epoch: EpochId,
-    /// The first `seq` that nothing accounts for.
+    /// The first `seq`.
     pub first: u64,
-    /// The last `seq` that may have been given out.
+    /// The last `seq`.
     pub last: u64,
 }
 
-/// The gap that an epoch record implies, as a document in the epoch that it concerns. Its bounds
-/// are an upper bound, so it has an id of its own and says so.
+/// The gap that an epoch record implies, as a document in the epoch that it concerns: what a crash took
+/// is at most these. Its bounds are an upper bound, so it has an id of its own and says so.
 pub fn crash_gap(
     record: &CameraRecord,
-    gap: CrashGap,
+    lost: LostRun,
     digest: &str,
     ingest: &Ingest,
 ) -> Result<Document, StoreError> {
-    let id = ObservationId { key: record.id().key.clone(), epoch: gap.epoch, seq: gap.first };
-    let mut document = place(&id);
-    document.insert("_id", format!("{id}~gap-crash"));
-    document.insert("kind", "gap");
-    document.insert("first", signed(gap.first));
-    document.insert("last", signed(gap.last));
-    document.insert("count", signed(gap.last - gap.first + 1));
-    document.insert("reason", Reason::CRASH);
-    document.insert("of", gap_of(GapOf::Observations));
+    let mut document = lost_run(&record.id().key, lost, Reason::CRASH);
     document.insert("upper_bound", true);
     document.insert("noticed_by", record.id().to_string());
     document.insert("digest", digest);
     document.insert("ingest", encode(collection::OBSERVATIONS, ingest)?);
     Ok(document)
+}
+
+/// What was missing for longer than the horizon, as a document. It may still come, and is late then.
+pub fn given_up(key: &CameraKey, lost: LostRun, ingest: &Ingest) -> Result<Document, StoreError> {
+    let mut document = lost_run(key, lost, HORIZON);
+    document.insert("ingest", encode(collection::OBSERVATIONS, ingest)?);
+    Ok(document)
+}
+
+fn lost_run(key: &CameraKey, lost: LostRun, reason: &str) -> Document {
+    let LostRun { epoch, first, last } = lost;
+    let id = ObservationId { key: key.clone(), epoch, seq: first };
+    let mut document = place(&id);
+    document.insert("_id", format!("{id}~gap-{reason}"));
+    document.insert("kind", "gap");
+    document.insert("first", signed(first));
+    document.insert("last", signed(last));
+    document.insert("count", signed(last - first + 1));
+    document.insert("reason", reason);
+    document.insert("of", gap_of(GapOf::Observations));
+    document
 }

@@ -62,12 +62,49 @@ impl TrackTimes {
     }
 }
 
+/// Above all numbers of provisional versions, and exact in JSON's numbers.
+const FINAL: i64 = 1 << 52;
+/// A state's number is below this.
+const STATES: i64 = 4;
+
+/// What a track is at the end of a version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TrackState {
+    /// It may be seen again.
+    Active,
+    /// It will not.
+    Ended,
+    /// A provisional track that the final ones do not have.
+    Replaced,
+}
+
+impl TrackState {
+    /// As documents and messages have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Ended => "ended",
+            Self::Replaced => "replaced",
+        }
+    }
+}
+
+/// The number of a version of a track: of two versions the one with the higher number stands. It follows
+/// from what the version says, not from when it was written, so that a batch which is read again, or a
+/// former owner that wakes up, changes nothing. A final version is above all provisional ones.
+pub fn revision(observations: u64, state: TrackState, is_final: bool) -> i64 {
+    let base = if is_final { FINAL } else { 0 };
+    let most = (FINAL - 1) / STATES;
+    base + signed(observations).clamp(0, most) * STATES + state as i64
+}
+
 /// A track's summary as a document.
 pub fn track(
     summary: &TrackSummary,
     key: &CameraKey,
     epoch: EpochId,
     wall: Option<&WallTimes>,
+    is_final: bool,
     relations: &Relations,
     ingest: Ingest,
 ) -> TrackDocument {
@@ -77,7 +114,7 @@ pub fn track(
     let times = TrackTimes::told(device, mono_us, clocks, relations);
     let states: Vec<ClockState> = [clocks.0, clocks.1].into_iter().flatten().collect();
     let word = |clock: Option<ClockState>| clock.map(|clock| clock.as_str().to_owned());
-    let state = if summary.ended { "ended" } else { "active" };
+    let state = if summary.ended { TrackState::Ended } else { TrackState::Active };
     TrackDocument {
         id: summary.id.to_string(),
         device: key.device.to_string(),
@@ -96,8 +133,32 @@ pub fn track(
         observations: signed(summary.observations),
         best_score: summary.best_score,
         last_box: summary.last_box_px,
-        state: state.to_owned(),
-        rev: ingest.offset,
+        state: state.as_str().to_owned(),
+        is_final,
+        replaced_by: None,
+        rev: revision(summary.observations, state, is_final),
         ingest: by_what_is_known(ingest, &states, relations),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_in_order_of_progress_and_final_ones_above_all_others() {
+        use TrackState::{Active, Ended, Replaced};
+        let numbers = [
+            revision(1, Active, false),
+            revision(1, Ended, false),
+            revision(2, Active, false),
+            revision(u64::MAX, Ended, false),
+            revision(0, Replaced, true),
+            revision(1, Active, true),
+            revision(1, Ended, true),
+            revision(2, Active, true),
+        ];
+        assert!(numbers.is_sorted_by(|a, b| a < b), "{numbers:?}");
+        assert!(revision(u64::MAX, Replaced, true) < 1 << 53, "exact in JSON");
     }
 }

@@ -1,0 +1,412 @@
+//! What a camera makes of its observations: which run of which epoch tracks them, when an epoch is
+//! over, and how long anything is waited for. Pure, as all of a camera is.
+
+use mongodb::bson::{Document, doc};
+use picket_service::logging::chain;
+use picket_wire::observation::{ClockState, EpochStart, Observation, Stamp};
+use picket_wire::{EpochId, ObservationId};
+use serde::{Deserialize, Serialize};
+
+use super::camera::{Camera, Changes, Newest};
+use super::runs::{EpochRuns, Frame, Standing, Stretch, Tracked};
+use crate::store::bulk::Update;
+use crate::store::documents::Correction;
+use crate::track::{Detection, TrackSummary};
+use crate::upsert::{self, LostRun, Origin, TrackState, WallTimes};
+
+/// Epochs of a camera that may wait for something at one time; of more, the one that has waited
+/// longest is given up.
+const MOST_OPEN: usize = 16;
+
+/// An epoch that waits for something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Open {
+    /// Which.
+    pub epoch: EpochId,
+    /// Since when, by the broker's time, milliseconds since 1970.
+    pub since_ms: i64,
+}
+
+/// A stored observation, as far as it is tracked.
+#[derive(Debug, Deserialize)]
+pub struct StoredObservation {
+    #[serde(rename = "_id")]
+    id: String,
+    seq: i64,
+    mono_us: i64,
+    clock: ClockState,
+    captured_ns: Option<i64>,
+    corrected: Option<Correction>,
+    detections: Vec<StoredDetection>,
+    #[serde(rename = "final")]
+    is_final: bool,
+    #[serde(default)]
+    ingest: StoredIngest,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct StoredIngest {
+    #[serde(default)]
+    again: bool,
+}
+
+#[derive(Debug, Deserialize)]
+struct StoredDetection {
+    #[serde(rename = "box")]
+    box_px: [f32; 4],
+    score: f32,
+    class: String,
+    track: Option<String>,
+}
+
+impl StoredObservation {
+    /// The fields to ask for.
+    pub fn fields() -> Document {
+        let mut fields = doc! {
+            "seq": 1, "mono_us": 1, "clock": 1, "captured_ns": 1, "corrected": 1, "final": 1,
+            "ingest.again": 1,
+        };
+        for field in ["box", "score", "class", "track"] {
+            fields.insert(format!("detections.{field}"), 1);
+        }
+        fields
+    }
+
+    /// The write that gives its detections their final tracks, if they have others.
+    fn finalised(&self, assigned: &[Option<String>]) -> Option<Update> {
+        let same = self.detections.iter().map(|d| &d.track).eq(assigned);
+        (!self.is_final || !same).then(|| retracked(&self.id, assigned))
+    }
+
+    /// Whether a provisional track may have begun with a detection. Of a record that was read more than
+    /// once nobody knows what was made of it each time.
+    fn may_have_begun(&self, index: usize, track: &str) -> bool {
+        let stored = self.detections.get(index).and_then(|d| d.track.as_deref());
+        self.ingest.again || stored == Some(track)
+    }
+}
+
+/// The write that gives the detections of a stored observation their final tracks.
+fn retracked(id: &str, assigned: &[Option<String>]) -> Update {
+    let mut fields = doc! { "final": true };
+    for (index, track) in assigned.iter().enumerate() {
+        fields.insert(format!("detections.{index}.track"), track.clone());
+    }
+    set(id, fields)
+}
+
+fn set(id: &str, fields: Document) -> Update {
+    Update { filter: doc! { "_id": id }, change: doc! { "$set": fields }.into(), upsert: false }
+}
+
+/// The writes that point provisional tracks to their successors: one that began with a detection is
+/// followed by the final track of that detection, or by none if it has none. `began` tells of which
+/// detections one may have begun; those that there never were are not made.
+fn replaced(
+    id: &str,
+    assigned: &[Option<String>],
+    began: impl Fn(usize, &str) -> bool,
+) -> Vec<Update> {
+    let replaced = |(index, successor): (usize, &Option<String>)| {
+        let track = format!("{id}#{index}");
+        if successor.as_ref() == Some(&track) || !began(index, &track) {
+            return None;
+        }
+        let state = TrackState::Replaced;
+        let fields = doc! {
+            "state": state.as_str(), "replaced_by": successor.clone(), "final": true,
+            "rev": upsert::revision(0, state, true),
+        };
+        Some(Update {
+            filter: doc! { "_id": track, "final": false },
+            change: doc! { "$set": fields }.into(),
+            upsert: false,
+        })
+    };
+    assigned.iter().enumerate().filter_map(replaced).collect()
+}
+
+impl Camera {
+    /// Tracks an observation; whether it is told how it stands, which is `Late` for what is not tracked.
+    /// One that `is_known` was stored before, by a batch that did not come to its end.
+    pub(super) fn observe(
+        &mut self,
+        record: &Observation,
+        is_known: bool,
+        origin: &Origin,
+        changes: &mut Changes,
+    ) -> (Vec<Option<String>>, Standing) {
+        let (epoch, seq) = (record.id.epoch, record.id.seq);
+        self.enter(epoch, origin, changes);
+        let detections: Vec<_> = record
+            .detections
+            .iter()
+            .map(|d| Detection { box_px: d.box_px, score: d.score, class: &d.class })
+            .collect();
+        let Stamp { mono_us, clock, .. } = record.stamp;
+        let captured_ns = upsert::nanoseconds(record.stamp.captured_at);
+        let id = record.id.to_string();
+        let frame = Frame { id: &id, seq, mono_us, captured_ns, clock, detections: &detections };
+        let given_up_ms = self.given_up_ms(origin);
+        let runs = self.runs_of(epoch);
+        let standing = runs.standing(seq, given_up_ms);
+        let tracked = match standing {
+            Standing::Late => Tracked::default(),
+            Standing::Next => runs.track_final(&frame),
+            Standing::Ahead => runs.track_live(&frame),
+        };
+        let is_final = standing == Standing::Next;
+        self.note_tracks(tracked.tracks, epoch, is_final, origin, changes);
+        match standing {
+            Standing::Next if is_known => {
+                changes.retracked.push(retracked(&id, &tracked.assigned));
+                changes.replaced.extend(replaced(&id, &tracked.assigned, |_, _| true));
+            }
+            Standing::Ahead if is_known => {
+                changes.retracked.push(set(&id, doc! { "ingest.again": true }));
+            }
+            _ => {}
+        }
+        if standing != Standing::Late && self.is_newest(&record.id) {
+            self.place.newest = Some(Newest { id, captured_ns, mono_us, clock: Some(clock) });
+        }
+        (tracked.assigned, standing)
+    }
+
+    fn is_newest(&self, id: &ObservationId) -> bool {
+        let newest = self.place.newest.as_ref().and_then(|n| n.id.parse::<ObservationId>().ok());
+        let is_after = newest.is_none_or(|n| n.epoch != id.epoch || n.seq < id.seq);
+        is_after && self.place.epoch == Some(id.epoch)
+    }
+
+    pub(super) fn runs_of(&mut self, epoch: EpochId) -> &mut EpochRuns {
+        let settings = &self.settings;
+        self.runs.entry(epoch).or_insert_with(|| EpochRuns::new(settings.clone()))
+    }
+
+    /// What has been missing since before is not waited for any more.
+    fn given_up_ms(&self, origin: &Origin) -> i64 {
+        origin.broker_time_ms.saturating_sub(self.horizon_ms)
+    }
+
+    /// What was put aside is not waited for; should it be put back one day, it is late.
+    pub(super) fn pass_aside(
+        &mut self,
+        id: &ObservationId,
+        origin: &Origin,
+        changes: &mut Changes,
+    ) {
+        if !self.ledgers.entry(id.epoch).or_default().accounted.contains(id.seq) {
+            self.runs_of(id.epoch).set_aside(id.seq);
+            self.move_on(id.epoch, origin, changes);
+        }
+    }
+
+    /// An epoch's own record.
+    pub(super) fn begin_epoch(
+        &mut self,
+        start: &EpochStart,
+        origin: &Origin,
+        changes: &mut Changes,
+    ) {
+        let epoch = start.id.epoch;
+        let begun = |runs: Option<&EpochRuns>| runs.is_some_and(|runs| runs.has_begun);
+        let is_left = self.runs.get(&epoch).is_some_and(|r| r.superseded_ms.is_some());
+        // A box that was set up anew counts its epochs from 1 again.
+        let is_new_line = start.previous.is_none()
+            && !is_left
+            && self.place.epoch.is_some_and(|at| at != epoch && begun(self.runs.get(&at)));
+        let runs = self.runs_of(epoch);
+        (runs.has_begun, runs.dirty) = (true, true);
+        if is_new_line {
+            self.go_to(epoch, origin, changes);
+        } else {
+            self.enter(epoch, origin, changes);
+        }
+    }
+
+    /// The camera goes on to an epoch, if that is newer than the one in which it stands.
+    pub(super) fn enter(&mut self, epoch: EpochId, origin: &Origin, changes: &mut Changes) {
+        let is_newer = self.place.epoch.is_none_or(|at| {
+            let was_left = self.runs.get(&epoch).is_some_and(|r| r.superseded_ms.is_some());
+            epoch != at && epoch.number >= at.number && !was_left
+        });
+        if is_newer {
+            self.go_to(epoch, origin, changes);
+        }
+    }
+
+    /// Its tracks end with the epoch that it leaves: for good, unless something of that is missing.
+    fn go_to(&mut self, epoch: EpochId, origin: &Origin, changes: &mut Changes) {
+        let Some(before) = self.place.epoch.replace(epoch) else { return };
+        let runs = self.runs_of(before);
+        runs.supersede(origin.broker_time_ms);
+        if runs.is_over {
+            return;
+        }
+        let mut living = runs.finals.living();
+        living.iter_mut().for_each(|(track, _)| track.ended = true);
+        let provisional = runs.live.as_mut().map(|live| live.finish()).unwrap_or_default();
+        self.note_tracks(living, before, true, origin, changes);
+        self.note_tracks(provisional, before, false, origin, changes);
+        self.move_on(before, origin, changes);
+    }
+
+    /// The last `seq` that an epoch can have is known.
+    pub(super) fn end_epoch(
+        &mut self,
+        epoch: EpochId,
+        end: u64,
+        origin: &Origin,
+        changes: &mut Changes,
+    ) {
+        let runs = self.runs_of(epoch);
+        (runs.end, runs.dirty) = (Some(end), true);
+        self.move_on(epoch, origin, changes);
+    }
+
+    /// Goes on as far as can be without reading back.
+    pub(super) fn move_on(&mut self, epoch: EpochId, origin: &Origin, changes: &mut Changes) {
+        let accounted = &self.ledgers.entry(epoch).or_default().accounted;
+        let new = || EpochRuns::new(self.settings.clone());
+        let runs = self.runs.entry(epoch).or_insert_with(new);
+        let mut tracks = runs.move_on(accounted);
+        let is_left = runs.superseded_ms.is_some();
+        tracks.iter_mut().for_each(|(track, _)| track.ended |= is_left);
+        if runs.is_complete() {
+            tracks = runs.finish();
+        }
+        let since = runs.waiting_since();
+        self.dirty |= runs.dirty;
+        self.note_tracks(tracks, epoch, true, origin, changes);
+        self.place.open.retain(|open| open.epoch != epoch);
+        if let Some(since_ms) = since {
+            self.place.open.push(Open { epoch, since_ms });
+        }
+        if self.place.open.len() > MOST_OPEN {
+            let oldest = self.place.open.iter().min_by_key(|open| (open.since_ms, open.epoch));
+            if let Some(epoch) = oldest.map(|open| open.epoch) {
+                tracing::warn!(camera = %self.key, %epoch,
+                    "too many epochs of the camera wait for something: this one is given up");
+                self.give_up(epoch, i64::MAX, origin, changes);
+            }
+        }
+    }
+
+    /// Gives up what has been missing for longer than the horizon.
+    pub(super) fn give_up_overdue(&mut self, origin: &Origin, changes: &mut Changes) {
+        let given_up_ms = self.given_up_ms(origin);
+        let open = self.place.open.iter().filter(|open| open.since_ms <= given_up_ms);
+        for epoch in open.map(|open| open.epoch).collect::<Vec<_>>() {
+            self.give_up(epoch, given_up_ms, origin, changes);
+        }
+    }
+
+    fn give_up(
+        &mut self,
+        epoch: EpochId,
+        given_up_ms: i64,
+        origin: &Origin,
+        changes: &mut Changes,
+    ) {
+        let accounted = self.ledgers.entry(epoch).or_default().accounted.clone();
+        while let Some((first, last)) = self.runs_of(epoch).give_up(&accounted, given_up_ms) {
+            tracing::warn!(camera = %self.key, %epoch, first, last,
+                "these observations have been missing for longer than consume.horizon_hours: tracks \
+                 go on without them");
+            let ingest = origin.ingest(self.retention.observations_days);
+            let lost = LostRun { epoch, first, last };
+            match upsert::given_up(&self.key, lost, &ingest) {
+                Ok(document) => changes.records.push(document),
+                Err(error) => tracing::error!(error = chain(&error), "a gap cannot be stored"),
+            }
+        }
+        self.move_on(epoch, origin, changes);
+    }
+
+    /// Since when something has been missing, milliseconds since 1970.
+    pub(super) fn waiting_since_ms(&self) -> Option<i64> {
+        self.place.open.iter().map(|open| open.since_ms).min()
+    }
+
+    /// What is to be read back.
+    pub(super) fn behind(&self) -> Option<(EpochId, Stretch)> {
+        let behind = |(epoch, runs): (&EpochId, &EpochRuns)| {
+            let ledger = self.ledgers.get(epoch)?;
+            Some((*epoch, runs.behind(&ledger.accounted)?))
+        };
+        self.runs.iter().find_map(behind)
+    }
+
+    /// Tracks what was read back, in the order of `seq`; `is_whole` if that was all of the stretch.
+    pub(super) fn read_back(
+        &mut self,
+        (epoch, stretch): (EpochId, Stretch),
+        observations: &[StoredObservation],
+        is_whole: bool,
+        origin: &Origin,
+        changes: &mut Changes,
+    ) {
+        for observation in observations {
+            let detections: Vec<_> = observation
+                .detections
+                .iter()
+                .map(|d| Detection { box_px: d.box_px, score: d.score, class: &d.class })
+                .collect();
+            let device_ns = |c: &Correction| c.device_captured_ns;
+            let frame = Frame {
+                id: &observation.id,
+                seq: observation.seq.unsigned_abs(),
+                mono_us: observation.mono_us.unsigned_abs(),
+                captured_ns: observation
+                    .corrected
+                    .as_ref()
+                    .map_or(observation.captured_ns, device_ns),
+                clock: observation.clock,
+                detections: &detections,
+            };
+            let tracked = self.runs_of(epoch).track_final(&frame);
+            self.note_tracks(tracked.tracks, epoch, true, origin, changes);
+            changes.retracked.extend(observation.finalised(&tracked.assigned));
+            let began = |index: usize, track: &str| observation.may_have_begun(index, track);
+            let replaced = replaced(&observation.id, &tracked.assigned, began);
+            changes.replaced.extend(replaced);
+        }
+        if is_whole {
+            self.runs_of(epoch).pass(stretch.after.saturating_add(1), stretch.until);
+        }
+        self.move_on(epoch, origin, changes);
+    }
+
+    /// Documents of tracks: of those of one id the final one stands, and of these the newer.
+    fn note_tracks(
+        &self,
+        tracks: Vec<(TrackSummary, Option<WallTimes>)>,
+        epoch: EpochId,
+        is_final: bool,
+        origin: &Origin,
+        changes: &mut Changes,
+    ) {
+        for (summary, wall) in tracks {
+            let ingest = origin.ingest(self.retention.tracks_days);
+            let relations = self.relations(epoch);
+            let document = upsert::track(
+                &summary,
+                &self.key,
+                epoch,
+                wall.as_ref(),
+                is_final,
+                relations,
+                ingest,
+            );
+            let known = changes.tracks.get(&document.id);
+            if known.is_none_or(|known| known.rev <= document.rev) {
+                changes.tracks.insert(document.id.clone(), document);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "tracking_tests.rs"]
+mod tests;
