@@ -10,7 +10,7 @@ use tokio::sync::{Mutex, OnceCell};
 
 use crate::checkout;
 use crate::fleet::{Agent, FEW_PARTITIONS, Fleet, settled};
-use crate::oracle::{Findings, open_spool};
+use crate::oracle::{Findings, open_spool, wrong_tracks};
 use crate::process::{Process, until};
 use crate::proxy::{Fault, Proxy};
 use crate::scratch;
@@ -166,7 +166,18 @@ pub async fn nothing_is_lost(fleet: &Fleet, agents: &[&Agent]) -> Result<Finding
     }
     let letters = fleet.dead_letters()?;
     ensure!(letters == 0, "{letters} dead letters");
+    tracks_are_final(fleet, agents).await?;
     Ok(findings)
+}
+
+/// Waits until the tracks of these devices are those that they would be had all come in order.
+pub async fn tracks_are_final(fleet: &Fleet, agents: &[&Agent]) -> Result<()> {
+    let devices: Vec<&str> = agents.iter().map(|agent| agent.device.as_str()).collect();
+    until("all tracks to be final", LIMIT, async || {
+        let wrong = wrong_tracks(&fleet.database, &devices).await?;
+        Ok(wrong.first().map_or(Ok(()), |first| Err(format!("{} wrong: {first}", wrong.len()))))
+    })
+    .await
 }
 
 /// Waits until an agent's log has said something so many times.

@@ -134,6 +134,7 @@ impl Pages {
             frame: "published".to_owned(),
             detections: vec![detection],
             late: false,
+            is_final: true,
             digest: String::new(),
             ingest: ingest(),
         };
@@ -146,6 +147,7 @@ impl Pages {
             newest_captured_at: Some(DateTime::now()),
             epoch: Some(EPOCH.to_owned()),
             complete_until: seq,
+            waiting_since: None,
             accounts: CentreAccounts { stored: seq, ..CentreAccounts::default() },
             rev: seq,
         };
@@ -173,6 +175,7 @@ fn ingest() -> Ingest {
         stored_at: DateTime::now(),
         expire_at: DateTime::MAX,
         relations: None,
+        again: None,
     }
 }
 

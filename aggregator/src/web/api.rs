@@ -18,6 +18,7 @@ use super::events::{Alive, FRESHNESS};
 use super::fleet::{self, Fleet, readable, within_limit};
 use super::views::{CameraView, DeviceView, ObservationView, StoredPicture, TrackView};
 use crate::store::documents::{FrameDocument, ObservationDocument, TrackDocument, collection};
+use crate::upsert::TrackState;
 
 const DEFAULT_LIMIT: u32 = 100;
 const MOST: u32 = 500;
@@ -127,12 +128,13 @@ async fn list(
     Ok((found, next))
 }
 
-/// Answers `/api/tracks`.
+/// Answers `/api/tracks`. Provisional tracks that others have replaced are left out.
 pub(super) async fn tracks(
     State(shared): State<Arc<Shared>>,
     query: ListQuery,
 ) -> Result<Json<Page<TrackView>>, WebError> {
-    let found = list(&shared, collection::TRACKS, "tracks", "first_seen", doc! {}, &query);
+    let theirs = doc! { "state": { "$ne": TrackState::Replaced.as_str() } };
+    let found = list(&shared, collection::TRACKS, "tracks", "first_seen", theirs, &query);
     let (found, next) = found.await?;
     let items = readable::<TrackDocument>("track", found).iter().map(Into::into).collect();
     Ok(Json(Page { items, next }))

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use mongodb::bson::{Document, deserialize_from_document};
 use picket_wire::{CameraKey, ObservationId};
 use serde::Serialize;
@@ -10,10 +11,11 @@ use serde::Serialize;
 use super::books::{BooksRow, BooksTable};
 use super::fleet::Fleet;
 use super::pairing::{Pairing, Position};
-use super::views::{DeviceView, NewestView, PictureView, TrackView};
+use super::views::{CameraView, DeviceView, NewestView, PictureView, TrackView};
 use crate::store::documents::{
     CameraDocument, DeviceDocument, FrameDocument, ObservationDocument, TrackDocument, collection,
 };
+use crate::upsert::TrackState;
 
 /// Most tracks that change between two flushes; beyond it, viewers read the newest anew.
 const MOST_TRACKS: usize = 2000;
@@ -29,6 +31,12 @@ pub struct CameraUpdate {
     /// Newest picture, with its boxes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub picture: Option<PictureView>,
+    /// Up to this `seq` all is accounted for and tracks are final; sent with what follows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub complete_until: Option<i64>,
+    /// Since when something has been missing; absent if nothing is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waiting_since: Option<Timestamp>,
 }
 
 /// Something that viewers are told.
@@ -175,7 +183,8 @@ impl Pending {
     }
 
     fn track(&mut self, document: &TrackDocument) {
-        self.tracks.insert(document.id.clone(), Some(document.into()));
+        let is_replaced = document.state == TrackState::Replaced.as_str();
+        self.tracks.insert(document.id.clone(), (!is_replaced).then(|| document.into()));
         self.bound_tracks();
     }
 
@@ -201,6 +210,8 @@ impl Pending {
         let Ok(key) = document.id.parse::<CameraKey>() else { return };
         let row = self.table.set_centre(&key, &document.accounts);
         self.books.insert(row.camera.clone(), row);
+        let (update, view) = (self.update(&key), CameraView::of(document, &key));
+        (update.complete_until, update.waiting_since) = (view.complete_until, view.waiting_since);
     }
 
     /// Observations to look up: their pictures are here and they are not.

@@ -136,8 +136,10 @@ pub struct CameraView {
     pub device: String,
     /// Camera.
     pub camera: String,
-    /// Before this `seq` every id of the epoch is stored or in a gap record.
+    /// Up to this `seq` every id of the epoch is stored or told to be lost, and every track is final.
     pub complete_until: Option<i64>,
+    /// Since when something has been missing, in any epoch.
+    pub waiting_since: Option<Timestamp>,
     /// Newest observation that was stored.
     pub newest: Option<NewestView>,
     /// Newest picture that was stored.
@@ -154,6 +156,7 @@ impl CameraView {
             device: key.device.to_string(),
             camera: key.camera.to_string(),
             complete_until: None,
+            waiting_since: None,
             newest: None,
             picture: None,
             status: None,
@@ -162,7 +165,11 @@ impl CameraView {
 
     /// A camera as the centre has it.
     pub fn of(document: &CameraDocument, key: &CameraKey) -> Self {
-        Self { complete_until: Some(document.complete_until), ..Self::named(key) }
+        Self {
+            complete_until: Some(document.complete_until),
+            waiting_since: at(document.waiting_since),
+            ..Self::named(key)
+        }
     }
 }
 
@@ -229,8 +236,13 @@ pub struct TrackView {
     pub observations: i64,
     /// Highest score of its detections.
     pub best_score: f32,
-    /// `active` or `ended`.
+    /// `active`, `ended`, or `replaced`: a provisional track that the final ones do not have.
     pub state: String,
+    /// Whether it stays what it is: a track that is not was made while something before it was missing.
+    #[serde(rename = "final")]
+    pub is_final: bool,
+    /// The final track that follows a replaced one.
+    pub replaced_by: Option<String>,
 }
 
 impl From<&TrackDocument> for TrackView {
@@ -248,6 +260,8 @@ impl From<&TrackDocument> for TrackView {
             observations: t.observations,
             best_score: t.best_score,
             state: t.state.clone(),
+            is_final: t.is_final,
+            replaced_by: t.replaced_by.clone(),
         }
     }
 }
@@ -283,6 +297,9 @@ pub struct ObservationView {
     pub detections: Vec<DetectionView>,
     /// Came too late to be tracked.
     pub late: bool,
+    /// Whether its detections keep their tracks.
+    #[serde(rename = "final")]
+    pub is_final: bool,
     /// When the broker received it.
     pub received_at: Option<Timestamp>,
     /// When it was written.
@@ -311,6 +328,7 @@ impl From<&ObservationDocument> for ObservationView {
             frame: o.frame.clone(),
             detections: o.detections.iter().map(Into::into).collect(),
             late: o.late,
+            is_final: o.is_final,
             received_at: timestamp(o.ingest.broker_time),
             stored_at: timestamp(o.ingest.stored_at),
             picture: None,

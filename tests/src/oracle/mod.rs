@@ -2,6 +2,7 @@
 //! not of Picket's own counters.
 
 mod account;
+mod tracks;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use mongodb::Database;
 use mongodb::bson::{Document, doc};
 
 pub use account::Account;
+pub use tracks::wrong_tracks;
 
 use crate::fleet::Agent;
 

@@ -93,6 +93,7 @@ function takeCamera(update) {
     fillFilter();
   }
   if (update.status) camera.status = update.status;
+  if (update.complete_until != null) camera.waiting_since = update.waiting_since ?? null;
   if (update.newest && !isOlder(update.newest.id, camera.newest?.id)) camera.newest = update.newest;
   if (update.picture && !isOlder(update.picture.observation, camera.picture?.observation)) {
     camera.picture = update.picture;
@@ -237,6 +238,7 @@ function drawCameras() {
     const silent = heard == null || heard > freshness.status_ms;
     if (status?.state === 'running' && !silent) facts.push(['at', `${status.fps.toFixed(1)} fps`]);
     if (newest?.lag_ms != null && view.state !== 'stale') facts.push(['lag', span(newest.lag_ms)]);
+    if (camera.waiting_since) facts.push(['earlier frames missing for', span(ageOf(camera.waiting_since))]);
     if (status?.decoder) facts.push(['decoder', status.decoder]);
     if (newest && newest.clock !== 'synchronised') facts.push(['clock', newest.clock]);
     let trouble = status?.problem ?? status?.degraded ?? (status?.picture === 'black' ? 'The picture is black' : null);
@@ -381,6 +383,7 @@ function drawTracks() {
     const fresh = t.state === 'active' && ageOf(t.last_seen) <= freshness.picture_ms;
     if (fresh) inView++;
     const state = fresh ? cell('In view', '', { chip: 'good' }) : cell(t.state === 'active' ? 'Out of view' : 'Ended', '', { chip: '-' });
+    if (!t.final) Object.assign(state, { small: 'provisional', title: 'Earlier frames are missing: the final track may be another one' });
     return [
       state,
       cell(t.camera, ''),
