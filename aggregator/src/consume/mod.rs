@@ -13,8 +13,8 @@
 //! *Owners:* a partition has one; a former one that wakes up changes nothing.
 //!
 //! **Limits.** Records that wait for MongoDB are bounded in bytes; beyond that reading pauses while
-//! polling goes on. One tracking run per camera: what comes after its successors is stored and not
-//! tracked.
+//! polling goes on. At most two trackers for each epoch of a camera, however its link flaps: what is
+//! stored beyond a gap is read back when that closes.
 
 mod backoff;
 mod camera;

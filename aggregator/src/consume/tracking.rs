@@ -408,5 +408,4 @@ impl Camera {
 }
 
 #[cfg(test)]
-#[path = "tracking_tests.rs"]
 mod tests;
