@@ -303,6 +303,12 @@ impl EpochRuns {
         Some((first, beyond - 1))
     }
 
+    /// Nothing that is missing is waited for any more.
+    pub fn hasten(&mut self) {
+        self.holes.iter_mut().for_each(|hole| hole.at_ms = i64::MIN);
+        (self.superseded_ms, self.dirty) = (Some(i64::MIN), true);
+    }
+
     /// Whether all that the epoch can have is tracked.
     pub fn is_complete(&self) -> bool {
         !self.is_over && self.end.is_some_and(|end| self.finals.until >= end)

@@ -284,11 +284,14 @@ impl Camera {
             self.place.open.push(Open { epoch, since_ms });
         }
         if self.place.open.len() > MOST_OPEN {
-            let oldest = self.place.open.iter().min_by_key(|open| (open.since_ms, open.epoch));
+            let waits = self.place.open.iter().filter(|open| open.since_ms > i64::MIN);
+            let oldest = waits.min_by_key(|open| (open.since_ms, open.epoch));
             if let Some(epoch) = oldest.map(|open| open.epoch) {
                 tracing::warn!(camera = %self.key, %epoch,
                     "too many epochs of the camera wait for something: this one is given up");
-                self.give_up(epoch, i64::MAX, origin, changes);
+                self.runs_of(epoch).hasten();
+                self.place.open.retain(|open| open.epoch != epoch);
+                self.place.open.push(Open { epoch, since_ms: i64::MIN });
             }
         }
     }

@@ -479,3 +479,23 @@ fn a_box_that_was_set_up_anew_is_tracked_and_what_came_before_ends_after_the_hor
     assert!(centre.camera.runs[&SECOND.parse().unwrap()].is_over);
     assert!(centre.camera.place.open.is_empty());
 }
+
+#[test]
+fn of_too_many_epochs_that_wait_the_oldest_is_given_up_and_nothing_grows_without_end() {
+    let mut centre = Centre::new();
+    for n in 1..=40_u64 {
+        let name = format!("{n}-{n:08x}");
+        moving(&name, (1..=3).chain(6..=20)).iter().for_each(|record| centre.take(record));
+    }
+    assert!(centre.camera.place.open.len() <= 40);
+    // Each turn reads a part of one back, and the next record gives up what is overdue.
+    for seq in 21..=200 {
+        centre.read_back();
+        moving("40-00000028", seq..=seq).iter().for_each(|record| centre.take(record));
+    }
+    assert!(centre.camera.place.open.len() <= super::MOST_OPEN, "{:?}", centre.camera.place.open);
+    let first = centre.camera.runs[&"1-00000001".parse().unwrap()].clone();
+    assert!(first.is_over && first.finals.until == 20, "{first:?}");
+    let told = |d: &&Document| d.get_str("_id").unwrap().ends_with("~gap-horizon");
+    assert!(centre.observations.values().filter(told).count() >= 40 - super::MOST_OPEN);
+}
