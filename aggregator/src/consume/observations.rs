@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::camera::{Camera, Changes, Known, OTHER_REASON, Place, Verdict};
 use super::dead_letter::DeadLetter;
 use super::effects::{Effects, Entry, Stored, UNSTORABLE};
+use super::returned::{Refused, Returned};
 use crate::metrics::{DROPPED, TRACKERS_DISCARDED};
 use crate::store::bulk::Update;
 use crate::store::checkpoints::{CameraCheckpoint, Claim, camera_checkpoint_id};
@@ -40,6 +41,7 @@ pub struct Observations {
     settings_sha256: String,
     retention: Retention,
     cameras: HashMap<CameraKey, Camera>,
+    returned: Returned,
 }
 
 impl Observations {
@@ -52,13 +54,16 @@ impl Observations {
     ) -> Result<Self, StoreError> {
         let text = encode(collection::CHECKPOINTS, &settings)?;
         let settings_sha256 = upsert::digest(text.to_string().as_bytes());
-        Ok(Self { store, claim, settings, settings_sha256, retention, cameras: HashMap::new() })
+        let (cameras, returned) = (HashMap::new(), Returned::default());
+        Ok(Self { store, claim, settings, settings_sha256, retention, cameras, returned })
     }
 
     /// Brings into memory what the batch needs. Changes nothing that a repetition would miss.
     pub async fn load(&mut self, entries: &[Entry]) -> Result<HashMap<String, Known>, StoreError> {
         self.load_cameras(entries).await?;
         self.load_epochs(entries).await?;
+        let camera = |entry: &Entry| self.cameras.get(&camera_of(entry)?);
+        self.returned = Returned::load(&self.store, entries, camera).await?;
         let mut ids = BTreeSet::new();
         for (record, digest) in records_with_digests(entries) {
             let camera = self.cameras.get(&record.id().key);
@@ -171,7 +176,7 @@ impl Observations {
         let mut last_offset = 0;
         for entry in entries {
             last_offset = entry.origin.offset;
-            self.take(entry, &mut known, &mut effects, &mut changes);
+            self.take(entry, &mut known, &mut effects, &mut changes)?;
         }
         self.end(last_offset, changes, &mut effects)?;
         Ok(effects)
@@ -183,36 +188,61 @@ impl Observations {
         known: &mut HashMap<String, Known>,
         effects: &mut Effects,
         changes: &mut Changes,
-    ) {
+    ) -> Result<(), StoreError> {
         let (lane, record) = match &entry.message {
             Ok(Message::Record { lane, record }) => (*lane, record),
-            Ok(_) => return,
+            Ok(_) => return Ok(()),
             Err(reject) => {
                 let reject = reject.clone();
                 if let Some(camera) = camera_of(&entry).and_then(|key| self.cameras.get_mut(&key)) {
-                    camera.refuse_unread(&entry.origin, reject.code());
+                    let reason = reject.code();
+                    match self.returned.is_refused(&entry, camera, reason, effects)? {
+                        Refused::New => camera.refuse_unread(&entry.origin, reason),
+                        Refused::Again => {
+                            effects.duplicates += 1;
+                            return Ok(());
+                        }
+                    }
                 }
                 effects.dead_letters.push(DeadLetter::unreadable(entry.record, &reject));
-                return;
+                return Ok(());
             }
         };
-        let Some(camera) = self.cameras.get_mut(&record.id().key) else { return };
+        let Some(camera) = self.cameras.get_mut(&record.id().key) else { return Ok(()) };
         let id = upsert::document_id(record, &entry.digest);
         let verdict = camera.take(record, &entry.digest, &entry.origin, known.get(&id), changes);
         match verdict {
             Ok(Verdict::Stored { late }) => {
+                self.returned.is_taken(&entry, camera, effects)?;
                 effects.late += u64::from(late);
                 count_drops(record);
                 effects.captured_ms.extend(captured_live_ms(lane, record));
                 known.insert(id, Known::new(&entry.digest, &entry.origin));
             }
-            Ok(Verdict::Duplicate) => effects.duplicates += 1,
-            Ok(Verdict::Conflict) => effects.dead_letters.push(entry.conflict(&id)),
-            Err(error) => {
-                camera.refuse_unread(&entry.origin, UNSTORABLE);
-                effects.dead_letters.push(entry.unstorable(&error));
+            Ok(Verdict::Duplicate) => {
+                self.returned.is_taken(&entry, camera, effects)?;
+                effects.duplicates += 1;
             }
+            Ok(Verdict::Conflict) => {
+                // It is counted by now.
+                let reason = picket_wire::dead_letter::IDENTITY_CONFLICT;
+                match self.returned.is_refused(&entry, camera, reason, effects)? {
+                    Refused::New => effects.dead_letters.push(entry.conflict(&id)),
+                    Refused::Again => {
+                        camera.take_back(Some(record.id().epoch), reason);
+                        effects.duplicates += 1;
+                    }
+                }
+            }
+            Err(error) => match self.returned.is_refused(&entry, camera, UNSTORABLE, effects)? {
+                Refused::New => {
+                    camera.refuse_unread(&entry.origin, UNSTORABLE);
+                    effects.dead_letters.push(entry.unstorable(&error));
+                }
+                Refused::Again => effects.duplicates += 1,
+            },
         }
+        Ok(())
     }
 
     /// Turns changes into writes.

@@ -21,6 +21,7 @@ pub mod clocks;
 pub mod documents;
 mod error;
 pub mod ledger;
+pub mod letters;
 pub mod relations;
 mod schema;
 mod settings;
