@@ -22,6 +22,7 @@ pub mod documents;
 mod error;
 pub mod ledger;
 pub mod letters;
+mod primary;
 pub mod relations;
 mod schema;
 mod settings;
