@@ -125,3 +125,105 @@ fn id_of(entry: &Entry) -> String {
 fn place(origin: &Origin) -> LogPlace {
     LogPlace { topic: origin.topic.clone(), partition: origin.partition, offset: origin.offset }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use mongodb::bson::DateTime;
+    use picket_wire::Topic;
+
+    use super::*;
+    use crate::consume::kafka::Received;
+    use crate::track::Settings as TrackSettings;
+    use crate::upsert::Retention;
+
+    const RETENTION: Retention = Retention { observations_days: 1, frames_days: 1, tracks_days: 1 };
+    const REASON: &str = "empty";
+
+    /// A message of nothing, which nobody can read, at a place of its log.
+    fn entry(offset: i64) -> Entry {
+        let record = Received {
+            offset,
+            broker_time_ms: 0,
+            key: Some(b"gate/north".to_vec()),
+            headers: Vec::new(),
+            value: None,
+        };
+        let origin = Origin {
+            topic: "picket.observations".to_owned(),
+            partition: 0,
+            offset,
+            broker_time_ms: 0,
+            stored_at_ms: 0,
+        };
+        Entry::read(Topic::Observations, record, origin)
+    }
+
+    /// A camera that refused the message once, and somebody who put it back.
+    fn bench() -> (Camera, Returned) {
+        let key = "gate/north".parse().unwrap();
+        let mut camera = Camera::new(key, TrackSettings::default(), RETENTION);
+        camera.refuse_unread(&entry(3).origin, REASON);
+        camera.dirty = false;
+        let letter = LetterDocument {
+            id: id_of(&entry(3)),
+            camera: Some("gate/north".to_owned()),
+            reason: REASON.to_owned(),
+            counted: true,
+            state: LetterState::Retrying,
+            to: None,
+            arrived: None,
+            changed_at: DateTime::from_millis(0),
+            expire_at: DateTime::from_millis(0),
+        };
+        (camera, Returned(HashMap::from([(letter.id.clone(), letter)])))
+    }
+
+    /// The camera's refusals, by what it does with an entry that it cannot read.
+    fn refuse(camera: &mut Camera, returned: &mut Returned, entry: &Entry) -> (Refused, usize) {
+        let mut effects = Effects::default();
+        let refused = returned.is_refused(entry, camera, REASON, &mut effects).unwrap();
+        if refused == Refused::New {
+            camera.refuse_unread(&entry.origin, REASON);
+        }
+        (refused, effects.end.letters.len())
+    }
+
+    #[test]
+    fn what_is_put_back_and_refused_again_is_counted_once_however_often_it_lies_there() {
+        let (mut camera, mut returned) = bench();
+        let once = BTreeMap::from([(REASON.to_owned(), 1)]);
+        assert_eq!(refuse(&mut camera, &mut returned, &entry(8)), (Refused::New, 1));
+        assert_eq!(camera.accounts.refused, once);
+        // The same retry, which nobody had marked as done.
+        assert_eq!(refuse(&mut camera, &mut returned, &entry(9)), (Refused::Again, 0));
+        assert_eq!(camera.accounts.refused, once);
+    }
+
+    #[test]
+    fn what_is_put_back_and_taken_is_refused_no_more_and_that_is_written_down() {
+        let (mut camera, mut returned) = bench();
+        let mut effects = Effects::default();
+        returned.is_taken(&entry(8), &mut camera, &mut effects).unwrap();
+        assert_eq!(camera.accounts.refused, BTreeMap::new());
+        assert!(camera.dirty, "its document is to be written");
+        assert_eq!(effects.end.letters.len(), 1);
+        // A second arrival, and a message that nobody has put back.
+        returned.is_taken(&entry(9), &mut camera, &mut effects).unwrap();
+        assert_eq!(effects.end.letters.len(), 1);
+        let (mut camera, _) = bench();
+        Returned::default().is_taken(&entry(8), &mut camera, &mut effects).unwrap();
+        assert_eq!(camera.accounts.refused.len(), 1);
+    }
+
+    #[test]
+    fn a_message_that_nobody_put_back_is_new_as_often_as_it_comes() {
+        let (mut camera, _) = bench();
+        let mut returned = Returned::default();
+        for (offset, count) in [(8, 2), (9, 3)] {
+            assert_eq!(refuse(&mut camera, &mut returned, &entry(offset)), (Refused::New, 0));
+            assert_eq!(camera.accounts.refused[REASON], count);
+        }
+    }
+}
