@@ -33,7 +33,7 @@ pub enum ShelfError {
         topic: String,
         /// Why.
         #[source]
-        source: KafkaError,
+        source: Box<KafkaError>,
     },
     /// There is no such topic.
     #[error(
@@ -60,7 +60,7 @@ pub enum ShelfError {
         topic: String,
         /// Why.
         #[source]
-        source: KafkaError,
+        source: Box<KafkaError>,
     },
     /// The brokers stopped sending.
     #[error("{topic}: the brokers sent nothing for {} s, with more to come", ANSWER.as_secs())]
@@ -134,7 +134,7 @@ impl Shelf {
         let away = |source| ShelfError::Away {
             brokers: connection.brokers.join(", "),
             topic: topic.clone(),
-            source,
+            source: Box::new(source),
         };
         let metadata = consumer.fetch_metadata(Some(&topic), ANSWER).map_err(away)?;
         let found = metadata.topics().first();
@@ -227,7 +227,7 @@ impl Shelf {
         let topic = self.topic.clone();
         match source.rdkafka_error_code() {
             Some(RDKafkaErrorCode::TopicAuthorizationFailed) => ShelfError::NotAllowed { topic },
-            _ => ShelfError::Read { topic, source },
+            _ => ShelfError::Read { topic, source: Box::new(source) },
         }
     }
 }
