@@ -1,5 +1,7 @@
 //! `picket-aggregator`: the centre of a fleet.
 
+mod dead_letter;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -35,6 +37,13 @@ enum Command {
         #[command(subcommand)]
         command: TopicsCommand,
     },
+    /// Messages that nobody could read: list, look, put back, drop.
+    DeadLetter {
+        #[command(flatten)]
+        config: ConfigFile,
+        #[command(subcommand)]
+        command: dead_letter::Command,
+    },
 }
 
 #[derive(Subcommand)]
@@ -62,7 +71,7 @@ enum TopicsCommand {
 #[derive(clap::Args)]
 struct ConfigFile {
     /// The config file; `<its name>.conf.d/*.toml` beside it is laid over it.
-    #[arg(long = "config", default_value = "/etc/picket/aggregator.toml")]
+    #[arg(long = "config", global = true, default_value = "/etc/picket/aggregator.toml")]
     path: PathBuf,
 }
 
@@ -91,6 +100,11 @@ fn command(command: Command) -> Result<ExitCode> {
             println!("{} is valid", path.display());
         }
         Command::Topics { command } => return create_topics(command),
+        Command::DeadLetter { config: ConfigFile { path }, command } => {
+            let settings = config::load(&path)?.settings;
+            let runtime = tokio::runtime::Runtime::new()?;
+            return runtime.block_on(dead_letter::run(settings, command));
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -50,7 +50,7 @@ pub async fn run(settings: Settings) -> Result<()> {
         .with_context(|| format!("web.listen: cannot listen on {listen}"))?;
     let address = listener.local_addr()?;
     let images = Images::in_directory(&settings.upsert.images_directory)?;
-    let store = Store::open(&settings.store)?;
+    let Some(store) = open(&settings.store, &shutdown).await? else { return Ok(()) };
     let place = Place::default();
     let router = web::router(WebContext {
         database: store.database().clone(),
@@ -110,6 +110,26 @@ pub async fn run(settings: Settings) -> Result<()> {
     pages.await??;
     tracing::info!("ended in order");
     Ok(())
+}
+
+/// The connection to MongoDB, however long DNS takes to name its servers, where it does; none if the
+/// end was asked for first.
+async fn open(settings: &store::Settings, shutdown: &Shutdown) -> Result<Option<Store>> {
+    loop {
+        let error = match Store::open(settings).await {
+            Ok(store) => return Ok(Some(store)),
+            Err(error) => error,
+        };
+        if error.remedy() != Remedy::Retry {
+            return Err(error.into());
+        }
+        tracing::warn!("the page waits for this too, trying again: {}", chain(&error));
+        notify::ready("waiting for DNS");
+        tokio::select! {
+            () = tokio::time::sleep(STORE_RETRY) => notify::alive(),
+            () = shutdown.asked() => return Ok(None),
+        }
+    }
 }
 
 /// Reaches MongoDB and prepares it, however long that takes; false if the end was asked for first.

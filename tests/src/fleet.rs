@@ -285,7 +285,7 @@ fn path(path: &Path) -> Result<&str> {
 
 fn aggregator_config(stack: &StackSettings, dir: &Path) -> String {
     let host = stack.mongodb.uri.split_once("://").map_or("", |(_, rest)| rest);
-    let host = host.split(['/', '?']).next().unwrap_or_default();
+    let hosts = host.split(['/', '?']).next().unwrap_or_default().replace(',', "\", \"");
     format!(
         r#"[consume]
 brokers = ["{brokers}"]
@@ -295,7 +295,7 @@ certificate_file = "{certificate}"
 key_file = "{key}"
 
 [store]
-hosts = ["{host}"]
+hosts = ["{hosts}"]
 replica_set = "picket"
 database = "{database}"
 user = "{user}"

@@ -258,6 +258,15 @@ impl Camera {
         self.dirty = true;
     }
 
+    /// Takes back that a message was refused: it has come again, and is counted as what it is now.
+    /// Of what could be read the epoch counts it too.
+    pub fn take_back(&mut self, epoch: Option<EpochId>, reason: &str) {
+        if let Some(ledger) = epoch.and_then(|epoch| self.ledgers.get_mut(&epoch)) {
+            ledger.dirty |= remove_reason(&mut ledger.accounts.refused, reason);
+        }
+        self.dirty |= remove_reason(&mut self.accounts.refused, reason);
+    }
+
     /// Accounts for a run. Comes after whatever of the record can fail: a record that is put aside
     /// accounts for nothing.
     fn settle(
@@ -376,6 +385,16 @@ fn add_reason(counts: &mut BTreeMap<String, i64>, reason: &str, n: i64) {
     let known = counts.len() < MAX_REASONS || counts.contains_key(reason);
     let reason = if known { reason } else { OTHER_REASON };
     add(counts.entry(reason.to_owned()).or_default(), n);
+}
+
+/// Takes one away, and the reason with the last one; false if there is none.
+fn remove_reason(counts: &mut BTreeMap<String, i64>, reason: &str) -> bool {
+    let Some(count) = counts.get_mut(reason) else { return false };
+    *count = count.saturating_sub(1);
+    if *count <= 0 {
+        counts.remove(reason);
+    }
+    true
 }
 
 #[cfg(test)]

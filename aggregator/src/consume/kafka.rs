@@ -3,7 +3,7 @@
 use picket_service::kafka::{Extra, Login};
 use picket_service::renewed::Unreadable;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::BaseConsumer;
+use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::{ClientConfig, ClientContext};
@@ -129,6 +129,8 @@ impl ClientContext for ClientLog {
         log_error(&error, reason);
     }
 }
+
+impl ConsumerContext for ClientLog {}
 
 /// librdkafka's own log lines, in the log of the program.
 pub fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {

@@ -12,6 +12,7 @@ use picket_wire::{CameraKey, CameraRecord, EpochId, Message, ObservationId};
 use super::camera::{Camera, Changes, Known, OTHER_REASON, Verdict};
 use super::dead_letter::DeadLetter;
 use super::effects::{Effects, Entry, Stored, UNSTORABLE};
+use super::returned::{Refused, Returned};
 use super::runs::Stretch;
 use super::stored_runs::{self, Tracking};
 use super::tracking::StoredObservation;
@@ -48,6 +49,7 @@ pub struct Observations {
     behind: BTreeSet<CameraKey>,
     /// What was read back of some of them for this batch.
     read_back: Vec<ReadBack>,
+    returned: Returned,
 }
 
 /// What was read back of an epoch, in the order of `seq`.
@@ -79,6 +81,7 @@ impl Observations {
             has_resumed: false,
             behind: BTreeSet::new(),
             read_back: Vec::new(),
+            returned: Returned::default(),
         })
     }
 
@@ -94,6 +97,8 @@ impl Observations {
         self.load_epochs(epochs_of(entries)).await?;
         self.resume().await?;
         self.read_back().await?;
+        let camera = |entry: &Entry| self.cameras.get(&camera_of(entry)?);
+        self.returned = Returned::load(&self.store, entries, camera).await?;
         let mut ids = BTreeSet::new();
         for (record, digest) in records_with_digests(entries) {
             let camera = self.cameras.get(&record.id().key);
@@ -269,7 +274,7 @@ impl Observations {
         let last = entries.last().map(|entry| entry.origin.clone());
         for entry in entries {
             last_offset = entry.origin.offset;
-            self.take(entry, &mut known, &mut effects, &mut changes);
+            self.take(entry, &mut known, &mut effects, &mut changes)?;
         }
         // The broker's time has passed for those too of which nothing comes.
         for camera in self.cameras.values_mut().filter(|c| !c.place.open.is_empty()) {
@@ -302,42 +307,71 @@ impl Observations {
         known: &mut HashMap<String, Known>,
         effects: &mut Effects,
         changes: &mut Changes,
-    ) {
+    ) -> Result<(), StoreError> {
         let (lane, record) = match &entry.message {
             Ok(Message::Record { lane, record }) => (*lane, record),
-            Ok(_) => return,
+            Ok(_) => return Ok(()),
             Err(reject) => {
                 let reject = reject.clone();
                 if let Some(camera) = camera_of(&entry).and_then(|key| self.cameras.get_mut(&key)) {
-                    camera.refuse_unread(&entry.origin, reject.code());
-                    if let Some(id) = observation_of(&entry).filter(|id| id.key == camera.key) {
-                        camera.pass_aside(&id, &entry.origin, changes);
+                    let reason = reject.code();
+                    match self.returned.is_refused(&entry, camera, reason, effects)? {
+                        Refused::New => {
+                            camera.refuse_unread(&entry.origin, reason);
+                            if let Some(id) =
+                                observation_of(&entry).filter(|id| id.key == camera.key)
+                            {
+                                camera.pass_aside(&id, &entry.origin, changes);
+                            }
+                        }
+                        Refused::Again => {
+                            effects.duplicates += 1;
+                            return Ok(());
+                        }
                     }
                 }
                 effects.dead_letters.push(DeadLetter::unreadable(entry.record, &reject));
-                return;
+                return Ok(());
             }
         };
-        let Some(camera) = self.cameras.get_mut(&record.id().key) else { return };
+        let Some(camera) = self.cameras.get_mut(&record.id().key) else { return Ok(()) };
         let id = upsert::document_id(record, &entry.digest);
         let verdict = camera.take(record, &entry.digest, &entry.origin, known.get(&id), changes);
         match verdict {
             Ok(Verdict::Stored { late }) => {
+                self.returned.is_taken(&entry, camera, effects)?;
                 effects.late += u64::from(late);
                 count_drops(record);
                 effects.captured_ms.extend(captured_live_ms(lane, record));
                 known.insert(id, Known::new(&entry.digest, &entry.origin));
             }
-            Ok(Verdict::Duplicate) => effects.duplicates += 1,
-            Ok(Verdict::Conflict) => effects.dead_letters.push(entry.conflict(&id)),
-            Err(error) => {
-                camera.refuse_unread(&entry.origin, UNSTORABLE);
-                if let CameraRecord::Observation(observation) = record {
-                    camera.pass_aside(&observation.id, &entry.origin, changes);
-                }
-                effects.dead_letters.push(entry.unstorable(&error));
+            Ok(Verdict::Duplicate) => {
+                self.returned.is_taken(&entry, camera, effects)?;
+                effects.duplicates += 1;
             }
+            Ok(Verdict::Conflict) => {
+                // It is counted by now.
+                let reason = picket_wire::dead_letter::IDENTITY_CONFLICT;
+                match self.returned.is_refused(&entry, camera, reason, effects)? {
+                    Refused::New => effects.dead_letters.push(entry.conflict(&id)),
+                    Refused::Again => {
+                        camera.take_back(Some(record.id().epoch), reason);
+                        effects.duplicates += 1;
+                    }
+                }
+            }
+            Err(error) => match self.returned.is_refused(&entry, camera, UNSTORABLE, effects)? {
+                Refused::New => {
+                    camera.refuse_unread(&entry.origin, UNSTORABLE);
+                    if let CameraRecord::Observation(observation) = record {
+                        camera.pass_aside(&observation.id, &entry.origin, changes);
+                    }
+                    effects.dead_letters.push(entry.unstorable(&error));
+                }
+                Refused::Again => effects.duplicates += 1,
+            },
         }
+        Ok(())
     }
 
     /// Turns changes into writes.

@@ -153,6 +153,8 @@ pub struct BatchEnd {
     pub checkpoints: Vec<Update>,
     /// Changed cameras.
     pub cameras: Vec<Update>,
+    /// What became of dead letters that were put back.
+    pub letters: Vec<Update>,
 }
 
 /// How often a transaction that met another one is repeated at once, before its error is left to
@@ -349,6 +351,7 @@ impl Store {
             (collection::LEDGER, &end.ledger),
             (collection::CHECKPOINTS, &end.checkpoints),
             (collection::CAMERAS, &end.cameras),
+            (collection::DEAD_LETTERS, &end.letters),
         ] {
             self.write_in(session, collection, updates.clone()).await?;
         }

@@ -26,6 +26,8 @@ pub mod collection {
     pub const LEDGER: &str = "ledger";
     /// What each epoch's clock records say.
     pub const CLOCKS: &str = "clocks";
+    /// What became of dead letters that somebody dealt with.
+    pub const DEAD_LETTERS: &str = "dead_letters";
 }
 
 /// How a document came here.

@@ -18,6 +18,26 @@ pub enum StoreError {
         #[source]
         source: std::io::Error,
     },
+    /// A file of the connection's.
+    #[error("cannot read the file of {field}, {}", path.display())]
+    File {
+        /// The field that names it.
+        field: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// DNS does not name the servers.
+    #[error("DNS does not name the MongoDB servers of {name}")]
+    Srv {
+        /// As configured.
+        name: String,
+        /// Why.
+        #[source]
+        source: Box<Driver>,
+    },
     /// A host that is not `host:port`.
     #[error("{host:?} is not the host:port of a MongoDB server")]
     Host {
@@ -35,6 +55,32 @@ pub enum StoreError {
     Connect {
         /// As configured.
         hosts: String,
+        /// Why.
+        #[source]
+        source: Box<Driver>,
+    },
+    /// The servers end the connection as soon as they see the certificate.
+    #[error(
+        "MongoDB at {hosts} ends the connection when it sees the certificate in {}: it must be signed by \
+         an authority that the servers trust (their tlsCAFile), and not be out of its time",
+        file.display()
+    )]
+    Untrusted {
+        /// As configured.
+        hosts: String,
+        /// Of the certificate.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<Driver>,
+    },
+    /// The servers answer and do not let this aggregator in.
+    #[error("MongoDB at {hosts} does not let in {who}")]
+    LogIn {
+        /// As configured.
+        hosts: String,
+        /// Who asked.
+        who: String,
         /// Why.
         #[source]
         source: Box<Driver>,
@@ -145,6 +191,8 @@ impl StoreError {
     pub fn remedy(&self) -> Remedy {
         match self {
             Self::Connect { source, .. }
+            | Self::Srv { source, .. }
+            | Self::Untrusted { source, .. }
             | Self::Prepare { source, .. }
             | Self::Read { source, .. }
             | Self::Write { source, .. }
@@ -153,6 +201,8 @@ impl StoreError {
             Self::WriteErrors { code, .. } => of_code(*code),
             Self::Encode { .. } => Remedy::Discard,
             Self::Password { .. }
+            | Self::File { .. }
+            | Self::LogIn { .. }
             | Self::Host { .. }
             | Self::Client(_)
             | Self::NoReplicaSet { .. }

@@ -21,6 +21,8 @@ pub mod clocks;
 pub mod documents;
 mod error;
 pub mod ledger;
+pub mod letters;
+mod primary;
 pub mod relations;
 mod schema;
 mod settings;

@@ -1,7 +1,8 @@
 //! Collections and indexes: made at start, and again after an upgrade that adds one.
 //!
-//! TTL stands on `ingest.expire_at` and nowhere else: broker time plus retention. A box whose clock
-//! says 1970 would otherwise see its observations deleted as they arrive. The ledger and the
+//! TTL of what comes from devices stands on `ingest.expire_at` and nowhere else: broker time plus
+//! retention. A box whose clock says 1970 would otherwise see its observations deleted as they arrive.
+//! What people did with dead letters expires by the clock of whoever did it. The ledger and the
 //! checkpoints never expire.
 
 use std::time::Duration;
@@ -18,7 +19,7 @@ use super::error::StoreError;
 /// `NamespaceExists`: another instance was faster, or it is not the first start.
 const NAMESPACE_EXISTS: i32 = 48;
 
-const ALL: [&str; 8] = [
+const ALL: [&str; 9] = [
     collection::OBSERVATIONS,
     collection::TRACKS,
     collection::FRAMES,
@@ -27,15 +28,16 @@ const ALL: [&str; 8] = [
     collection::CHECKPOINTS,
     collection::LEDGER,
     collection::CLOCKS,
+    collection::DEAD_LETTERS,
 ];
 
 fn index(keys: Document) -> IndexModel {
     IndexModel::builder().keys(keys).build()
 }
 
-fn expiry() -> IndexModel {
+fn expiry(field: &str) -> IndexModel {
     let options = IndexOptions::builder().expire_after(Duration::ZERO).build();
-    IndexModel::builder().keys(doc! { "ingest.expire_at": 1 }).options(options).build()
+    IndexModel::builder().keys(doc! { field: 1 }).options(options).build()
 }
 
 /// Only of records whose time may be corrected: a fleet whose clocks are kept has none. Of the states
@@ -70,26 +72,29 @@ fn indexes(collection: &str) -> Vec<IndexModel> {
     let of_camera = |field: &str| index(doc! { "device": 1, "camera": 1, field: -1, "_id": -1 });
     match collection {
         collection::OBSERVATIONS => vec![
-            expiry(),
+            expiry("ingest.expire_at"),
             by_time("captured_at"),
             of_camera("captured_at"),
             index(doc! { "device": 1, "camera": 1, "epoch": 1, "seq": 1 }),
             correctable(),
         ],
         collection::TRACKS => vec![
-            expiry(),
+            expiry("ingest.expire_at"),
             by_time("first_seen"),
             of_camera("first_seen"),
             index(doc! { "device": 1, "camera": 1, "epoch": 1, "last_mono_us": 1, "_id": 1 }),
         ],
         collection::FRAMES => vec![
-            expiry(),
+            expiry("ingest.expire_at"),
             of_camera("captured_at"),
             index(doc! { "observation": 1 }),
             correctable(),
         ],
         collection::CHECKPOINTS => vec![waiting()],
         collection::CLOCKS => Due::ALL.map(due).into(),
+        collection::DEAD_LETTERS => {
+            vec![expiry("expire_at"), index(doc! { "camera": 1, "state": 1 })]
+        }
         collection::CAMERAS | collection::LEDGER => {
             vec![index(doc! { "device": 1, "camera": 1 })]
         }
@@ -134,7 +139,12 @@ mod tests {
                 .iter()
                 .any(|m| m.options.as_ref().is_some_and(|o| o.expire_after.is_some()))
         };
-        for name in [collection::OBSERVATIONS, collection::TRACKS, collection::FRAMES] {
+        for name in [
+            collection::OBSERVATIONS,
+            collection::TRACKS,
+            collection::FRAMES,
+            collection::DEAD_LETTERS,
+        ] {
             assert!(expires(name), "{name}");
         }
         for name in

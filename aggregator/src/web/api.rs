@@ -1,5 +1,6 @@
 //! `/api/…`: the fleet, tracks and observations as JSON.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
@@ -211,8 +212,19 @@ struct Totals {
     skipped: u64,
     dropped: u64,
     refused: u64,
+    /// Dead letters that are in the books and were not put back, or were and are refused again.
+    refused_by_reason: BTreeMap<String, u64>,
     /// Worst of all cameras.
     verdict: Verdict,
+}
+
+fn by_reason(rows: &[BooksRow]) -> BTreeMap<String, u64> {
+    let mut all: BTreeMap<String, u64> = BTreeMap::new();
+    for (reason, count) in rows.iter().flat_map(|row| &row.refused_by_reason) {
+        let sum = all.entry(reason.clone()).or_default();
+        *sum = sum.saturating_add(*count);
+    }
+    all
 }
 
 fn totals(fleet: &Fleet, now: Timestamp) -> Totals {
@@ -243,6 +255,7 @@ fn totals(fleet: &Fleet, now: Timestamp) -> Totals {
         skipped: sum(|r| r.skipped_at_centre),
         dropped: sum(|r| r.dropped),
         refused: sum(|r| r.refused),
+        refused_by_reason: by_reason(&rows),
         verdict: rows.iter().map(|r| r.verdict).max().unwrap_or(Verdict::Unknown),
     }
 }
@@ -320,6 +333,19 @@ mod tests {
         assert_eq!(dated.get_array("$or").unwrap().len(), 3);
         let undated = after("first_seen", None, "x");
         assert_eq!(undated, doc! { "first_seen": Bson::Null, "_id": { "$lt": "x" } });
+    }
+
+    #[test]
+    fn what_is_refused_is_summed_by_reason_over_all_cameras() {
+        let mut fleet = Fleet::default();
+        for (camera, count) in [("gate/north", 2), ("gate/south", 3)] {
+            let mut accounts = crate::store::documents::CentreAccounts::default();
+            accounts.refused.insert("unknown-major".to_owned(), count);
+            fleet.books.set_centre(&camera.parse().unwrap(), &accounts);
+        }
+        let totals = totals(&fleet, Timestamp::UNIX_EPOCH);
+        assert_eq!(totals.refused, 5);
+        assert_eq!(totals.refused_by_reason, BTreeMap::from([("unknown-major".to_owned(), 5)]));
     }
 
     #[test]

@@ -6,12 +6,14 @@
 //! <dir>/pki/                          the authority and every identity (see `picket-pki`)
 //! <dir>/kafka/                        server.properties, data/, kafka.log, client files for other tools
 //! <dir>/kafka-2/, kafka-3/            the same of the further brokers, where there are any
-//! <dir>/mongodb/                      data/, mongod.log, keyfile, the passwords
+//! <dir>/mongodb/                      data/, mongod.log, keyfile, the passwords; data-2/, mongod-2.log of
+//!                                     the second member of the replica set, where there is one
 //! ```
 //! **Who may do what.** Clients of Kafka show a certificate. A device may write the three device topics;
 //! the aggregator may read them, write tracks and dead letters, read dead letters and use consumer groups
 //! that begin with the topic prefix; the admin may do everything; nobody else may do anything, and no
-//! topic makes itself. MongoDB asks for TLS and a password; the user `picket` owns one database.
+//! topic makes itself. MongoDB asks for TLS, and a password or the
+//! aggregator's certificate; the user `picket` owns one database, and so does that certificate.
 //!
 //! **Life.** A part ends with [`Stack::stop`], when the stack is dropped, and also when this process is
 //! killed. Each part can be stopped, killed and started again by itself: same port, same data. A folder
@@ -36,6 +38,7 @@ use picket_pki::{Authority, IssueOptions, Role};
 use crate::proxy::Proxy;
 pub use enrol::enrol_device;
 pub use kafka::PLAIN_USER;
+use part::Part;
 use ports::Lease;
 pub use settings::{Credentials, KafkaSettings, MongoSettings, Settings};
 
@@ -56,6 +59,8 @@ pub struct StackOptions {
     pub devices: Vec<String>,
     /// Brokers of the cluster. The first one also is its only controller.
     pub brokers: u16,
+    /// Members of MongoDB's replica set.
+    pub members: u16,
     /// After such a silence of an aggregator its partitions go to another; 6 s is the least.
     pub session: Duration,
 }
@@ -67,6 +72,7 @@ impl Default for StackOptions {
             database: "picket".to_owned(),
             devices: vec!["demo".to_owned()],
             brokers: 1,
+            members: 1,
             session: Duration::from_secs(15),
         }
     }
@@ -77,7 +83,7 @@ pub struct Stack {
     settings: Settings,
     kafka: kafka::Kafka,
     further: Vec<kafka::Kafka>,
-    mongodb: mongodb::MongoDb,
+    mongodb: Vec<mongodb::Member>,
     // Held for as long as the stack lives: nobody else takes the folder or the ports.
     _folder: File,
     _leases: Vec<Lease>,
@@ -90,13 +96,15 @@ impl Stack {
         let dir = fs::canonicalize(dir)?;
         let folder = lock_folder(&dir)?;
         let before = Settings::read(&dir).ok();
-        let count = PORTS + usize::from(options.brokers.max(1)) - 1;
+        let count =
+            PORTS + usize::from(options.brokers.max(1)) + usize::from(options.members.max(1));
+        let count = count - 2;
         let leases = ports::lease(count, before.as_ref().map(|settings| settings.ports.clone()))?;
         let ports: Vec<u16> = leases.iter().map(Lease::port).collect();
 
         let authority = open_or_make_authority(&dir)?;
         let settings = Settings::new(&dir, &options, &authority, ports)?;
-        let mongodb = mongodb::MongoDb::prepare(&settings)?;
+        let mongodb = mongodb::prepare_all(&settings)?;
         let mut brokers = kafka::prepare_all(&settings, options.session)?;
         let further = brokers.split_off(1);
         let kafka = brokers.pop().context("a stack without a broker")?;
@@ -109,7 +117,7 @@ impl Stack {
         tokio::try_join!(
             stack.kafka.start(settings),
             futures_util::future::try_join_all(further),
-            stack.mongodb.start(settings)
+            mongodb::start_all(&mut stack.mongodb, settings)
         )?;
         enrol::grant_aggregator(&stack.settings).await?;
         for device in &options.devices {
@@ -181,25 +189,52 @@ impl Stack {
 
     /// Ends MongoDB in order.
     pub async fn stop_mongodb(&mut self) -> Result<()> {
-        self.mongodb.part.stop().await
+        for member in &mut self.mongodb {
+            member.part.stop().await?;
+        }
+        Ok(())
     }
 
     /// Ends MongoDB as a power cut would.
     pub fn kill_mongodb(&mut self) -> Result<()> {
-        self.mongodb.part.kill()
+        self.mongodb.iter_mut().try_for_each(|member| member.part.kill())
     }
 
     /// Starts MongoDB again where it was, and returns when it takes writes.
     pub async fn start_mongodb(&mut self) -> Result<()> {
-        self.mongodb.start(&self.settings).await
+        mongodb::start_all(&mut self.mongodb, &self.settings).await
+    }
+
+    /// The port of the member of the replica set that takes writes, if there is one now.
+    pub async fn primary(&self) -> Result<Option<u16>> {
+        mongodb::primary(&self.settings).await
+    }
+
+    /// Has the primary hand over to another member.
+    pub async fn step_down(&self, primary: u16) -> Result<()> {
+        mongodb::step_down(&self.settings, primary).await
+    }
+
+    /// Ends one of several members as a power cut would.
+    pub fn kill_member(&mut self, port: u16) -> Result<()> {
+        self.member(port)?.part.kill()
+    }
+
+    /// Starts one of several members again where it was, and returns when it answers.
+    pub async fn start_member(&mut self, port: u16) -> Result<()> {
+        let settings = self.settings.clone();
+        self.member(port)?.start(&settings).await
+    }
+
+    fn member(&mut self, port: u16) -> Result<&mut mongodb::Member> {
+        let found = self.mongodb.iter_mut().find(|member| member.port == port);
+        found.with_context(|| format!("no member of the replica set at port {port}"))
     }
 
     /// Process ids of the parts that run, Kafka's first.
     pub fn process_ids(&self) -> Vec<u32> {
-        [self.kafka.part.process_id(), self.mongodb.part.process_id()]
-            .into_iter()
-            .flatten()
-            .collect()
+        let members = self.mongodb.iter().map(|member| &member.part);
+        std::iter::once(&self.kafka.part).chain(members).filter_map(Part::process_id).collect()
     }
 
     /// Starts again each part that was stopped or killed, as by a test that failed before it did so itself.
@@ -208,7 +243,7 @@ impl Stack {
         for broker in brokers.filter(|broker| broker.part.is_stopped()) {
             broker.start(&self.settings).await?;
         }
-        if self.mongodb.part.is_stopped() {
+        if self.mongodb.iter().any(|member| member.part.is_stopped()) {
             self.start_mongodb().await?;
         }
         Ok(())
@@ -217,7 +252,7 @@ impl Stack {
     /// Fails with the log's end of a part that ended by itself.
     pub fn expect_running(&mut self) -> Result<()> {
         self.kafka.part.expect_running()?;
-        self.mongodb.part.expect_running()
+        self.mongodb.iter_mut().try_for_each(|member| member.part.expect_running())
     }
 
     /// Ends both in order.
@@ -226,8 +261,10 @@ impl Stack {
         for broker in &mut self.further {
             broker.part.stop().await?;
         }
-        let (kafka, mongodb) = tokio::join!(self.kafka.part.stop(), self.mongodb.part.stop());
-        kafka.and(mongodb)
+        let members = self.mongodb.iter_mut().map(|member| member.part.stop());
+        let members = futures_util::future::try_join_all(members);
+        let (kafka, mongodb) = tokio::join!(self.kafka.part.stop(), members);
+        kafka.and(mongodb.map(drop))
     }
 }
 

@@ -1,4 +1,5 @@
-//! MongoDB: a replica set of one member, TLS on, a user with a password.
+//! MongoDB: a replica set of one member, or of more where a test asks for them; TLS on, a user with a
+//! password, and one with a certificate.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use mongodb::Client;
 use mongodb::bson::{Document, doc};
-use mongodb::options::{AuthMechanism, ClientOptions, Credential};
+use mongodb::options::{AuthMechanism, ClientOptions, Credential, ServerAddress};
 
 use super::HOST;
 use super::part::Part;
@@ -21,82 +22,109 @@ const START_LIMIT: Duration = Duration::from_secs(240);
 const ASK_LIMIT: Duration = Duration::from_secs(2);
 const REPLICA_SET: &str = "picket";
 
-pub struct MongoDb {
+/// One member of the replica set.
+pub struct Member {
     pub(super) part: Part,
+    pub(super) port: u16,
     program: PathBuf,
     args: Vec<String>,
 }
 
-impl MongoDb {
-    /// Makes its folder and its secrets, unless they are there.
-    pub fn prepare(settings: &Settings) -> Result<Self> {
-        let dir = settings.dir.join("mongodb");
-        fs::create_dir_all(dir.join("data"))?;
-        let keyfile = dir.join("keyfile");
-        // Members know each other by it; it also turns authorisation on.
-        secret(&keyfile)?;
-        write_uri(
-            &settings.mongodb.uri_file,
-            settings,
-            "picket",
-            &secret(&settings.mongodb.password_file)?,
-        )?;
-        write_uri(
-            &settings.mongodb.admin_uri_file,
-            settings,
-            "admin",
-            &secret(&dir.join("admin.password"))?,
-        )?;
+/// Makes the members' folders and the secrets, unless they are there. The first one is the one that a
+/// stack has anyway.
+pub fn prepare_all(settings: &Settings) -> Result<Vec<Member>> {
+    let dir = settings.dir.join("mongodb");
+    fs::create_dir_all(&dir)?;
+    // Members know each other by it; it also turns authorisation on.
+    secret(&dir.join("keyfile"))?;
+    let password = secret(&settings.mongodb.password_file)?;
+    write_uri(&settings.mongodb.uri_file, settings, "picket", &password)?;
+    let password = secret(&dir.join("admin.password"))?;
+    write_uri(&settings.mongodb.admin_uri_file, settings, "admin", &password)?;
+    let members = settings.mongodb.ports.iter().zip(1..);
+    members.map(|(port, number)| Member::prepare(settings, *port, number)).collect()
+}
 
+/// Starts those that do not run, and returns when the set takes writes; the first time, makes the
+/// replica set and the users.
+pub async fn start_all(members: &mut [Member], settings: &Settings) -> Result<()> {
+    for member in members.iter_mut().filter(|member| member.part.is_stopped()) {
+        member.part.start(&member.program, member.args.clone())?;
+    }
+    let ready = ready(members, settings).await;
+    match members.first() {
+        Some(first) => first.part.with_log(ready),
+        None => ready,
+    }
+}
+
+async fn ready(members: &mut [Member], settings: &Settings) -> Result<()> {
+    for member in members.iter_mut() {
+        member.answers(settings).await?;
+    }
+    let Some(first) = members.first_mut() else { return Ok(()) };
+    let made = settings.dir.join("mongodb/made");
+    // Until the first user exists, a connection from this machine may make it.
+    let direct = client(settings, None, Some(first.port)).await?;
+    if !made.exists() {
+        let member = |(id, port): (i32, &u16)| doc! { "_id": id, "host": format!("{HOST}:{port}") };
+        let all: Vec<Document> = (0..).zip(&settings.mongodb.ports).map(member).collect();
+        // Half of the default: what a test is about is that there is an election, not its length.
+        let election = doc! { "electionTimeoutMillis": 5000 };
+        let config = doc! { "_id": REPLICA_SET, "members": all, "settings": election };
+        let initiate = doc! { "replSetInitiate": config };
+        direct.database("admin").run_command(initiate).await.context("make the replica set")?;
+        let primary = |hello: &Document| hello.get_bool("isWritablePrimary").unwrap_or(false);
+        first.until("the first member to become primary", &direct, "hello", primary).await?;
+        make_users(settings, &direct).await?;
+        fs::write(&made, "")?;
+    }
+    // Whichever takes writes.
+    let user = connect(&settings.mongodb).await?;
+    first.until("MongoDB to let the user in", &user, "ping", |_| true).await
+}
+
+impl Member {
+    fn prepare(settings: &Settings, port: u16, number: u16) -> Result<Self> {
+        let dir = settings.dir.join("mongodb");
+        let (data, log) = match number {
+            1 => (dir.join("data"), dir.join("mongod.log")),
+            n => (dir.join(format!("data-{n}")), dir.join(format!("mongod-{n}.log"))),
+        };
+        fs::create_dir_all(&data)?;
         let path = |path: &Path| path.display().to_string();
         let args = [
-            ("--dbpath", path(&dir.join("data"))),
+            ("--dbpath", path(&data)),
             ("--bind_ip", HOST.to_string()),
-            ("--port", settings.ports[2].to_string()),
+            ("--port", port.to_string()),
             ("--replSet", REPLICA_SET.to_owned()),
-            ("--keyFile", path(&keyfile)),
+            ("--keyFile", path(&dir.join("keyfile"))),
             ("--tlsMode", "requireTLS".to_owned()),
             ("--tlsCertificateKeyFile", path(&settings.pki_dir().join("server/mongodb.pem"))),
             ("--tlsCAFile", path(&settings.mongodb.ca)),
             ("--wiredTigerCacheSizeGB", "0.25".to_owned()),
             ("--setParameter", "diagnosticDataCollectionEnabled=false".to_owned()),
-            // There is no other member to hand over to, so a stop need not wait for one.
+            // A stop need not wait for another member.
             ("--setParameter", "shutdownTimeoutMillisForSignaledShutdown=100".to_owned()),
         ];
         let mut args: Vec<_> = args.into_iter().flat_map(|(k, v)| [k.to_owned(), v]).collect();
-        // Clients prove who they are by password, over TLS.
+        // Clients prove who they are by password or by certificate, over TLS.
         args.push("--tlsAllowConnectionsWithoutCertificates".to_owned());
         args.push("--nounixsocket".to_owned());
-        let part = Part::new("MongoDB", dir.join("mongod.log"));
-        Ok(Self { part, program: fetched("stack/mongodb/mongod")?, args })
+        let part = Part::new("MongoDB", log);
+        Ok(Self { part, port, program: fetched("stack/mongodb/mongod")?, args })
     }
 
-    /// Starts it, and returns when it takes writes; the first time, makes the replica set and the users.
+    /// Starts it, and returns when it answers.
     pub async fn start(&mut self, settings: &Settings) -> Result<()> {
         self.part.start(&self.program, self.args.clone())?;
-        let ready = self.ready(settings).await;
-        self.part.with_log(ready)
+        let answers = self.answers(settings).await;
+        self.part.with_log(answers)
     }
 
-    async fn ready(&mut self, settings: &Settings) -> Result<()> {
-        // Until the first user exists, a connection from this machine may make it.
-        let direct = client(settings, None, true).await?;
-        self.until("MongoDB to answer", &direct, "hello", |_| true).await?;
-        let made = settings.dir.join("mongodb/made");
-        if !made.exists() {
-            let member = doc! { "_id": 0, "host": format!("{HOST}:{}", settings.ports[2]) };
-            let config = doc! { "_id": REPLICA_SET, "members": [member] };
-            let initiate = doc! { "replSetInitiate": config };
-            direct.database("admin").run_command(initiate).await.context("make the replica set")?;
-        }
-        let primary = |hello: &Document| hello.get_bool("isWritablePrimary").unwrap_or(false);
-        self.until("MongoDB to become primary", &direct, "hello", primary).await?;
-        if !made.exists() {
-            make_users(settings, &direct).await?;
-            fs::write(&made, "")?;
-        }
-        let user = connect(&settings.mongodb).await?;
-        self.until("MongoDB to let the user in", &user, "ping", |_| true).await
+    async fn answers(&mut self, settings: &Settings) -> Result<()> {
+        let direct = client(settings, None, Some(self.port)).await?;
+        self.until("MongoDB to answer", &direct, "hello", |_| true).await
     }
 
     async fn until(
@@ -119,6 +147,26 @@ impl MongoDb {
     }
 }
 
+/// The port of the member that takes writes, as the admin sees it, if there is one now.
+pub async fn primary(settings: &Settings) -> Result<Option<u16>> {
+    for port in &settings.mongodb.ports {
+        let direct = client(settings, None, Some(*port)).await?;
+        let hello = direct.database("admin").run_command(doc! { "hello": 1 }).await;
+        if hello.is_ok_and(|hello| hello.get_bool("isWritablePrimary").unwrap_or(false)) {
+            return Ok(Some(*port));
+        }
+    }
+    Ok(None)
+}
+
+/// Has the primary hand over in order; another member is elected.
+pub async fn step_down(settings: &Settings, port: u16) -> Result<()> {
+    let admin = client(settings, Some(admin(settings)?), Some(port)).await?;
+    let step_down = doc! { "replSetStepDown": 60, "secondaryCatchUpPeriodSecs": 10 };
+    admin.database("admin").run_command(step_down).await.context("step down")?;
+    Ok(())
+}
+
 /// A client of the user `picket`.
 async fn connect(settings: &MongoSettings) -> Result<Client> {
     let uri = fs::read_to_string(&settings.uri_file)?;
@@ -127,11 +175,17 @@ async fn connect(settings: &MongoSettings) -> Result<Client> {
     Ok(Client::with_options(options)?)
 }
 
-async fn client(settings: &Settings, user: Option<Credential>, direct: bool) -> Result<Client> {
+/// A client of one member alone, or else of the set.
+async fn client(
+    settings: &Settings,
+    user: Option<Credential>,
+    member: Option<u16>,
+) -> Result<Client> {
     let mut options = ClientOptions::parse(&settings.mongodb.uri).await?;
     options.server_selection_timeout = Some(ASK_LIMIT);
-    options.direct_connection = Some(direct);
-    if direct {
+    if let Some(port) = member {
+        options.hosts = vec![ServerAddress::Tcp { host: HOST.to_string(), port: Some(port) }];
+        options.direct_connection = Some(true);
         // A member that is not in a set yet belongs to none by that name.
         options.repl_set_name = None;
     }
@@ -139,27 +193,38 @@ async fn client(settings: &Settings, user: Option<Credential>, direct: bool) -> 
     Ok(Client::with_options(options)?)
 }
 
+fn admin(settings: &Settings) -> Result<Credential> {
+    let password = fs::read_to_string(settings.dir.join("mongodb/admin.password"))?;
+    Ok(Credential::builder()
+        .username("admin".to_owned())
+        .password(password)
+        .source("admin".to_owned())
+        .mechanism(AuthMechanism::ScramSha256)
+        .build())
+}
+
 async fn make_users(settings: &Settings, direct: &Client) -> Result<()> {
     let password = fs::read_to_string(settings.dir.join("mongodb/admin.password"))?;
     let create = doc! { "createUser": "admin", "pwd": &password, "roles": ["root"] };
     direct.database("admin").run_command(create).await.context("make the user admin")?;
 
-    let admin = Credential::builder()
-        .username("admin".to_owned())
-        .password(password)
-        .source("admin".to_owned())
-        .mechanism(AuthMechanism::ScramSha256)
-        .build();
-    let admin = client(settings, Some(admin), true).await?;
+    let admin = client(settings, Some(admin(settings)?), settings.mongodb.ports.first().copied());
+    let admin = admin.await?;
     // dbAdmin, because changing an index's time to live is not part of readWrite.
     let database = &settings.mongodb.database;
     let role = |role: &str| doc! { "role": role, "db": database };
+    let roles = [role("readWrite"), role("dbAdmin")];
     let create = doc! {
         "createUser": &settings.mongodb.user,
         "pwd": fs::read_to_string(&settings.mongodb.password_file)?,
-        "roles": [role("readWrite"), role("dbAdmin")],
+        "roles": &roles,
     };
     admin.database("admin").run_command(create).await.context("make the user picket")?;
+    // The same by certificate: the aggregator's subject, its last part first.
+    let subject = format!("CN={},OU=aggregator", settings.aggregator.name);
+    let create = doc! { "createUser": subject, "roles": &roles };
+    let made = admin.database("$external").run_command(create).await;
+    made.context("make the user of the aggregator's certificate")?;
     Ok(())
 }
 

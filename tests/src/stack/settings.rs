@@ -15,7 +15,8 @@ use super::{GUESTS_NAME, HOST, PORTS, StackOptions};
 pub struct Settings {
     pub dir: PathBuf,
     /// Kafka's, its controller's, MongoDB's, Kafka's for virtual machines, Kafka's behind a proxy, the
-    /// proxy's, Kafka's for clients with a password; those of further brokers.
+    /// proxy's, Kafka's for clients with a password; those of further brokers, and of further members
+    /// of MongoDB's replica set.
     pub ports: Vec<u16>,
     pub kafka: KafkaSettings,
     pub mongodb: MongoSettings,
@@ -39,6 +40,8 @@ pub struct KafkaSettings {
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct MongoSettings {
+    /// Of each member of the replica set, the first one first.
+    pub ports: Vec<u16>,
     /// Without the password.
     pub uri: String,
     pub database: String,
@@ -88,22 +91,25 @@ impl Settings {
         };
         let folder = dir.join("mongodb");
         let ca = authority.certificate();
+        let brokers = usize::from(options.brokers.max(1)) - 1;
+        anyhow::ensure!(brokers <= further.len(), "the ports are those of another kind of stack");
+        let (further, members) = further.split_at(brokers);
+        let members = [&[mongodb], members].concat();
+        let addresses = |ports: &[u16]| {
+            ports.iter().map(|port| format!("{HOST}:{port}")).collect::<Vec<_>>().join(",")
+        };
         Ok(Self {
             dir: dir.to_owned(),
             kafka: KafkaSettings {
-                bootstrap: [&[kafka], further]
-                    .concat()
-                    .iter()
-                    .map(|port| format!("{HOST}:{port}"))
-                    .collect::<Vec<_>>()
-                    .join(","),
+                bootstrap: addresses(&[&[kafka], further].concat()),
                 bootstrap_for_guests: format!("{GUESTS_NAME}:{guests}"),
                 proxy: format!("{HOST}:{proxy}"),
                 passwords: format!("{HOST}:{passwords}"),
                 topic_prefix: options.topic_prefix.clone(),
             },
             mongodb: MongoSettings {
-                uri: mongodb_uri(&format!("{HOST}:{mongodb}"), &ca),
+                uri: mongodb_uri(&addresses(&members), &ca),
+                ports: members,
                 database: options.database.clone(),
                 user: "picket".to_owned(),
                 password_file: folder.join("picket.password"),
@@ -136,7 +142,8 @@ impl Settings {
 
     /// Where the brokers listen, the first one first.
     pub fn broker_ports(&self) -> Vec<u16> {
-        let further = self.ports.iter().skip(PORTS);
+        let is_broker = |port: &&u16| !self.mongodb.ports.contains(port);
+        let further = self.ports.iter().skip(PORTS).filter(is_broker);
         self.ports.first().into_iter().chain(further).copied().collect()
     }
 
