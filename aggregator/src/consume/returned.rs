@@ -163,7 +163,7 @@ mod tests {
     /// A camera that refused the message once, and somebody who put it back.
     fn bench() -> (Camera, Returned) {
         let key = "gate/north".parse().unwrap();
-        let mut camera = Camera::new(key, TrackSettings::default(), RETENTION);
+        let mut camera = Camera::new(key, TrackSettings::default(), RETENTION, 3_600_000);
         camera.refuse_unread(&entry(3).origin, REASON);
         camera.dirty = false;
         let letter = LetterDocument {
