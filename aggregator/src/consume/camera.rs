@@ -289,8 +289,9 @@ impl Camera {
         let new = i64::try_from(new).unwrap_or(i64::MAX);
         count(&mut ledger.accounts, new);
         count(&mut self.accounts, new);
-        let runs = self.runs_of(epoch);
-        runs.notice(run.0, top, origin.broker_time_ms);
+        let new = || EpochRuns::new(self.settings.clone());
+        let runs = self.runs.entry(epoch).or_insert_with(new);
+        runs.notice(run.0, top, &ledger.accounted, origin.broker_time_ms);
         if !is_observed {
             holes.into_iter().for_each(|(first, last)| runs.pass(first, last));
         }

@@ -99,6 +99,7 @@ impl Effects {
             && end.ledger.is_empty()
             && end.checkpoints.is_empty()
             && end.cameras.is_empty()
+            && end.letters.is_empty()
     }
 }
 

@@ -343,7 +343,16 @@ impl Group {
             let started = result.and_then(|opened| {
                 let offset = opened.offset;
                 let (sender, receiver) = inbox(share.max(MIN_INBOX_BYTES));
-                Ok((offset, self.works.start(id, opened.owner, sender, receiver, offset)?))
+                Ok((
+                    offset,
+                    self.works.start(
+                        id,
+                        opened.owner,
+                        sender,
+                        receiver,
+                        (offset, opened.log_end),
+                    )?,
+                ))
             });
             match started {
                 Ok((offset, work)) => {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use futures_util::TryStreamExt;
 use metrics::counter;
 use mongodb::bson::{self, DateTime, Document, doc};
+use picket_service::logging::chain;
 use picket_wire::header::{self, Kind, Lane};
 use picket_wire::observation::{ClockState, GapOf, Reason};
 use picket_wire::{CameraKey, CameraRecord, EpochId, Message, ObservationId};
@@ -13,7 +14,7 @@ use super::camera::{Camera, Changes, Known, OTHER_REASON, Verdict};
 use super::dead_letter::DeadLetter;
 use super::effects::{Effects, Entry, Stored, UNSTORABLE};
 use super::returned::{Refused, Returned};
-use super::runs::Stretch;
+use super::runs::{EpochRuns, Stretch};
 use super::stored_runs::{self, Tracking};
 use super::tracking::StoredObservation;
 use crate::metrics::{DROPPED, TRACKERS_DISCARDED};
@@ -31,7 +32,7 @@ use crate::upsert::{self, Origin, Retention, TrackState};
 /// Epochs that a camera keeps in memory beside those in use.
 const EPOCHS_IN_MEMORY: usize = 4;
 /// Observations of a camera that are read back at a time, so that what is new does not wait for them.
-const READ_BACK: i64 = 500;
+const READ_BACK: i64 = 250;
 /// Cameras of which that is done at a time.
 const READ_BACK_CAMERAS: usize = 4;
 
@@ -49,7 +50,11 @@ pub struct Observations {
     behind: BTreeSet<CameraKey>,
     /// What was read back of some of them for this batch.
     read_back: Vec<ReadBack>,
+    /// Whose turn it was last.
+    last_read_back: Option<CameraKey>,
     returned: Returned,
+    /// A record of the log before this offset may have been written by a batch that did not end.
+    reread_until: i64,
 }
 
 /// What was read back of an epoch, in the order of `seq`.
@@ -61,13 +66,15 @@ struct ReadBack {
 }
 
 impl Observations {
-    /// No camera is in memory before the first batch.
+    /// No camera is in memory before the first batch. `reread_until` is where the log ended when the
+    /// partition was taken over: what comes from there on nobody has written before.
     pub fn new(
         store: Store,
         claim: Claim,
         settings: TrackSettings,
         retention: Retention,
         horizon_ms: i64,
+        reread_until: i64,
     ) -> Result<Self, StoreError> {
         let text = encode(collection::CHECKPOINTS, &settings)?;
         let sha256 = upsert::digest(text.to_string().as_bytes());
@@ -81,6 +88,8 @@ impl Observations {
             has_resumed: false,
             behind: BTreeSet::new(),
             read_back: Vec::new(),
+            last_read_back: None,
+            reread_until,
             returned: Returned::default(),
         })
     }
@@ -94,17 +103,19 @@ impl Observations {
     pub async fn load(&mut self, entries: &[Entry]) -> Result<HashMap<String, Known>, StoreError> {
         let keys = entries.iter().filter_map(camera_of).collect();
         self.load_cameras(keys).await?;
-        self.load_epochs(epochs_of(entries)).await?;
+        let in_use = entries.iter().filter_map(camera_of).map(|key| (key, None));
+        self.load_epochs(epochs_of(entries).into_iter().chain(in_use).collect()).await?;
         self.resume().await?;
         self.read_back().await?;
         let camera = |entry: &Entry| self.cameras.get(&camera_of(entry)?);
         self.returned = Returned::load(&self.store, entries, camera).await?;
         let mut ids = BTreeSet::new();
-        for (record, digest) in records_with_digests(entries) {
+        for (record, digest, offset) in records_with_digests(entries) {
             let camera = self.cameras.get(&record.id().key);
             let accounted = camera.is_some_and(|camera| camera.is_accounted(record));
-            // What settles new ids cannot be there already, so most batches ask nothing.
-            if accounted || record.settles().is_none_or(|(first, last)| first != last) {
+            // Else what settles new ids cannot be there already, so most batches ask nothing.
+            let may_be_there = accounted || offset < self.reread_until;
+            if may_be_there || record.settles().is_none_or(|(first, last)| first != last) {
                 ids.insert(upsert::document_id(record, digest));
             }
         }
@@ -132,13 +143,20 @@ impl Observations {
     /// Reads back what is stored and was not tracked, a part of it at a time.
     async fn read_back(&mut self) -> Result<(), StoreError> {
         self.read_back.clear();
-        let behind = self.behind.iter().filter_map(|key| {
-            let (epoch, stretch) = self.cameras.get(key)?.behind()?;
-            Some((key.clone(), epoch, stretch))
-        });
-        for (key, epoch, stretch) in behind.take(READ_BACK_CAMERAS).collect::<Vec<_>>() {
-            let observations = self.stored_within(&key, epoch, stretch).await?;
-            self.read_back.push(ReadBack { key, epoch, stretch, observations });
+        let cameras = &self.cameras;
+        self.behind.retain(|key| cameras.get(key).is_some_and(|c| c.behind().is_some()));
+        // In turns, from the one after the last.
+        let (before, after): (Vec<&CameraKey>, Vec<&CameraKey>) =
+            self.behind.iter().partition(|key| Some(*key) <= self.last_read_back.as_ref());
+        let keys: Vec<CameraKey> =
+            after.into_iter().chain(before).take(READ_BACK_CAMERAS).cloned().collect();
+        for key in keys {
+            let Some((epoch, stretch)) = self.cameras.get(&key).and_then(Camera::behind) else {
+                continue;
+            };
+            let read_back = self.stored_within(&key, epoch, stretch).await?;
+            self.read_back.push(read_back);
+            self.last_read_back = Some(key);
         }
         Ok(())
     }
@@ -148,7 +166,7 @@ impl Observations {
         key: &CameraKey,
         epoch: EpochId,
         stretch: Stretch,
-    ) -> Result<Vec<StoredObservation>, StoreError> {
+    ) -> Result<ReadBack, StoreError> {
         let name = collection::OBSERVATIONS;
         let failed = |e| StoreError::Read { collection: name, source: Box::new(e) };
         let filter = doc! {
@@ -158,11 +176,25 @@ impl Observations {
             "kind": "observation", "late": false,
         };
         let stored = self.store.database().collection::<Document>(name);
-        let found =
-            stored.find(filter).projection(StoredObservation::fields()).sort(doc! { "seq": 1 });
-        let found = found.limit(READ_BACK).await.map_err(failed)?;
+        let found = stored.find(filter).projection(StoredObservation::fields());
+        let found = found.sort(doc! { "seq": 1 }).limit(READ_BACK).await.map_err(failed)?;
         let found: Vec<Document> = found.try_collect().await.map_err(failed)?;
-        found.into_iter().map(|document| decode(name, document)).collect()
+        let last = found.last().filter(|_| found.len() as i64 == READ_BACK);
+        let until = last.and_then(|document| document.get_i64("seq").ok());
+        let read = |document| match decode(name, document) {
+            Ok(observation) => Some(observation),
+            // Whoever changed it: the others are tracked all the same.
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "a stored observation is not tracked");
+                None
+            }
+        };
+        Ok(ReadBack {
+            key: key.clone(),
+            epoch,
+            stretch: Stretch { until: until.map_or(stretch.until, i64::unsigned_abs), ..stretch },
+            observations: found.into_iter().filter_map(read).collect(),
+        })
     }
 
     async fn load_cameras(&mut self, keys: BTreeSet<CameraKey>) -> Result<(), StoreError> {
@@ -248,6 +280,10 @@ impl Observations {
                     camera.orphans.extend(discarded.tracks);
                 }
                 camera.runs.insert(epoch, runs);
+            } else if ledger.accounted.last().is_some() {
+                let mut runs = EpochRuns::new(self.tracking.settings.clone());
+                runs.finals.until = ledger.accounted.complete_until();
+                camera.runs.insert(epoch, runs);
             }
             camera.ledgers.insert(epoch, ledger);
             camera
@@ -296,8 +332,7 @@ impl Observations {
                 broker_time_ms: camera.place.seen_ms,
                 stored_at_ms: jiff::Timestamp::now().as_millisecond(),
             };
-            let is_whole = (observations.len() as i64) < READ_BACK;
-            camera.read_back((epoch, stretch), &observations, is_whole, &origin, changes);
+            camera.read_back((epoch, stretch), &observations, &origin, changes);
         }
     }
 
@@ -441,7 +476,7 @@ impl Observations {
 /// The epochs that a batch names, by camera.
 fn epochs_of(entries: &[Entry]) -> BTreeSet<(CameraKey, Option<EpochId>)> {
     let mut epochs = BTreeSet::new();
-    for (record, _) in records_with_digests(entries) {
+    for (record, ..) in records_with_digests(entries) {
         let id = record.id();
         epochs.insert((id.key.clone(), Some(id.epoch)));
         if let CameraRecord::Epoch(start) = record {
@@ -464,9 +499,11 @@ fn observation_of(entry: &Entry) -> Option<ObservationId> {
     is_observation.then(|| header(header::ID)?.parse().ok()).flatten()
 }
 
-fn records_with_digests(entries: &[Entry]) -> impl Iterator<Item = (&CameraRecord, &str)> {
+fn records_with_digests(entries: &[Entry]) -> impl Iterator<Item = (&CameraRecord, &str, i64)> {
     entries.iter().filter_map(|entry| match &entry.message {
-        Ok(Message::Record { record, .. }) => Some((record, entry.digest.as_str())),
+        Ok(Message::Record { record, .. }) => {
+            Some((record, entry.digest.as_str(), entry.origin.offset))
+        }
         _ => None,
     })
 }
@@ -524,7 +561,8 @@ fn captured_live_ms(lane: Lane, record: &CameraRecord) -> Option<i64> {
 /// Keeps the newest epochs, which are the ones that records still come from; another one is loaded
 /// again when it is asked for.
 fn forget_epochs(camera: &mut Camera) {
-    let in_use = camera.epochs_in_use();
+    let mut in_use = camera.epochs_in_use();
+    in_use.extend(camera.behind().map(|(epoch, _)| epoch));
     let mut others: Vec<EpochId> =
         camera.ledgers.keys().filter(|epoch| !in_use.contains(epoch)).copied().collect();
     others.truncate(others.len().saturating_sub(EPOCHS_IN_MEMORY));

@@ -25,6 +25,8 @@ pub struct Opened {
     pub owner: Owner,
     /// Where to begin reading.
     pub offset: i64,
+    /// Where the log ended.
+    pub log_end: i64,
 }
 
 /// What taking over needs. Cheap to clone.
@@ -88,7 +90,7 @@ impl Opener {
             "took over {topic}/{} at offset {offset}",
             id.1
         );
-        Ok(Opened { owner, offset })
+        Ok(Opened { owner, offset, log_end: log.high })
     }
 
     /// The first and the next offset of a log.

@@ -194,7 +194,9 @@ impl EpochRuns {
     pub fn standing(&self, seq: u64, given_up_ms: i64) -> Standing {
         let is_given_up = || self.missing_since(seq).is_some_and(|at_ms| at_ms <= given_up_ms);
         match self.finals.until {
-            until if self.is_over || seq <= until || is_given_up() => Standing::Late,
+            until if self.is_over || seq <= until || self.aside.contains(seq) || is_given_up() => {
+                Standing::Late
+            }
             until if seq == until + 1 => Standing::Next,
             _ => Standing::Ahead,
         }
@@ -228,13 +230,18 @@ impl EpochRuns {
         live.observe(frame)
     }
 
-    /// A record came that begins at `first`, and nothing up to it was: `top` is the last that was.
-    pub fn notice(&mut self, first: u64, top: u64, at_ms: i64) {
-        if first <= self.finals.until.saturating_add(1) {
+    /// A record came that begins at `first`; `top` is the last that was accounted for before.
+    pub fn notice(&mut self, first: u64, top: u64, accounted: &Ranges, at_ms: i64) {
+        let next = self.finals.until.saturating_add(1);
+        if first <= next {
             return;
         }
         let is_new = first > top.saturating_add(1);
-        if is_new || self.missing_since(self.finals.until + 1).is_none() {
+        let is_forgotten = || {
+            let is_missing = !accounted.holes_within(next, first - 1).is_empty();
+            is_missing && self.missing_since(next).is_none()
+        };
+        if is_new || is_forgotten() {
             self.dirty = true;
             let at = self.holes.partition_point(|hole| hole.before < first);
             self.holes.insert(at, Noticed { before: first, at_ms });
@@ -275,6 +282,7 @@ impl EpochRuns {
             (self.finals.until, self.dirty) = (until, true);
         }
         let until = self.finals.until;
+        self.dirty |= self.aside.forget_until(until);
         let before = self.holes.len();
         self.holes.retain(|hole| hole.before > until.saturating_add(1));
         self.dirty |= self.holes.len() != before;
@@ -309,15 +317,18 @@ impl EpochRuns {
         (self.superseded_ms, self.dirty) = (Some(i64::MIN), true);
     }
 
-    /// Whether all that the epoch can have is tracked.
-    pub fn is_complete(&self) -> bool {
-        !self.is_over && self.end.is_some_and(|end| self.finals.until >= end)
+    /// Whether all that the epoch can have is tracked, and all that it has beyond that: a copied card
+    /// may have gone on.
+    pub fn is_complete(&self, accounted: &Ranges) -> bool {
+        let top = accounted.last().unwrap_or_default();
+        !self.is_over && self.end.is_some_and(|end| self.finals.until >= end.max(top))
     }
 
     /// Ends all tracks, because the epoch is complete.
     pub fn finish(&mut self) -> Vec<(TrackSummary, Option<WallTimes>)> {
         (self.live, self.is_over, self.dirty) = (None, true, true);
         self.holes.clear();
+        self.aside = Ranges::default();
         self.finals.finish()
     }
 

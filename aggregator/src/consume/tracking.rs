@@ -1,6 +1,7 @@
 //! What a camera makes of its observations: which run of which epoch tracks them, when an epoch is
 //! over, and how long anything is waited for. Pure, as all of a camera is.
 
+use metrics::counter;
 use mongodb::bson::{Document, doc};
 use picket_service::logging::chain;
 use picket_wire::observation::{ClockState, EpochStart, Observation, Stamp};
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::camera::{Camera, Changes, Newest};
 use super::runs::{EpochRuns, Frame, Standing, Stretch, Tracked};
+use crate::metrics::TRACKERS_DISCARDED;
 use crate::store::bulk::Update;
 use crate::store::documents::Correction;
 use crate::track::{Detection, TrackSummary};
@@ -17,6 +19,8 @@ use crate::upsert::{self, LostRun, Origin, TrackState, WallTimes};
 /// Epochs of a camera that may wait for something at one time; of more, the one that has waited
 /// longest is given up.
 const MOST_OPEN: usize = 16;
+/// Epochs of a camera that are in memory because something of them is missing or not read back.
+const MOST_READ_BACK: usize = 64;
 
 /// An epoch that waits for something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,7 +42,7 @@ pub struct StoredObservation {
     captured_ns: Option<i64>,
     corrected: Option<Correction>,
     detections: Vec<StoredDetection>,
-    #[serde(rename = "final")]
+    #[serde(rename = "final", default)]
     is_final: bool,
     #[serde(default)]
     ingest: StoredIngest,
@@ -210,12 +214,16 @@ impl Camera {
         changes: &mut Changes,
     ) {
         let epoch = start.id.epoch;
-        let begun = |runs: Option<&EpochRuns>| runs.is_some_and(|runs| runs.has_begun);
-        let is_left = self.runs.get(&epoch).is_some_and(|r| r.superseded_ms.is_some());
-        // A box that was set up anew counts its epochs from 1 again.
+        let known = self.runs.get(&epoch);
+        let is_in_line = known.is_some_and(|r| r.end.is_some() || r.superseded_ms.is_some());
+        let is_awaited = |runs: &EpochRuns| runs.end.is_some() && !runs.has_begun && !runs.is_over;
+        let has_begun = |at| at != epoch && self.runs.get(&at).is_some_and(|runs| runs.has_begun);
+        // A box that was set up anew counts its epochs from 1 again. So does the first start of a box
+        // whose later ones came first, but then one of them has told of it, or of one between.
         let is_new_line = start.previous.is_none()
-            && !is_left
-            && self.place.epoch.is_some_and(|at| at != epoch && begun(self.runs.get(&at)));
+            && !is_in_line
+            && !self.runs.values().any(is_awaited)
+            && self.place.epoch.is_some_and(has_begun);
         let runs = self.runs_of(epoch);
         (runs.has_begun, runs.dirty) = (true, true);
         if is_new_line {
@@ -262,6 +270,8 @@ impl Camera {
     ) {
         let runs = self.runs_of(epoch);
         (runs.end, runs.dirty) = (Some(end), true);
+        // It may never have been the newest.
+        runs.supersede(origin.broker_time_ms);
         self.move_on(epoch, origin, changes);
     }
 
@@ -273,7 +283,7 @@ impl Camera {
         let mut tracks = runs.move_on(accounted);
         let is_left = runs.superseded_ms.is_some();
         tracks.iter_mut().for_each(|(track, _)| track.ended |= is_left);
-        if runs.is_complete() {
+        if runs.is_complete(accounted) {
             tracks = runs.finish();
         }
         let since = runs.waiting_since();
@@ -283,16 +293,36 @@ impl Camera {
         if let Some(since_ms) = since {
             self.place.open.push(Open { epoch, since_ms });
         }
-        if self.place.open.len() > MOST_OPEN {
-            let waits = self.place.open.iter().filter(|open| open.since_ms > i64::MIN);
-            let oldest = waits.min_by_key(|open| (open.since_ms, open.epoch));
-            if let Some(epoch) = oldest.map(|open| open.epoch) {
-                tracing::warn!(camera = %self.key, %epoch,
-                    "too many epochs of the camera wait for something: this one is given up");
-                self.runs_of(epoch).hasten();
-                self.place.open.retain(|open| open.epoch != epoch);
-                self.place.open.push(Open { epoch, since_ms: i64::MIN });
-            }
+        self.bound_open(origin, changes);
+    }
+
+    /// Of too many epochs that wait the oldest are not waited for any more; of far too many not even
+    /// what is stored of them is read back.
+    fn bound_open(&mut self, origin: &Origin, changes: &mut Changes) {
+        let current = self.place.epoch;
+        let oldest = |open: &[Open], is_in: fn(&Open) -> bool| {
+            let others = open.iter().filter(|o| Some(o.epoch) != current && is_in(o));
+            others.min_by_key(|o| (o.since_ms, o.epoch)).map(|o| o.epoch)
+        };
+        let waits = |open: &Open| open.since_ms > i64::MIN;
+        if self.place.open.iter().filter(|open| waits(open)).count() > MOST_OPEN
+            && let Some(epoch) = oldest(&self.place.open, waits)
+        {
+            tracing::warn!(camera = %self.key, %epoch,
+                "too many epochs of the camera wait for something: this one is given up");
+            self.runs_of(epoch).hasten();
+            self.place.open.retain(|open| open.epoch != epoch);
+            self.place.open.push(Open { epoch, since_ms: i64::MIN });
+        }
+        if self.place.open.len() > MOST_READ_BACK
+            && let Some(epoch) = oldest(&self.place.open, |_| true)
+        {
+            counter!(TRACKERS_DISCARDED, "why" => "epochs").increment(1);
+            tracing::warn!(camera = %self.key, %epoch,
+                "far too many epochs of the camera wait: what is stored of this one stays provisional");
+            let tracks = self.runs_of(epoch).finish();
+            self.note_tracks(tracks, epoch, true, origin, changes);
+            self.place.open.retain(|open| open.epoch != epoch);
         }
     }
 
@@ -329,7 +359,8 @@ impl Camera {
 
     /// Since when something has been missing, milliseconds since 1970.
     pub(super) fn waiting_since_ms(&self) -> Option<i64> {
-        self.place.open.iter().map(|open| open.since_ms).min()
+        let since = self.place.open.iter().map(|open| open.since_ms);
+        since.filter(|since_ms| *since_ms > i64::MIN).min()
     }
 
     /// What is to be read back.
@@ -341,12 +372,11 @@ impl Camera {
         self.runs.iter().find_map(behind)
     }
 
-    /// Tracks what was read back, in the order of `seq`; `is_whole` if that was all of the stretch.
+    /// Tracks what was read back, in the order of `seq`: all that there is in a stretch.
     pub(super) fn read_back(
         &mut self,
         (epoch, stretch): (EpochId, Stretch),
         observations: &[StoredObservation],
-        is_whole: bool,
         origin: &Origin,
         changes: &mut Changes,
     ) {
@@ -375,9 +405,7 @@ impl Camera {
             let replaced = replaced(&observation.id, &tracked.assigned, began);
             changes.replaced.extend(replaced);
         }
-        if is_whole {
-            self.runs_of(epoch).pass(stretch.after.saturating_add(1), stretch.until);
-        }
+        self.runs_of(epoch).pass(stretch.after.saturating_add(1), stretch.until);
         self.move_on(epoch, origin, changes);
     }
 

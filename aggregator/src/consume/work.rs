@@ -83,14 +83,15 @@ impl Works {
         owner: Owner,
         sender: Sender,
         inbox: Inbox,
-        next_offset: i64,
+        (next_offset, log_end): (i64, i64),
     ) -> Result<Work, PartitionError> {
         let store = self.shared.store.clone();
         let lane = match id.0 {
             Topic::Observations => {
                 let tracker = self.tracker.clone();
                 let (claim, horizon_ms) = (owner.claim.clone(), self.shared.settings.horizon_ms());
-                let lane = Observations::new(store, claim, tracker, self.retention, horizon_ms);
+                let lane =
+                    Observations::new(store, claim, tracker, self.retention, horizon_ms, log_end);
                 Lane::Observations(Box::new(lane.map_err(PartitionError::Apply)?))
             }
             Topic::Frames => Lane::Frames(Frames::new(store, self.retention)),

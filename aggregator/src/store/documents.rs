@@ -140,7 +140,7 @@ pub struct ObservationDocument {
     /// Came too late to be tracked.
     pub late: bool,
     /// Whether its detections keep their tracks: false while something before it is missing.
-    #[serde(rename = "final")]
+    #[serde(rename = "final", default)]
     pub is_final: bool,
     /// SHA-256 of the message's value, hex: the same id with another digest is a conflict.
     pub digest: String,
@@ -194,7 +194,7 @@ pub struct TrackDocument {
     pub state: String,
     /// Whether it is of a run over all that came before it: no crash, outage or order of arrival makes
     /// it another one. What is not may be replaced.
-    #[serde(rename = "final")]
+    #[serde(rename = "final", default)]
     pub is_final: bool,
     /// The final track of the detection with which a replaced one began; null if it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -78,6 +78,13 @@ impl Ranges {
         self.0.last().map(|&(_, last)| last)
     }
 
+    /// Leaves out ranges that end at a `seq` or before it; whether there were any.
+    pub fn forget_until(&mut self, seq: u64) -> bool {
+        let before = self.0.len();
+        self.0.retain(|&(_, last)| last > seq);
+        self.0.len() != before
+    }
+
     /// The ranges.
     pub fn as_slice(&self) -> &[(u64, u64)] {
         &self.0

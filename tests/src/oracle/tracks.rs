@@ -1,18 +1,19 @@
 //! What the centre's tracks must be: those of a tracker that is given the stored observations of each
 //! epoch in their order, however they came.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
 use futures_util::TryStreamExt;
 use mongodb::Database;
 use mongodb::bson::doc;
-use picket_aggregator::store::documents::{ObservationDocument, TrackDocument};
+use picket_aggregator::store::documents::{CameraDocument, ObservationDocument, TrackDocument};
 use picket_aggregator::track::{Detection, ObservationRef, Settings, TrackSummary, Tracker};
 
 /// In what the tracks of these devices differ, in words; nothing if they are as they must be.
 pub async fn wrong_tracks(database: &Database, devices: &[&str]) -> Result<Vec<String>> {
     let mut wrong = Vec::new();
+    let newest = newest_epochs(database, devices).await?;
     let of_these = doc! {
         "device": { "$in": devices }, "kind": "observation", "late": false,
     };
@@ -24,7 +25,9 @@ pub async fn wrong_tracks(database: &Database, devices: &[&str]) -> Result<Vec<S
     while let Some(observation) = found.try_next().await? {
         let (its_epoch, _) = observation.id.rsplit_once('/').context("an id without /")?;
         if epoch != its_epoch {
-            (epoch, tracker) = (its_epoch.to_owned(), Tracker::new(Settings::default()));
+            let before = std::mem::replace(&mut tracker, Tracker::new(Settings::default()));
+            end(before, &epoch, &newest, &mut tracks);
+            its_epoch.clone_into(&mut epoch);
         }
         let detections: Vec<_> = observation
             .detections
@@ -46,6 +49,7 @@ pub async fn wrong_tracks(database: &Database, devices: &[&str]) -> Result<Vec<S
             tracks.insert(summary.id.to_string(), summary);
         }
     }
+    end(tracker, &epoch, &newest, &mut tracks);
     let of_these = doc! { "device": { "$in": devices }, "state": { "$ne": "replaced" } };
     let mut found = database.collection::<TrackDocument>("tracks").find(of_these).await?;
     while let Some(stored) = found.try_next().await? {
@@ -59,11 +63,31 @@ pub async fn wrong_tracks(database: &Database, devices: &[&str]) -> Result<Vec<S
     Ok(wrong)
 }
 
+/// The epoch in which each camera stands, as `<device>/<camera>/<epoch>`.
+async fn newest_epochs(database: &Database, devices: &[&str]) -> Result<BTreeSet<String>> {
+    let cameras = database.collection::<CameraDocument>("cameras");
+    let found = cameras.find(doc! { "device": { "$in": devices } }).await?;
+    let found: Vec<CameraDocument> = found.try_collect().await?;
+    let newest = |c: &CameraDocument| Some(format!("{}/{}", c.id, c.epoch.as_ref()?));
+    Ok(found.iter().filter_map(newest).collect())
+}
+
+/// Tracks end with their epoch, unless that still goes on.
+fn end(
+    mut tracker: Tracker,
+    epoch: &str,
+    newest: &BTreeSet<String>,
+    tracks: &mut BTreeMap<String, TrackSummary>,
+) {
+    if !newest.contains(epoch) {
+        let ended = tracker.finish().into_iter();
+        tracks.extend(ended.map(|summary| (summary.id.to_string(), summary)));
+    }
+}
+
 fn is_same(stored: &TrackDocument, must: &TrackSummary) -> bool {
-    // All end with their epoch, whose end a tracker does not see.
-    let has_ended = stored.state == "ended" || !must.ended;
     stored.is_final
-        && has_ended
+        && (stored.state == "ended") == must.ended
         && stored.observations.unsigned_abs() == must.observations
         && stored.first_observation == must.first_observation
         && stored.last_observation == must.last_observation

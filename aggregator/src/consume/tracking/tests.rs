@@ -11,6 +11,7 @@ use picket_wire::observation::{
 
 use super::super::camera::{Camera, Changes, Known};
 use super::StoredObservation;
+use crate::consume::runs::Stretch;
 use crate::store::bulk::Update;
 use crate::store::{decode, encode};
 use crate::track::Settings;
@@ -207,11 +208,13 @@ impl Centre {
         let mut found: Vec<_> = self.observations.values().filter(is_in).cloned().collect();
         found.sort_by_key(|d| d.get_i64("seq").unwrap());
         found.truncate(READ_BACK);
+        let last = found.last().filter(|_| found.len() == READ_BACK);
+        let until = last.map_or(stretch.until, |d| d.get_i64("seq").unwrap().unsigned_abs());
         let found: Vec<StoredObservation> =
             found.into_iter().map(|d| decode("observations", d).unwrap()).collect();
         let (origin, mut changes) = (self.origin(), Changes::default());
-        let is_whole = found.len() < READ_BACK;
-        self.camera.read_back((epoch, stretch), &found, is_whole, &origin, &mut changes);
+        let stretch = Stretch { until, ..stretch };
+        self.camera.read_back((epoch, stretch), &found, &origin, &mut changes);
         self.write(changes);
         true
     }
@@ -487,15 +490,110 @@ fn of_too_many_epochs_that_wait_the_oldest_is_given_up_and_nothing_grows_without
         let name = format!("{n}-{n:08x}");
         moving(&name, (1..=3).chain(6..=20)).iter().for_each(|record| centre.take(record));
     }
-    assert!(centre.camera.place.open.len() <= 40);
+    let waits = centre.camera.place.open.iter().filter(|open| open.since_ms > i64::MIN).count();
+    assert_eq!(waits, super::MOST_OPEN);
     // Each turn reads a part of one back, and the next record gives up what is overdue.
     for seq in 21..=200 {
         centre.read_back();
         moving("40-00000028", seq..=seq).iter().for_each(|record| centre.take(record));
     }
-    assert!(centre.camera.place.open.len() <= super::MOST_OPEN, "{:?}", centre.camera.place.open);
-    let first = centre.camera.runs[&"1-00000001".parse().unwrap()].clone();
+    assert_eq!(centre.camera.place.open.len(), super::MOST_OPEN, "{:?}", centre.camera.place.open);
+    let runs = |epoch: &str| centre.camera.runs[&epoch.parse().unwrap()].clone();
+    let first = runs("1-00000001");
     assert!(first.is_over && first.finals.until == 20, "{first:?}");
-    let told = |d: &&Document| d.get_str("_id").unwrap().ends_with("~gap-horizon");
-    assert!(centre.observations.values().filter(told).count() >= 40 - super::MOST_OPEN);
+    let newest = runs("40-00000028");
+    assert_eq!(
+        newest.live.as_ref().map(|live| live.until),
+        Some(200),
+        "it is tracked all the while"
+    );
+    assert_eq!(runs("39-00000027").finals.until, 3, "it still waits");
+    assert!(centre.camera.waiting_since_ms().is_some_and(|since| since > 0));
+}
+
+#[test]
+fn what_comes_of_more_epochs_than_can_wait_grows_nothing_without_end() {
+    let mut centre = Centre::new();
+    for n in 1..=500_u64 {
+        let name = format!("{n}-{n:08x}");
+        moving(&name, [1, 3].into_iter()).iter().for_each(|record| centre.take(record));
+    }
+    assert!(centre.camera.place.open.len() <= super::MOST_READ_BACK);
+}
+
+#[test]
+fn the_first_epoch_of_a_box_that_was_offline_may_come_after_the_one_that_is_live() {
+    let mut centre = Centre::new();
+    centre.take(&start(SECOND, Some((FIRST, 5))));
+    moving(SECOND, 1..=3).iter().for_each(|record| centre.take(record));
+    centre.take(&start(FIRST, None));
+    moving(FIRST, 1..=5).iter().for_each(|record| centre.take(record));
+    assert_eq!(centre.camera.place.epoch, SECOND.parse().ok());
+    assert!(centre.camera.runs[&FIRST.parse().unwrap()].is_over);
+    centre.now_ms += 2 * HOUR_MS;
+    moving(SECOND, 4..=6).iter().for_each(|record| centre.take(record));
+    assert_eq!(centre.camera.complete_until(), 6, "it is tracked on beyond the horizon");
+    let newest = centre.camera.place.newest.as_ref().unwrap();
+    assert_eq!(newest.id, id(SECOND, 6).to_string());
+}
+
+#[test]
+fn of_three_epochs_the_newest_may_come_first() {
+    let mut centre = Centre::new();
+    centre.take(&start(THIRD, Some((SECOND, 2))));
+    moving(THIRD, 1..=2).iter().for_each(|record| centre.take(record));
+    centre.take(&start(FIRST, None));
+    moving(FIRST, 1..=2).iter().for_each(|record| centre.take(record));
+    centre.take(&start(SECOND, Some((FIRST, 2))));
+    moving(SECOND, 1..=2).iter().for_each(|record| centre.take(record));
+    assert_eq!(centre.camera.place.epoch, THIRD.parse().ok());
+    let is_over = |epoch: &str| centre.camera.runs[&epoch.parse().unwrap()].is_over;
+    assert!(is_over(FIRST) && is_over(SECOND) && !is_over(THIRD));
+    assert!(centre.camera.place.open.is_empty());
+}
+
+#[test]
+fn an_epoch_that_was_never_the_newest_is_waited_for_and_given_up() {
+    let mut centre = Centre::new();
+    centre.take(&start(THIRD, Some((SECOND, 100))));
+    moving(THIRD, 1..=3).iter().for_each(|record| centre.take(record));
+    centre.take(&start(SECOND, Some((FIRST, 0))));
+    moving(SECOND, 1..=50).iter().for_each(|record| centre.take(record));
+    assert!(centre.camera.waiting_since_ms().is_some(), "51 to 100 are on a box that burnt");
+    centre.now_ms += HOUR_MS;
+    moving(THIRD, 4..=4).iter().for_each(|record| centre.take(record));
+    assert!(centre.camera.runs[&SECOND.parse().unwrap()].is_over);
+    let told = &centre.observations[&format!("{}~gap-horizon", id(SECOND, 51))];
+    assert_eq!(told.get_i64("last").unwrap(), 100);
+}
+
+#[test]
+fn a_dead_letter_that_is_put_back_is_late_even_before_what_is_missing_has_come() {
+    let mut centre = Centre::new();
+    moving(FIRST, 1..=5).iter().for_each(|record| centre.take(record));
+    let (origin, mut changes) = (centre.origin(), Changes::default());
+    centre.camera.pass_aside(&id(FIRST, 9), &origin, &mut changes);
+    centre.write(changes);
+    moving(FIRST, [9, 6, 7, 8, 10].into_iter()).iter().for_each(|record| centre.take(record));
+    while centre.read_back() {}
+    assert_eq!(centre.camera.complete_until(), 10);
+    let document = |seq| &centre.observations[&id(FIRST, seq).to_string()];
+    assert!(document(9).get_bool("late").unwrap());
+    assert!((1..=10).all(|seq| document(seq).get_bool("final").unwrap()));
+}
+
+#[test]
+fn what_a_copied_card_went_on_with_beyond_the_end_is_final_too() {
+    let mut centre = Centre::new();
+    moving(FIRST, (1..=80).chain(91..=99)).iter().for_each(|record| centre.take(record));
+    centre.take(&start(SECOND, Some((FIRST, 50))));
+    moving(FIRST, 81..=90).iter().for_each(|record| centre.take(record));
+    while centre.read_back() {}
+    let of_first = centre.observations.values().filter(|d| d.get_str("epoch").unwrap() == FIRST);
+    assert!(
+        of_first
+            .filter(|d| d.get_str("kind").unwrap() == "observation")
+            .all(|d| d.get_bool("final").unwrap())
+    );
+    assert!(centre.camera.runs[&FIRST.parse().unwrap()].is_over);
 }
