@@ -35,6 +35,26 @@ pub fn load(path: &Path) -> Result<Loaded<Settings>, ConfigError> {
     config::load(path, Settings::check)
 }
 
+/// `[track]` of a file whose other sections may be missing and are not looked into.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "the other sections are named so that a misspelt one is refused")]
+struct TrackAlone {
+    #[serde(default)]
+    track: track::Settings,
+    consume: Option<serde_json::Value>,
+    upsert: Option<serde_json::Value>,
+    store: Option<serde_json::Value>,
+    web: Option<serde_json::Value>,
+    log: Option<serde_json::Value>,
+}
+
+/// Reads how objects are followed, for a command that needs nothing else of the file.
+pub fn load_track(path: &Path) -> Result<track::Settings, ConfigError> {
+    let check = |file: &TrackAlone| file.track.validate().map_err(|why| Problem::new("track", why));
+    Ok(config::load(path, check)?.settings.track)
+}
+
 impl Settings {
     /// Refuses what cannot work, naming the field.
     fn check(&self) -> Result<(), Problem> {

@@ -5,6 +5,9 @@
 //! detections to tentative tracks. A weak detection so never takes a track from a good one, and
 //! noise never takes a detection from an object that is known.
 //!
+//! How well a detection fits a track is in one place, [`Matching::fit`]: a further cue, such as the
+//! likeness of two embeddings, would be a further term there.
+//!
 //! Scores are compared as the `f32` that a detector gives, so that 0.7 reaches a setting of 0.7.
 //!
 //! One thing is added. When the camera itself moves (wind, a pan, a vehicle), every object seems to
@@ -80,7 +83,7 @@ impl Matching<'_> {
         self.step(
             |tracklet| tracklet.is_confirmed(settings),
             |score| score >= settings.high_score as f32,
-            |overlap, score| overlap * score - settings.min_overlap,
+            |fit, score| fit * score - settings.min_overlap,
         );
     }
 
@@ -89,7 +92,7 @@ impl Matching<'_> {
         self.step(
             |tracklet| tracklet.is_confirmed(settings) && tracklet.missed_since_us().is_none(),
             |score| score >= settings.low_score as f32 && score < settings.high_score as f32,
-            |overlap, _| overlap - settings.min_overlap_low,
+            |fit, _| fit - settings.min_overlap_low,
         );
     }
 
@@ -98,11 +101,11 @@ impl Matching<'_> {
         self.step(
             |tracklet| !tracklet.is_confirmed(settings),
             |score| score >= settings.high_score as f32,
-            |overlap, score| overlap * score - settings.min_overlap,
+            |fit, score| fit * score - settings.min_overlap,
         );
     }
 
-    /// Matches those that are still free and wanted, so that the sum of `gain(overlap, score)` is
+    /// Matches those that are still free and wanted, so that the sum of `gain(fit, score)` is
     /// greatest. What gains nothing, or is of another class, is not matched.
     fn step(
         &mut self,
@@ -120,9 +123,9 @@ impl Matching<'_> {
                 continue;
             }
             for &(d, score) in &wanted {
-                let overlap = self.places[t].overlap(self.boxes[d]);
-                let gain = gain(overlap, score);
-                if overlap > 0.0 && gain > 0.0 && tracklet.class() == self.detections[d].class {
+                let fit = self.fit(t, d);
+                let gain = gain(fit, score);
+                if fit > 0.0 && gain > 0.0 && tracklet.class() == self.detections[d].class {
                     pairs.push(Pair { row: t, column: d, gain });
                 }
             }
@@ -131,6 +134,11 @@ impl Matching<'_> {
             self.detection_of[t] = Some(d);
             self.taken[d] = true;
         }
+    }
+
+    /// How well a detection fits a track, 0 (not at all, never matched) to 1.
+    fn fit(&self, t: usize, d: usize) -> f64 {
+        self.places[t].likeness(self.boxes[d])
     }
 
     /// How far the matched detections lie from where they were predicted, in the median.

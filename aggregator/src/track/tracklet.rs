@@ -55,7 +55,7 @@ impl Tracklet {
         self.best_score = self.best_score.max(detection.score);
         self.last_box_px = detection.box_px;
         self.missed_since_us = None;
-        self.motion = predicted.corrected(Rectangle::from_px(detection.box_px));
+        self.motion = predicted.corrected(Rectangle::from_px(detection.box_px), detection.score);
     }
 
     /// It was looked for in vain, in a picture that moved by `shift`.
