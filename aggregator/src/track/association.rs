@@ -1,9 +1,9 @@
 //! Which detection of a frame belongs to which track.
 //!
-//! The order is ByteTrack's: good detections go to confirmed tracks first, lost ones included;
-//! then weak detections to the confirmed tracks in view that are left; then the remaining good
-//! detections to tentative tracks. A weak detection so never takes a track from a good one, and
-//! noise never takes a detection from an object that is known.
+//! The order is ByteTrack's: good detections go to tracks first, lost ones included; then weak
+//! detections to the confirmed tracks in view that are left. A weak detection so never takes a track
+//! from a good one. ByteTrack lets tentative tracks wait for what the confirmed ones leave; here
+//! they compete, which is better on most sequences and more so the fewer frames there are.
 //!
 //! How well a detection fits a track is in one place, [`Matching::fit`]: a further cue, such as the
 //! likeness of two embeddings, would be a further term there.
@@ -52,14 +52,13 @@ impl Association {
             detection_of: vec![None; tracklets.len()],
             taken: vec![false; detections.len()],
         };
-        matching.good_to_confirmed();
+        matching.good_to_all();
         let shift = matching.shift();
         if shift != Shift::default() {
             matching.start_again_shifted(shift);
-            matching.good_to_confirmed();
+            matching.good_to_all();
         }
         matching.weak_to_those_in_view();
-        matching.good_to_tentative();
         Self { detection_of: matching.detection_of, predicted, shift }
     }
 }
@@ -78,10 +77,10 @@ struct Matching<'a> {
 }
 
 impl Matching<'_> {
-    fn good_to_confirmed(&mut self) {
+    fn good_to_all(&mut self) {
         let settings = self.settings;
         self.step(
-            |tracklet| tracklet.is_confirmed(settings),
+            |_| true,
             |score| score >= settings.high_score as f32,
             |fit, score| fit * score - settings.min_overlap,
         );
@@ -93,15 +92,6 @@ impl Matching<'_> {
             |tracklet| tracklet.is_confirmed(settings) && tracklet.missed_since_us().is_none(),
             |score| score >= settings.low_score as f32 && score < settings.high_score as f32,
             |fit, _| fit - settings.min_overlap_low,
-        );
-    }
-
-    fn good_to_tentative(&mut self) {
-        let settings = self.settings;
-        self.step(
-            |tracklet| !tracklet.is_confirmed(settings),
-            |score| score >= settings.high_score as f32,
-            |fit, score| fit * score - settings.min_overlap,
         );
     }
 
