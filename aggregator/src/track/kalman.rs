@@ -19,8 +19,7 @@ use super::rectangle::Rectangle;
 
 // All noise is a share of the box's height, so that a face of 20 px and one of 200 px which do the
 // same thing have the same motion. The values are those of DeepSORT and ByteTrack (1/20 and 1/160
-// of the height per frame at 30 frames a second), turned into rates per second; the velocity's is
-// half of theirs in variance.
+// of the height per frame at 30 frames a second), turned into rates per second.
 
 /// Standard deviation of a detector's box at a score of 1, in heights.
 const MEASUREMENT: f64 = 1.0 / 20.0;
@@ -31,12 +30,12 @@ const NOISE_OF_WEAK: f64 = 5.0;
 /// Variance that position and size gain, in square heights per second.
 const POSITION_DRIFT: f64 = 30.0 * MEASUREMENT * MEASUREMENT;
 /// Variance that the velocity (heights per second) gains per second.
-const VELOCITY_DRIFT: f64 = 0.5 * 30.0 * (30.0 / 160.0) * (30.0 / 160.0);
+const VELOCITY_DRIFT: f64 = 30.0 * (30.0 / 160.0) * (30.0 / 160.0);
 /// Standard deviation of the velocity at birth, when nothing is known of it, in heights per second.
 const FIRST_VELOCITY: f64 = 10.0 * 30.0 / 160.0;
 /// A velocity says nothing about later than this, so that a box does not leave the frame while
 /// nobody looks.
-const LONGEST_COAST_S: f64 = 2.0;
+pub(super) const LONGEST_COAST_S: f64 = 2.0;
 
 /// Variance of a detector's box of this score, in square heights.
 fn measurement_variance(score: f32) -> f64 {
@@ -206,6 +205,14 @@ impl Motion {
         self
     }
 
+    /// How far the centre of this box is from the expected one: the square of the distance in
+    /// standard deviations of the two (Mahalanobis).
+    pub fn distance_squared(&self, seen: Rectangle, score: f32) -> f64 {
+        let noise = measurement_variance(score) * square(self.place().height);
+        let of = |axis: Axis, seen: f64| square(seen - axis.value) / (axis.value_variance + noise);
+        of(self.x, seen.x) + of(self.y, seen.y)
+    }
+
     pub fn place(&self) -> Rectangle {
         Rectangle::new(self.x.value, self.y.value, self.width.value, self.height.value)
     }
@@ -357,6 +364,14 @@ mod tests {
         let later = Motion::new(at(0.0)).predicted(0.1);
         let [weak, good] = [0.2, 0.9].map(|score| later.corrected(at(4.0), score).place().x);
         assert!(0.0 < weak && weak < good && good < 4.0, "{weak} {good}");
+    }
+
+    #[test]
+    fn the_reach_of_an_unknown_velocity_grows_with_time() {
+        let born = Motion::new(Rectangle::new(0.0, 0.0, 10.0, 10.0));
+        let seen = Rectangle::new(20.0, 0.0, 10.0, 10.0);
+        let far = |seconds| born.predicted(seconds).distance_squared(seen, 0.9);
+        assert!(far(0.04) > 50.0 && far(1.0) < 2.0, "{} {}", far(0.04), far(1.0));
     }
 
     #[test]

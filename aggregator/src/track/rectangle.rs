@@ -37,6 +37,12 @@ impl Rectangle {
         self.overlap(other) * (down / (self.height + other.height - down))
     }
 
+    /// The smaller width over the larger, or the same of the heights if that is less.
+    pub fn likeness_of_size(self, other: Self) -> f64 {
+        let share = |a: f64, b: f64| a.min(b) / a.max(b);
+        share(self.width, other.width).min(share(self.height, other.height))
+    }
+
     /// Intersection over union, 0 to 1.
     pub fn overlap(self, other: Self) -> f64 {
         let across = shared(self.x, self.width, other.x, other.width);
