@@ -66,3 +66,19 @@ impl Settings {
         self.log.check()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use schemars::{Schema, schema_for};
+
+    use super::*;
+
+    #[test]
+    fn a_file_read_for_tracking_alone_may_have_every_section_and_no_other() {
+        let sections = |schema: Schema| {
+            let properties = schema.get("properties").and_then(|p| p.as_object()).unwrap();
+            properties.keys().cloned().collect::<Vec<_>>()
+        };
+        assert_eq!(sections(schema_for!(TrackAlone)), sections(schema_for!(Settings)));
+    }
+}

@@ -239,11 +239,9 @@ mod tests {
     impl Textbook {
         fn new(seen: [f64; 4]) -> Self {
             let mut covariance = [[0.0; 6]; 6];
-            for i in 0..4 {
-                covariance[i][i] = square(2.0 * MEASUREMENT * seen[3]);
-            }
-            for i in 4..6 {
-                covariance[i][i] = square(FIRST_VELOCITY * seen[3]);
+            for (i, row) in covariance.iter_mut().enumerate() {
+                let share = if i < 4 { 2.0 * MEASUREMENT } else { FIRST_VELOCITY };
+                row[i] = square(share * seen[3]);
             }
             Self { state: std::array::from_fn(|i| if i < 4 { seen[i] } else { 0.0 }), covariance }
         }
@@ -272,8 +270,8 @@ mod tests {
                     }
                 }
             }
-            for i in 0..4 {
-                next[i][i] += POSITION_DRIFT * h * h * t;
+            for (i, row) in next.iter_mut().enumerate().take(4) {
+                row[i] += POSITION_DRIFT * h * h * t;
             }
             for i in 0..2 {
                 let drift = VELOCITY_DRIFT * h * h;
