@@ -111,7 +111,19 @@ enum State {
         problem: String,
         since: Instant,
         reminded: Instant,
+        /// Since when pictures alone are acknowledged.
+        pictures_since: Option<Instant>,
     },
+}
+
+/// What was acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Acked {
+    /// A record or a heartbeat; or a picture, and no record is on its way.
+    Record,
+    /// A picture, while records are on their way. They have another producer, and that may still
+    /// pause before it connects: what is live would wait for it.
+    PictureFirst,
 }
 
 /// The link, with its back-off.
@@ -152,12 +164,22 @@ impl Link {
         }
     }
 
-    /// Something was acknowledged.
-    pub fn acked(&mut self, now: Instant) -> Option<Change> {
+    /// Something was acknowledged. After an outage the link is up once records get through.
+    pub fn acked(&mut self, what: Acked, now: Instant) -> Option<Change> {
         self.last_acked = now;
         self.last_said = None;
         self.hold_until = None;
         self.hold = FIRST_HOLD;
+        if what == Acked::PictureFirst
+            && let State::Down { pictures_since, .. } = &mut self.state
+        {
+            pictures_since.get_or_insert(now);
+            return None;
+        }
+        self.works(now)
+    }
+
+    fn works(&mut self, now: Instant) -> Option<Change> {
         let before = std::mem::replace(&mut self.state, State::Up);
         match before {
             State::Up => None,
@@ -180,12 +202,13 @@ impl Link {
     /// The link is down, and why.
     pub fn broke(&mut self, problem: String, now: Instant) -> Option<Change> {
         match &mut self.state {
-            State::Down { problem: known, .. } => {
-                *known = problem;
+            State::Down { problem: known, pictures_since, .. } => {
+                (*known, *pictures_since) = (problem, None);
                 None
             }
             _ => {
-                self.state = State::Down { problem, since: now, reminded: now };
+                let (since, reminded, pictures_since) = (now, now, None);
+                self.state = State::Down { problem, since, reminded, pictures_since };
                 Some(Change::Down)
             }
         }
@@ -205,7 +228,8 @@ impl Link {
         }
     }
 
-    /// Time passes; `oldest` is the age of the oldest thing on its way.
+    /// Time passes; `oldest` is the age of the oldest thing on its way. Where pictures get through and
+    /// records do not, even after the pause between two attempts to connect, it is not the link.
     pub fn tick(&mut self, oldest: Option<Duration>, now: Instant) -> Option<Change> {
         let silent = now.saturating_duration_since(self.last_acked).min(oldest.unwrap_or_default());
         if !self.is_down() && silent >= self.stall {
@@ -213,6 +237,11 @@ impl Link {
                 format!("nothing was acknowledged for {} ms", silent.as_millis())
             });
             return self.broke(problem, now);
+        }
+        if let State::Down { pictures_since: Some(since), .. } = &self.state
+            && now.saturating_duration_since(*since) >= self.stall * 3 / 2
+        {
+            return self.works(now);
         }
         if let State::Down { reminded, .. } = &mut self.state
             && now.saturating_duration_since(*reminded) >= REMIND_EVERY
@@ -259,7 +288,7 @@ mod tests {
     fn silence_with_something_on_its_way_is_an_outage_and_silence_alone_is_not() {
         let start = Instant::now();
         let mut link = Link::new(STALL, start);
-        assert_eq!(link.acked(start), Some(Change::Up { outage: None }));
+        assert_eq!(link.acked(Acked::Record, start), Some(Change::Up { outage: None }));
         let later = start + Duration::from_secs(100);
         assert_eq!(link.tick(None, later), None);
         assert_eq!(link.tick(Some(Duration::from_secs(2)), later), None);
@@ -267,7 +296,28 @@ mod tests {
         assert!(!link.may_send(false, later) && link.may_send(true, later));
         let back = later + Duration::from_secs(5);
         let outage = Some(Duration::from_secs(5));
-        assert_eq!(link.acked(back), Some(Change::Up { outage }));
+        assert_eq!(link.acked(Acked::Record, back), Some(Change::Up { outage }));
+    }
+
+    #[test]
+    fn after_an_outage_the_link_is_up_once_records_get_through() {
+        let start = Instant::now();
+        let down = || {
+            let mut link = Link::new(STALL, start);
+            assert_eq!(link.broke("gone".to_owned(), start), Some(Change::Down));
+            assert_eq!(link.acked(Acked::PictureFirst, start), None);
+            link
+        };
+        let up_after = |seconds| Some(Change::Up { outage: Some(Duration::from_secs(seconds)) });
+        let later = start + Duration::from_secs(3);
+        assert_eq!(down().acked(Acked::Record, later), up_after(3));
+        // Records whose partition is away do not hold up pictures, nor other cameras.
+        let (oldest, limit) = (Some(Duration::from_secs(60)), start + STALL * 3 / 2);
+        assert_eq!(down().tick(oldest, later), None);
+        assert_eq!(down().tick(oldest, limit), up_after(15));
+        let mut broken_again = down();
+        broken_again.broke("gone again".to_owned(), later);
+        assert_eq!(broken_again.tick(oldest, limit), None);
     }
 
     #[test]
@@ -275,7 +325,7 @@ mod tests {
         let start = Instant::now();
         let mut link = Link::new(STALL, start);
         let later = start + Duration::from_secs(60);
-        link.acked(later - Duration::from_secs(1));
+        link.acked(Acked::Record, later - Duration::from_secs(1));
         assert_eq!(link.tick(Some(Duration::from_secs(55)), later), None);
     }
 
@@ -320,7 +370,7 @@ mod tests {
         assert!(link.may_send(true, second));
         link.hold(second);
         assert!(!link.may_send(true, second + FIRST_HOLD));
-        link.acked(second);
+        link.acked(Acked::Record, second);
         assert!(link.may_send(true, second));
     }
 }

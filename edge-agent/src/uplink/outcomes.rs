@@ -9,7 +9,7 @@ use picket_wire::Topic;
 use picket_wire::observation::Reason;
 use rdkafka::types::RDKafkaErrorCode as Code;
 
-use super::link::{self, Verdict};
+use super::link::{self, Acked, Verdict};
 use super::sender::Sender;
 use super::window::{Parcel, Sent, Ticket};
 use crate::spool::{Outcome, RowId, Settled};
@@ -54,7 +54,9 @@ impl Sender {
             metrics::histogram!("picket_agent_uplink_acknowledge_seconds", &labels)
                 .record(now.saturating_duration_since(sent.at));
         }
-        let change = self.link.acked(now);
+        let is_first = topic == Topic::Frames && self.window.has_any(|of| of != Topic::Frames);
+        let what = if is_first { Acked::PictureFirst } else { Acked::Record };
+        let change = self.link.acked(what, now);
         self.tell(change);
     }
 
@@ -89,7 +91,7 @@ impl Sender {
 
     /// The broker has answered, and its answer was no: the link works, the topic does not.
     fn topic_in_trouble(&mut self, topic: Topic, problem: String, now: Instant) {
-        let change = self.link.acked(now);
+        let change = self.link.acked(Acked::Record, now);
         self.tell(change);
         if self.troubles.met(topic, problem.clone(), now) {
             tracing::warn!(target: "uplink", problem, "a topic cannot be written");

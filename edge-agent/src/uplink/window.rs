@@ -235,7 +235,8 @@ impl Window {
 
     /// Whether something of such a topic is on its way.
     pub fn has_any(&self, of: impl Fn(Topic) -> bool) -> bool {
-        self.sent.values().any(|sent| of(sent.parcel.topic()))
+        let has_some = |loads: &BTreeMap<String, Load>| loads.values().any(|load| load.records > 0);
+        self.loads.iter().any(|(topic, loads)| of(*topic) && has_some(loads))
     }
 
     /// Count and bytes on their way.
