@@ -121,7 +121,7 @@ test-device: ## install the .deb on a Debian 12 in QEMU, and break things there 
 
 # The benchmarks build release programs: 15 minutes the first time.
 bench = PATH="$$(install/cargo-path.sh):$$PATH" benches/run.sh $(1)
-.PHONY: bench-edge bench-cameras bench-idle bench-spool bench-backlog
+.PHONY: bench-edge bench-cameras bench-idle bench-spool bench-backlog bench-track bench-track-speed
 
 bench-edge: deps fetch ## the agent beside a Python script and bare kernels (ROUNDS, SECONDS_OF_VIDEO, EVERY)
 	@$(call bench,edge) --rounds $(or $(ROUNDS),3) --seconds $(or $(SECONDS_OF_VIDEO),20) --every $(or $(EVERY),3)
@@ -141,6 +141,14 @@ bench-backlog: deps fetch ## the spool beside Python's sqlite3, and a large back
 	@python3 benches/backlog.py --product $(or $(CARGO_TARGET_DIR),target)/release/examples/spool-work \
 	  --agent $(or $(CARGO_TARGET_DIR),target)/release/picket-edge-agent \
 	  --folder $(or $(FOLDER),.cache) --rounds $(or $(ROUNDS),3) --backlog-gb $(or $(BACKLOG_GB),10)
+
+bench-track: deps ## how well the tracker follows, beside others, on sequences of the MOTChallenge (MOT=folder, PROGRAM)
+	@PATH="$$(install/cargo-path.sh):$$PATH" benches/track.sh quality \
+	  --mot "$(or $(MOT),$(error bench-track needs MOT, a folder of MOTChallenge sequences))"
+
+bench-track-speed: ## frames a second of the tracker beside the crate trackforge's ByteTrack (MOT=folder, ROUNDS)
+	@PATH="$$(install/cargo-path.sh):$$PATH" benches/track.sh speed $(or $(ROUNDS),9) \
+	  "$(or $(MOT),$(error bench-track-speed needs MOT, a folder of MOTChallenge sequences))"
 
 deps: ## install the system's packages that are missing (says which first; root or sudo)
 	@install/install-packages.sh

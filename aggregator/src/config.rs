@@ -35,6 +35,26 @@ pub fn load(path: &Path) -> Result<Loaded<Settings>, ConfigError> {
     config::load(path, Settings::check)
 }
 
+/// `[track]` of a file whose other sections may be missing and are not looked into.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "the other sections are named so that a misspelt one is refused")]
+struct TrackAlone {
+    #[serde(default)]
+    track: track::Settings,
+    consume: Option<serde_json::Value>,
+    upsert: Option<serde_json::Value>,
+    store: Option<serde_json::Value>,
+    web: Option<serde_json::Value>,
+    log: Option<serde_json::Value>,
+}
+
+/// Reads how objects are followed, for a command that needs nothing else of the file.
+pub fn load_track(path: &Path) -> Result<track::Settings, ConfigError> {
+    let check = |file: &TrackAlone| file.track.validate().map_err(|why| Problem::new("track", why));
+    Ok(config::load(path, check)?.settings.track)
+}
+
 impl Settings {
     /// Refuses what cannot work, naming the field.
     fn check(&self) -> Result<(), Problem> {
@@ -60,5 +80,21 @@ impl Settings {
             return Err(Problem::new("consume.horizon_hours", problem));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use schemars::{Schema, schema_for};
+
+    use super::*;
+
+    #[test]
+    fn a_file_read_for_tracking_alone_may_have_every_section_and_no_other() {
+        let sections = |schema: Schema| {
+            let properties = schema.get("properties").and_then(|p| p.as_object()).unwrap();
+            properties.keys().cloned().collect::<Vec<_>>()
+        };
+        assert_eq!(sections(schema_for!(TrackAlone)), sections(schema_for!(Settings)));
     }
 }

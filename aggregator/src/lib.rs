@@ -7,6 +7,7 @@
 pub mod config;
 pub mod consume;
 pub mod metrics;
+pub mod mot;
 pub mod remedy;
 pub mod store;
 pub mod track;

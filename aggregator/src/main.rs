@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use picket_aggregator::consume::{Connection, topics};
-use picket_aggregator::{config, wiring};
+use picket_aggregator::{config, mot, track, wiring};
 use picket_service::config::shown;
 use picket_service::logging;
 use picket_wire::topic::DEFAULT_PARTITIONS;
@@ -44,6 +44,27 @@ enum Command {
         #[command(subcommand)]
         command: dead_letter::Command,
     },
+    /// Runs the tracker over recorded detections.
+    Track {
+        /// How they are recorded.
+        #[arg(long)]
+        format: Format,
+        /// A sequence of the MOTChallenge: a folder with `seqinfo.ini` and `det/det.txt`.
+        #[arg(value_name = "IN")]
+        input: PathBuf,
+        /// The file to write: a line for each box of a confirmed track.
+        #[arg(value_name = "OUT")]
+        output: PathBuf,
+        /// A config file whose `[track]` is used instead of the default.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Format {
+    /// MOTChallenge.
+    Mot,
 }
 
 #[derive(Subcommand)]
@@ -104,6 +125,15 @@ fn command(command: Command) -> Result<ExitCode> {
             let settings = config::load(&path)?.settings;
             let runtime = tokio::runtime::Runtime::new()?;
             return runtime.block_on(dead_letter::run(settings, command));
+        }
+        Command::Track { format: Format::Mot, input, output, config } => {
+            let settings = match config {
+                Some(path) => config::load_track(&path)?,
+                None => track::Settings::default(),
+            };
+            let mot::Done { frames, detections, boxes, tracks } =
+                mot::run(&input, &output, settings)?;
+            eprintln!("{frames} frames, {detections} detections: {boxes} boxes, {tracks} tracks");
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -1,26 +1,40 @@
 //! Which detection of a frame belongs to which track.
 //!
-//! The order is ByteTrack's: good detections go to confirmed tracks first, lost ones included;
-//! then weak detections to the confirmed tracks in view that are left; then the remaining good
-//! detections to tentative tracks. A weak detection so never takes a track from a good one, and
-//! noise never takes a detection from an object that is known.
+//! The order is ByteTrack's: good detections go to tracks first, lost ones included; then weak
+//! detections to the confirmed tracks in view that are left. A weak detection so never takes a track
+//! from a good one. ByteTrack lets tentative tracks wait for what the confirmed ones leave; here
+//! they compete, which is better on most sequences and more so the fewer frames there are.
+//!
+//! At few frames a second a fast object is not near its former place, and boxes that do not overlap
+//! tell nothing. So the good detections that are still left go to tracks of their size that were seen
+//! the last time anybody looked, if the Kalman filter holds such a way for possible (SORT's gate by
+//! Mahalanobis distance): far after a second, hardly at all after a thirtieth of one.
+//!
+//! How well a detection fits a track is in one place, [`Matching::fit`]: a further cue, such as the
+//! likeness of two embeddings, would be a further term there.
 //!
 //! Scores are compared as the `f32` that a detector gives, so that 0.7 reaches a setting of 0.7.
 //!
-//! One thing is added. When the camera itself moves (wind, a pan, a vehicle), every object seems to
+//! Another thing is added. When the camera itself moves (wind, a pan, a vehicle), every object seems to
 //! jump the same way at once, and overlap with the predicted places fails for all of them together.
 //! BoT-SORT measures that motion in the pictures; the centre has none. But the detections tell it
 //! too: the median of how far the matched ones lie from where they were predicted. The places are
 //! moved by it and the first step is done again.
 
 use super::assignment::{Pair, best_pairs};
-use super::kalman::{Motion, Shift};
+use super::kalman::{LONGEST_COAST_S, Motion, Shift};
 use super::rectangle::Rectangle;
 use super::tracklet::Tracklet;
 use super::{Detection, Settings};
 
 /// With fewer matches the median would be the motion of one object, not of the camera.
 const LEAST_MATCHES_FOR_SHIFT: usize = 3;
+
+/// The distance squared that 99 of 100 objects keep to: the quantile of chi-squared for two
+/// coordinates.
+const WITHIN_REACH: f64 = 9.21;
+/// Least likeness of size of two boxes without overlap that may be one object.
+const SAME_SIZE: f64 = 0.8;
 
 /// Which detection belongs to which track.
 pub(super) struct Association {
@@ -49,14 +63,14 @@ impl Association {
             detection_of: vec![None; tracklets.len()],
             taken: vec![false; detections.len()],
         };
-        matching.good_to_confirmed();
+        matching.good_to_all();
         let shift = matching.shift();
         if shift != Shift::default() {
             matching.start_again_shifted(shift);
-            matching.good_to_confirmed();
+            matching.good_to_all();
         }
         matching.weak_to_those_in_view();
-        matching.good_to_tentative();
+        matching.good_to_those_within_reach(&predicted, shift, mono_us);
         Self { detection_of: matching.detection_of, predicted, shift }
     }
 }
@@ -75,12 +89,12 @@ struct Matching<'a> {
 }
 
 impl Matching<'_> {
-    fn good_to_confirmed(&mut self) {
+    fn good_to_all(&mut self) {
         let settings = self.settings;
         self.step(
-            |tracklet| tracklet.is_confirmed(settings),
+            |_| true,
             |score| score >= settings.high_score as f32,
-            |overlap, score| overlap * score - settings.min_overlap,
+            |fit, score| fit * score - settings.min_overlap,
         );
     }
 
@@ -89,20 +103,39 @@ impl Matching<'_> {
         self.step(
             |tracklet| tracklet.is_confirmed(settings) && tracklet.missed_since_us().is_none(),
             |score| score >= settings.low_score as f32 && score < settings.high_score as f32,
-            |overlap, _| overlap - settings.min_overlap_low,
+            |fit, _| fit - settings.min_overlap_low,
         );
     }
 
-    fn good_to_tentative(&mut self) {
-        let settings = self.settings;
-        self.step(
-            |tracklet| !tracklet.is_confirmed(settings),
-            |score| score >= settings.high_score as f32,
-            |overlap, score| overlap * score - settings.min_overlap,
-        );
+    fn good_to_those_within_reach(&mut self, predicted: &[Motion], shift: Shift, mono_us: u64) {
+        let good = self.settings.high_score as f32;
+        let left: Vec<usize> = (0..self.detections.len())
+            .filter(|&d| !self.taken[d] && self.detections[d].score >= good)
+            .collect();
+        let mut pairs = Vec::new();
+        for (t, tracklet) in self.tracklets.iter().enumerate() {
+            if self.detection_of[t].is_some()
+                || tracklet.missed_since_us().is_some()
+                || tracklet.unseen_s(mono_us) > LONGEST_COAST_S
+            {
+                continue;
+            }
+            let motion = predicted[t].shifted(shift);
+            for &d in &left {
+                let Detection { score, class, .. } = self.detections[d];
+                let distance = motion.distance_squared(self.boxes[d], score);
+                if distance < WITHIN_REACH
+                    && motion.place().likeness_of_size(self.boxes[d]) >= SAME_SIZE
+                    && tracklet.class() == class
+                {
+                    pairs.push(Pair { row: t, column: d, gain: 1.0 - distance / WITHIN_REACH });
+                }
+            }
+        }
+        self.take(&pairs);
     }
 
-    /// Matches those that are still free and wanted, so that the sum of `gain(overlap, score)` is
+    /// Matches those that are still free and wanted, so that the sum of `gain(fit, score)` is
     /// greatest. What gains nothing, or is of another class, is not matched.
     fn step(
         &mut self,
@@ -120,17 +153,27 @@ impl Matching<'_> {
                 continue;
             }
             for &(d, score) in &wanted {
-                let overlap = self.places[t].overlap(self.boxes[d]);
-                let gain = gain(overlap, score);
-                if overlap > 0.0 && gain > 0.0 && tracklet.class() == self.detections[d].class {
+                let fit = self.fit(t, d);
+                let gain = gain(fit, score);
+                if fit > 0.0 && gain > 0.0 && tracklet.class() == self.detections[d].class {
                     pairs.push(Pair { row: t, column: d, gain });
                 }
             }
         }
-        for (t, d) in best_pairs(self.tracklets.len(), self.detections.len(), &pairs) {
+        self.take(&pairs);
+    }
+
+    /// Matches the best of these pairs.
+    fn take(&mut self, pairs: &[Pair]) {
+        for (t, d) in best_pairs(self.tracklets.len(), self.detections.len(), pairs) {
             self.detection_of[t] = Some(d);
             self.taken[d] = true;
         }
+    }
+
+    /// How well a detection fits a track, 0 (not at all, never matched) to 1.
+    fn fit(&self, t: usize, d: usize) -> f64 {
+        self.places[t].likeness(self.boxes[d])
     }
 
     /// How far the matched detections lie from where they were predicted, in the median.

@@ -1,9 +1,14 @@
-//! Where a box will be: a Kalman filter with constant velocity over centre and size.
+//! Where a box will be: a Kalman filter over centre and size.
 //!
-//! The four quantities share no noise, so the usual filter of eight states falls apart into four
-//! of two, each a handful of multiplications. The state is the one *at the last match*: a frame
-//! without a match tells nothing about motion, so a prediction is a pure function of that state
-//! and of the time since, and neither the frame rate nor the number of misses enters it.
+//! The centre moves at a constant velocity that drifts (white noise acceleration); the size has no
+//! velocity and only drifts, because a size that is extrapolated while an object is half hidden grows
+//! or shrinks to nothing (BoT-SORT stops it for lost tracks; leaving it out altogether scores the
+//! same). The four quantities share no noise, so the usual filter of eight states falls apart into
+//! two of two states and two of one, each a handful of multiplications.
+//!
+//! The state is the one *at the last match*: a frame without a match tells nothing about motion, so a
+//! prediction is a pure function of that state and of the time since, and neither the frame rate nor
+//! the number of misses enters it.
 //!
 //! Only `+ - * /` are used, which IEEE 754 fixes to the last bit, so that an x86 and an Arm machine
 //! agree when one takes over the other's cameras.
@@ -16,9 +21,13 @@ use super::rectangle::Rectangle;
 // same thing have the same motion. The values are those of DeepSORT and ByteTrack (1/20 and 1/160
 // of the height per frame at 30 frames a second), turned into rates per second.
 
-/// Standard deviation of a detector's box, in heights.
+/// Standard deviation of a detector's box at a score of 1, in heights.
 const MEASUREMENT: f64 = 1.0 / 20.0;
-/// Variance that the position gains, in square heights per second.
+/// How many times the variance of a detector's box grows as its score falls from 1 to 0: a weak
+/// detection (half hidden, blurred) sits less well on its object. NSA and StrongSORT have the same
+/// idea; theirs falls to no noise at all at a score of 1.
+const NOISE_OF_WEAK: f64 = 5.0;
+/// Variance that position and size gain, in square heights per second.
 const POSITION_DRIFT: f64 = 30.0 * MEASUREMENT * MEASUREMENT;
 /// Variance that the velocity (heights per second) gains per second.
 const VELOCITY_DRIFT: f64 = 30.0 * (30.0 / 160.0) * (30.0 / 160.0);
@@ -26,7 +35,50 @@ const VELOCITY_DRIFT: f64 = 30.0 * (30.0 / 160.0) * (30.0 / 160.0);
 const FIRST_VELOCITY: f64 = 10.0 * 30.0 / 160.0;
 /// A velocity says nothing about later than this, so that a box does not leave the frame while
 /// nobody looks.
-const LONGEST_COAST_S: f64 = 2.0;
+pub(super) const LONGEST_COAST_S: f64 = 2.0;
+
+/// Variance of a detector's box of this score, in square heights.
+fn measurement_variance(score: f32) -> f64 {
+    let weakness = 1.0 - f64::from(score).clamp(0.0, 1.0);
+    square(MEASUREMENT) * (1.0 + NOISE_OF_WEAK * weakness)
+}
+
+/// A quantity without a rate of change, and its variance. Serialised as bits, as [`Axis`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(from = "[i64; 2]", into = "[i64; 2]")]
+struct Level {
+    value: f64,
+    variance: f64,
+}
+
+impl From<Level> for [i64; 2] {
+    fn from(level: Level) -> Self {
+        [level.value, level.variance].map(|number| number.to_bits().cast_signed())
+    }
+}
+
+impl From<[i64; 2]> for Level {
+    fn from(bits: [i64; 2]) -> Self {
+        let [value, variance] = bits.map(|number| f64::from_bits(number.cast_unsigned()));
+        Self { value, variance }
+    }
+}
+
+impl Level {
+    fn new(value: f64, height: f64) -> Self {
+        Self { value, variance: square(2.0 * MEASUREMENT * height) }
+    }
+
+    fn predicted(self, seconds: f64, height: f64) -> Self {
+        Self { variance: self.variance + seconds * POSITION_DRIFT * square(height), ..self }
+    }
+
+    fn corrected(self, measured: f64, noise: f64) -> Self {
+        let gain = self.variance / (self.variance + noise);
+        let value = self.value + gain * (measured - self.value);
+        Self { value, variance: (1.0 - gain) * self.variance }
+    }
+}
 
 /// A quantity and its rate of change, with their covariance.
 ///
@@ -85,8 +137,8 @@ impl Axis {
         }
     }
 
-    fn corrected(self, measured: f64, height: f64) -> Self {
-        let total = self.value_variance + square(MEASUREMENT * height);
+    fn corrected(self, measured: f64, noise: f64) -> Self {
+        let total = self.value_variance + noise;
         let (gain, rate_gain) = (self.value_variance / total, self.covariance / total);
         let surprise = measured - self.value;
         Self {
@@ -108,43 +160,41 @@ fn square(x: f64) -> f64 {
 pub(super) struct Motion {
     x: Axis,
     y: Axis,
-    width: Axis,
-    height: Axis,
+    width: Level,
+    height: Level,
 }
 
 impl Motion {
     /// Of a box seen for the first time.
     pub fn new(seen: Rectangle) -> Self {
-        let axis = |value| Axis::new(value, seen.height);
+        let height = seen.height;
         Self {
-            x: axis(seen.x),
-            y: axis(seen.y),
-            width: axis(seen.width),
-            height: axis(seen.height),
+            x: Axis::new(seen.x, height),
+            y: Axis::new(seen.y, height),
+            width: Level::new(seen.width, height),
+            height: Level::new(seen.height, height),
         }
     }
 
     /// The motion some time later, nothing having been seen since.
     pub fn predicted(&self, seconds: f64) -> Self {
         let height = self.place().height;
-        let axis = |axis: Axis| axis.predicted(seconds, height);
         Self {
-            x: axis(self.x),
-            y: axis(self.y),
-            width: axis(self.width),
-            height: axis(self.height),
+            x: self.x.predicted(seconds, height),
+            y: self.y.predicted(seconds, height),
+            width: self.width.predicted(seconds, height),
+            height: self.height.predicted(seconds, height),
         }
     }
 
-    /// The motion once the box was seen there.
-    pub fn corrected(&self, seen: Rectangle) -> Self {
-        let height = self.place().height;
-        let axis = |axis: Axis, measured| axis.corrected(measured, height);
+    /// The motion once the box was seen there with this score.
+    pub fn corrected(&self, seen: Rectangle, score: f32) -> Self {
+        let noise = measurement_variance(score) * square(self.place().height);
         Self {
-            x: axis(self.x, seen.x),
-            y: axis(self.y, seen.y),
-            width: axis(self.width, seen.width),
-            height: axis(self.height, seen.height),
+            x: self.x.corrected(seen.x, noise),
+            y: self.y.corrected(seen.y, noise),
+            width: self.width.corrected(seen.width, noise),
+            height: self.height.corrected(seen.height, noise),
         }
     }
 
@@ -153,6 +203,14 @@ impl Motion {
         self.x.value += by.x;
         self.y.value += by.y;
         self
+    }
+
+    /// How far the centre of this box is from the expected one: the square of the distance in
+    /// standard deviations of the two (Mahalanobis).
+    pub fn distance_squared(&self, seen: Rectangle, score: f32) -> f64 {
+        let noise = measurement_variance(score) * square(self.place().height);
+        let of = |axis: Axis, seen: f64| square(seen - axis.value) / (axis.value_variance + noise);
+        of(self.x, seen.x) + of(self.y, seen.y)
     }
 
     pub fn place(&self) -> Rectangle {
@@ -172,25 +230,25 @@ mod tests {
     use super::super::scene::Dice;
     use super::*;
 
-    /// The textbook filter of eight states, full matrices and all, to check the four small ones.
+    /// The textbook filter of six states, full matrices and all, to check the four small ones.
     struct Textbook {
-        state: [f64; 8],
-        covariance: [[f64; 8]; 8],
+        state: [f64; 6],
+        covariance: [[f64; 6]; 6],
     }
 
     impl Textbook {
         fn new(seen: [f64; 4]) -> Self {
-            let mut covariance = [[0.0; 8]; 8];
-            for i in 0..4 {
-                covariance[i][i] = square(2.0 * MEASUREMENT * seen[3]);
-                covariance[i + 4][i + 4] = square(FIRST_VELOCITY * seen[3]);
+            let mut covariance = [[0.0; 6]; 6];
+            for (i, row) in covariance.iter_mut().enumerate() {
+                let share = if i < 4 { 2.0 * MEASUREMENT } else { FIRST_VELOCITY };
+                row[i] = square(share * seen[3]);
             }
             Self { state: std::array::from_fn(|i| if i < 4 { seen[i] } else { 0.0 }), covariance }
         }
 
         fn predict(&mut self, t: f64) {
             let h = self.state[3];
-            let f: [[f64; 8]; 8] = std::array::from_fn(|i| {
+            let f: [[f64; 6]; 6] = std::array::from_fn(|i| {
                 std::array::from_fn(|j| {
                     if i == j {
                         1.0
@@ -201,20 +259,23 @@ mod tests {
                     }
                 })
             });
-            self.state = std::array::from_fn(|i| (0..8).map(|j| f[i][j] * self.state[j]).sum());
-            let mut next = [[0.0; 8]; 8];
-            for i in 0..8 {
-                for j in 0..8 {
-                    for k in 0..8 {
-                        for l in 0..8 {
+            self.state = std::array::from_fn(|i| (0..6).map(|j| f[i][j] * self.state[j]).sum());
+            let mut next = [[0.0; 6]; 6];
+            for i in 0..6 {
+                for j in 0..6 {
+                    for k in 0..6 {
+                        for l in 0..6 {
                             next[i][j] += f[i][k] * self.covariance[k][l] * f[j][l];
                         }
                     }
                 }
             }
-            for i in 0..4 {
+            for (i, row) in next.iter_mut().enumerate().take(4) {
+                row[i] += POSITION_DRIFT * h * h * t;
+            }
+            for i in 0..2 {
                 let drift = VELOCITY_DRIFT * h * h;
-                next[i][i] += POSITION_DRIFT * h * h * t + drift * t * t * t / 3.0;
+                next[i][i] += drift * t * t * t / 3.0;
                 next[i][i + 4] += drift * t * t / 2.0;
                 next[i + 4][i] += drift * t * t / 2.0;
                 next[i + 4][i + 4] += drift * t;
@@ -223,11 +284,11 @@ mod tests {
         }
 
         /// One measured quantity at a time, which is the same as all at once for independent noise.
-        fn correct(&mut self, seen: [f64; 4]) {
-            let noise = square(MEASUREMENT * self.state[3]);
+        fn correct(&mut self, seen: [f64; 4], score: f32) {
+            let noise = measurement_variance(score) * square(self.state[3]);
             for (i, measured) in seen.into_iter().enumerate() {
                 let total = self.covariance[i][i] + noise;
-                let gain: [f64; 8] = std::array::from_fn(|j| self.covariance[j][i] / total);
+                let gain: [f64; 6] = std::array::from_fn(|j| self.covariance[j][i] / total);
                 let surprise = measured - self.state[i];
                 let row = self.covariance[i];
                 for (j, gain) in gain.into_iter().enumerate() {
@@ -255,11 +316,15 @@ mod tests {
             textbook.predict(t);
             motion = motion.predicted(t);
             let now = seen(&mut dice, f64::from(i));
-            textbook.correct(now);
-            motion = motion.corrected(rectangle(now));
-            let axes = [motion.x, motion.y, motion.width, motion.height];
-            for (i, axis) in axes.into_iter().enumerate() {
-                let close = |a: f64, b: f64| (a - b).abs() <= 1e-9 * (1.0 + b.abs());
+            let score = dice.unit() as f32;
+            textbook.correct(now, score);
+            motion = motion.corrected(rectangle(now), score);
+            let close = |a: f64, b: f64| (a - b).abs() <= 1e-9 * (1.0 + b.abs());
+            for (i, level) in [(2, motion.width), (3, motion.height)] {
+                assert!(close(level.value, textbook.state[i]));
+                assert!(close(level.variance, textbook.covariance[i][i]));
+            }
+            for (i, axis) in [(0, motion.x), (1, motion.y)] {
                 assert!(close(axis.value, textbook.state[i]));
                 assert!(close(axis.rate, textbook.state[i + 4]));
                 assert!(close(axis.value_variance, textbook.covariance[i][i]));
@@ -274,7 +339,7 @@ mod tests {
         let at = |t: f64| Rectangle::new(100.0 + 60.0 * t, 200.0 - 30.0 * t, 40.0, 50.0);
         let mut motion = Motion::new(at(0.0));
         for i in 1..=30 {
-            motion = motion.predicted(0.1).corrected(at(f64::from(i) * 0.1));
+            motion = motion.predicted(0.1).corrected(at(f64::from(i) * 0.1), 0.9);
         }
         let ahead = motion.predicted(1.0).place();
         assert!(
@@ -287,8 +352,24 @@ mod tests {
     fn a_box_does_not_coast_on_for_ever() {
         let motion = Motion::new(Rectangle::new(0.0, 0.0, 10.0, 10.0))
             .predicted(1.0)
-            .corrected(Rectangle::new(20.0, 0.0, 10.0, 10.0));
+            .corrected(Rectangle::new(20.0, 0.0, 10.0, 10.0), 0.9);
         assert_eq!(motion.predicted(LONGEST_COAST_S).place(), motion.predicted(1e12).place());
+    }
+
+    #[test]
+    fn a_weak_detection_moves_a_box_less_than_a_good_one() {
+        let at = |x| Rectangle::new(x, 0.0, 10.0, 10.0);
+        let later = Motion::new(at(0.0)).predicted(0.1);
+        let [weak, good] = [0.2, 0.9].map(|score| later.corrected(at(4.0), score).place().x);
+        assert!(0.0 < weak && weak < good && good < 4.0, "{weak} {good}");
+    }
+
+    #[test]
+    fn the_reach_of_an_unknown_velocity_grows_with_time() {
+        let born = Motion::new(Rectangle::new(0.0, 0.0, 10.0, 10.0));
+        let seen = Rectangle::new(20.0, 0.0, 10.0, 10.0);
+        let far = |seconds| born.predicted(seconds).distance_squared(seen, 0.9);
+        assert!(far(0.04) > 50.0 && far(1.0) < 2.0, "{} {}", far(0.04), far(1.0));
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! Follows each object of a camera from frame to frame.
 //!
-//! The method is that of ByteTrack (two-stage association by overlap with places predicted by a
-//! Kalman filter), rebuilt on time in place of frame counts so
-//! that it works at any frame rate, also one that varies or pauses.
+//! The method is that of ByteTrack (two-stage association with places predicted by a Kalman filter),
+//! with Hybrid-SORT's likeness of boxes, noise that depends on the score, a gate by time where boxes no
+//! longer overlap, and camera motion told from the detections; rebuilt on time in place of frame counts
+//! so that it works at any frame rate, also one that varies or pauses. docs/tracking.md has the sources, the formulas and what each part gave.
 //!
 //! # In
 //! The frames of one camera and epoch that were looked at, in order of `seq`, each with its
@@ -29,7 +30,7 @@
 //! # Limits
 //! At most `max_tracks` tracks, each of fixed size: memory and checkpoint are bounded whatever
 //! comes in. Time per frame is linear in tracks times detections, and cubic only within a crowd
-//! in which everything overlaps everything.
+//! in which everything overlaps everything, or is within reach of it.
 
 mod assignment;
 mod association;
@@ -41,6 +42,8 @@ mod settings;
 #[cfg(test)]
 mod tests;
 mod tracklet;
+#[cfg(test)]
+mod walkers;
 
 use std::fmt;
 
@@ -53,7 +56,7 @@ use tracklet::Tracklet;
 
 /// Changes whenever the same frames may give other tracks, or the state has another form. A state
 /// of another version must not be continued.
-pub const TRACKER_VERSION: u32 = 1;
+pub const TRACKER_VERSION: u32 = 2;
 
 /// What was found in a frame.
 #[derive(Clone, Copy, Debug, PartialEq)]

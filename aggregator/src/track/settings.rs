@@ -20,8 +20,9 @@ pub struct Settings {
     /// A detection with at least this score that matches no track starts a new one. Not below
     /// `high_score`.
     pub birth_score: f64,
-    /// Least overlap (intersection over union, 0 to 1) of a detection with the place predicted for
-    /// a track, times the detection's score, for the two to match.
+    /// Least likeness (0 to 1) of a detection and the place predicted for a track, times the
+    /// detection's score, for the two to match. Likeness is the intersection over union of the boxes
+    /// times that of their heights alone.
     pub min_overlap: f64,
     /// The same for detections below `high_score`, where the score does not count.
     pub min_overlap_low: f64,
@@ -46,11 +47,11 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             high_score: 0.6,
-            low_score: 0.1,
+            low_score: 0.05,
             birth_score: 0.7,
             min_overlap: 0.2,
             min_overlap_low: 0.5,
-            max_birth_overlap: 0.5,
+            max_birth_overlap: 0.6,
             confirm_observations: 2,
             max_lost_ms: 1500,
             max_gap_ms: 10_000,

@@ -55,7 +55,7 @@ impl Tracklet {
         self.best_score = self.best_score.max(detection.score);
         self.last_box_px = detection.box_px;
         self.missed_since_us = None;
-        self.motion = predicted.corrected(Rectangle::from_px(detection.box_px));
+        self.motion = predicted.corrected(Rectangle::from_px(detection.box_px), detection.score);
     }
 
     /// It was looked for in vain, in a picture that moved by `shift`.
@@ -66,8 +66,12 @@ impl Tracklet {
 
     /// Its motion by now, if it was not seen since.
     pub fn predicted(&self, mono_us: u64) -> Motion {
-        let since_us = mono_us.saturating_sub(self.last_mono_us);
-        self.motion.predicted(since_us as f64 / 1e6)
+        self.motion.predicted(self.unseen_s(mono_us))
+    }
+
+    /// For how long it has not been seen.
+    pub fn unseen_s(&self, mono_us: u64) -> f64 {
+        mono_us.saturating_sub(self.last_mono_us) as f64 / 1e6
     }
 
     pub fn id(&self) -> &TrackId {
