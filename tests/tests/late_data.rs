@@ -8,10 +8,13 @@
     reason = "a panic in a test is a failed test"
 )]
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
 use futures_util::TryStreamExt;
 use jiff::Timestamp;
 use mongodb::bson::{DateTime, Document, doc};
+use picket_aggregator::store::documents::TrackDocument;
 use picket_tests::faults::{
     Bench, Chance, LIMIT, end, nothing_is_lost, on_bench, short_or_long, stored, ten_a_second,
     ten_a_second_without_pictures, wait_for_drained, wait_for_spooled, wait_for_stored,
@@ -19,6 +22,10 @@ use picket_tests::faults::{
 use picket_tests::fleet::{Agent, Fleet};
 use picket_tests::process::{Process, until};
 use picket_tests::proxy::Fault;
+use picket_wire::track::{Change, Complete, Track};
+use picket_wire::{Topic, header};
+use rdkafka::Message;
+use rdkafka::message::Headers;
 
 /// How long one camera is away, in observations at ten a second.
 const AWAY: (u64, u64) = (100, 6000);
@@ -78,6 +85,90 @@ async fn latencies_ms(fleet: &Fleet, agent: &Agent, from: Timestamp, to: Timesta
 
 fn percentile(sorted: &[i64], percent: usize) -> i64 {
     sorted[(sorted.len() - 1) * percent / 100]
+}
+
+/// The aggregator tells others of tracks from now on.
+async fn publish_tracks(fleet: &mut Fleet) -> Result<()> {
+    let folder = fleet.aggregator_config().with_extension("conf.d");
+    std::fs::create_dir_all(&folder)?;
+    std::fs::write(folder.join("tracks.toml"), "consume.publish_tracks = true\n")?;
+    fleet.aggregator.terminate(LIMIT).await?;
+    fleet.restart_aggregator().await
+}
+
+/// What readers know of a device's tracks and of its camera who keep of each the highest.
+fn told(fleet: &Fleet, agent: &Agent) -> Result<(BTreeMap<String, Track>, Option<Complete>)> {
+    let (mut tracks, mut complete) = (BTreeMap::<String, Track>::new(), None::<Complete>);
+    for message in fleet.messages(Topic::Tracks)? {
+        let key = std::str::from_utf8(message.key().unwrap_or_default())?;
+        if !key.starts_with(&agent.prefix()) {
+            continue;
+        }
+        let value = message.payload().unwrap_or_default();
+        let headers: BTreeMap<_, _> =
+            message.headers().unwrap().iter().map(|h| (h.key, h.value)).collect();
+        match headers[header::KIND].unwrap() {
+            b"track" => {
+                let track: Track = serde_json::from_slice(value)?;
+                assert_eq!(headers[header::ID], Some(track.track.as_bytes()));
+                let known = tracks.get(&track.track);
+                if known.is_none_or(|known| known.rev <= track.rev) {
+                    tracks.insert(track.track.clone(), track);
+                }
+            }
+            b"complete" => {
+                let new: Complete = serde_json::from_slice(value)?;
+                if complete.as_ref().is_none_or(|old| old.complete_until <= new.complete_until) {
+                    complete = Some(new);
+                }
+            }
+            other => anyhow::bail!("a message of the kind {}", other.escape_ascii()),
+        }
+    }
+    Ok((tracks, complete))
+}
+
+#[test]
+fn who_reads_the_topic_of_tracks_knows_the_same_as_the_store_after_an_outage_and_a_crash() {
+    on_bench(async |bench| {
+        publish_tracks(&mut bench.fleet).await?;
+        let [(away, mut process), (other, mut other_process)] =
+            two(bench, "told", SLOW_BACKLOG).await?;
+        bench.proxy.set(Fault::Refuse);
+        wait_for_spooled(&away, &mut process, short_or_long(AWAY.0, AWAY.1)).await?;
+        bench.proxy.set(Fault::None);
+        wait_for_provisional(&bench.fleet, &away).await?;
+        bench.fleet.aggregator.kill()?;
+        bench.fleet.restart_aggregator().await?;
+        wait_for_drained(&away, &mut process, LIMIT).await?;
+        end(&mut process).await?;
+        end(&mut other_process).await?;
+        nothing_is_lost(&bench.fleet, &[&away, &other]).await?;
+        for agent in [&away, &other] {
+            let (mut tracks, complete) = told(&bench.fleet, agent)?;
+            let stored = bench.fleet.database.collection::<TrackDocument>("tracks");
+            let stored = stored.find(doc! { "device": &agent.device }).await?;
+            let stored: Vec<TrackDocument> = stored.try_collect().await?;
+            assert!(!stored.is_empty());
+            for document in stored {
+                let track = tracks.remove(&document.id).unwrap();
+                assert_eq!((track.rev, track.is_final), (document.rev, document.is_final));
+                assert_eq!(track.replaced_by, document.replaced_by);
+                let seen = track.summary.map(|summary| summary.observations as i64);
+                let replaced = document.state == "replaced";
+                assert_eq!(seen, (!replaced).then_some(document.observations), "{}", document.id);
+            }
+            // After a crash one that nobody was told of may be replaced.
+            let others = tracks.values().filter(|track| track.change != Change::Replaced);
+            assert_eq!(others.count(), 0, "not in the store: {tracks:?}");
+            let camera = camera(&bench.fleet, agent).await?;
+            let complete = complete.unwrap();
+            assert_eq!(complete.complete_until as i64, camera.get_i64("complete_until")?);
+            assert_eq!(complete.waiting_since, None);
+        }
+        Ok(())
+    })
+    .unwrap();
 }
 
 #[test]

@@ -78,11 +78,15 @@ pub enum Kind {
     Crop,
     /// A heartbeat.
     Status,
+    /// A version of a track, from the centre.
+    Track,
+    /// Up to where a camera is complete, from the centre.
+    Complete,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Observation,
         Self::Skip,
         Self::Gap,
@@ -92,6 +96,8 @@ impl Kind {
         Self::Frame,
         Self::Crop,
         Self::Status,
+        Self::Track,
+        Self::Complete,
     ];
 
     /// As in the header.
@@ -106,6 +112,8 @@ impl Kind {
             Self::Frame => "frame",
             Self::Crop => "crop",
             Self::Status => "status",
+            Self::Track => "track",
+            Self::Complete => "complete",
         }
     }
 

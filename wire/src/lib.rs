@@ -1,7 +1,7 @@
 //! Picket's messages: what devices and the centre say to each other, and how it is checked.
 //!
 //! - [`name`], [`id`]: who and what; [`topic`]: where; [`header`]: what every message says of itself.
-//! - [`observation`], [`status`]: the bodies.
+//! - [`observation`], [`status`], [`track`]: the bodies.
 //! - [`message`]: encoding, decoding, and the checks between key, headers and body; [`reject`]: why one is refused.
 //! - [`dead_letter`]: what becomes of a message that nobody can read.
 //! - [`schema`]: the published JSON Schemas in `schemas/`; `golden/` holds messages of each release
@@ -17,6 +17,7 @@ pub mod reject;
 pub mod schema;
 pub mod status;
 pub mod topic;
+pub mod track;
 
 pub use header::{Kind, Lane};
 pub use id::{CameraKey, EpochId, ObservationId};

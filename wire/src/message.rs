@@ -91,7 +91,7 @@ impl CameraRecord {
             Kind::Epoch => Self::Epoch(json(value)?),
             Kind::Clock => Self::Clock(json(value)?),
             Kind::Certificate => Self::Certificate(json(value)?),
-            Kind::Frame | Kind::Crop | Kind::Status => {
+            Kind::Frame | Kind::Crop | Kind::Status | Kind::Track | Kind::Complete => {
                 return Err(Reject::KindOnWrongTopic {
                     kind: kind.as_str(),
                     topic: Topic::Observations,
@@ -240,7 +240,7 @@ pub struct Outgoing {
 #[error("cannot write the body as JSON")]
 pub struct EncodeError(#[source] serde_json::Error);
 
-fn to_json(body: &impl Serialize) -> Result<Vec<u8>, EncodeError> {
+pub(crate) fn to_json(body: &impl Serialize) -> Result<Vec<u8>, EncodeError> {
     serde_json::to_vec(body).map_err(EncodeError)
 }
 

@@ -5,6 +5,7 @@ use schemars::{Schema, schema_for};
 use crate::header::Kind;
 use crate::observation::{ClockRelation, DeviceCertificate, EpochStart, Gap, Observation, Skip};
 use crate::status::Status;
+use crate::track::{Complete, Track};
 
 /// The schema of each JSON body.
 pub fn all() -> Vec<(Kind, Schema)> {
@@ -16,5 +17,7 @@ pub fn all() -> Vec<(Kind, Schema)> {
         (Kind::Clock, schema_for!(ClockRelation)),
         (Kind::Certificate, schema_for!(DeviceCertificate)),
         (Kind::Status, schema_for!(Status)),
+        (Kind::Track, schema_for!(Track)),
+        (Kind::Complete, schema_for!(Complete)),
     ]
 }

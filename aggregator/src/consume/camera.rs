@@ -14,7 +14,7 @@ use picket_wire::{CameraKey, CameraRecord, EpochId};
 use serde::{Deserialize, Serialize};
 
 use super::runs::{EpochRuns, Standing};
-use super::tracking::Open;
+use super::tracking::{Open, Replaced};
 use crate::store::bulk::Update;
 use crate::store::clocks::EpochClock;
 use crate::store::documents::{CentreAccounts, TrackDocument, collection};
@@ -112,7 +112,7 @@ pub struct Changes {
     /// Tracks that end without a summary, because their tracker's state is gone.
     pub orphans: Vec<String>,
     /// Provisional tracks that are pointed to their successors.
-    pub replaced: Vec<Update>,
+    pub replaced: Vec<Replaced>,
     /// Stored observations that get other tracks.
     pub retracked: Vec<Update>,
 }
@@ -135,6 +135,8 @@ pub struct Camera {
     pub(super) retention: Retention,
     /// How long what is missing is waited for, milliseconds.
     pub(super) horizon_ms: i64,
+    /// What others were told last: up to where it is complete, and since when it has waited.
+    pub(super) told: Option<(EpochId, u64, Option<i64>)>,
 }
 
 impl Camera {
@@ -158,6 +160,7 @@ impl Camera {
             settings,
             retention,
             horizon_ms,
+            told: None,
         }
     }
 

@@ -1,21 +1,14 @@
 //! Dead letters: what nobody can read is put aside whole, with a reason, and reading goes on.
 
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
-
 use picket_wire::{Reject, Topic, TopicNames, dead_letter as header};
-use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
-use rdkafka::util::Timeout;
 
-use super::kafka::{self, ClientError, ClientLog, Received};
+use super::kafka::{ClientError, Received};
+use super::outbox::{Outbox, SendError};
 use super::settings::Connection;
 use crate::remedy::Remedy;
 
-/// How long a dead letter may take before the step counts as failed and is repeated.
-const DELIVERY: Duration = Duration::from_secs(30);
 /// Most bytes of the sentence that says why: the topic leaves 64 KiB for all of these headers.
 const MAX_DETAIL_BYTES: usize = 1024;
 
@@ -100,11 +93,7 @@ impl DeadLetter {
 
 /// Sends dead letters. Cheap to clone: all clones share one producer.
 #[derive(Clone)]
-pub struct DeadLetters {
-    config: ClientConfig,
-    producer: Arc<RwLock<FutureProducer<ClientLog>>>,
-    topic: String,
-}
+pub struct DeadLetters(Outbox);
 
 impl DeadLetters {
     /// Connects in the background: a broker that is away is no error.
@@ -113,36 +102,8 @@ impl DeadLetters {
         topics: &TopicNames,
         instance: &str,
     ) -> Result<Self, DeadLetterError> {
-        let mut config = kafka::client(connection, instance).map_err(DeadLetterError::Producer)?;
-        config
-            .set("acks", "all")
-            .set("enable.idempotence", "true")
-            .set("partitioner", "murmur2_random")
-            .set("linger.ms", "0")
-            .set("message.max.bytes", Topic::DeadLetter.max_message_bytes().to_string())
-            .set("queue.buffering.max.kbytes", "65536")
-            .set("delivery.timeout.ms", DELIVERY.as_millis().to_string());
-        let producer = Arc::new(RwLock::new(make(&config)?));
-        Ok(Self { config, producer, topic: topics.name(Topic::DeadLetter) })
-    }
-
-    fn producer(&self) -> FutureProducer<ClientLog> {
-        self.producer.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// A producer that has failed for good takes nothing more: the repetition of the step goes over
-    /// another.
-    fn replace_if_fatal(&self, failed: &FutureProducer<ClientLog>) -> Result<(), DeadLetterError> {
-        let Some((_, said)) = failed.client().fatal_error() else {
-            return Ok(());
-        };
-        let mut producer = self.producer.write().unwrap_or_else(PoisonError::into_inner);
-        // Another task may have been first.
-        if producer.client().fatal_error().is_some() {
-            tracing::warn!("the producer of dead letters is replaced: {said}");
-            *producer = make(&self.config)?;
-        }
-        Ok(())
+        let outbox = Outbox::new(connection, topics, Topic::DeadLetter, instance);
+        Ok(Self(outbox.map_err(DeadLetterError::Producer)?))
     }
 
     /// Sends a dead letter; returns once the broker has it.
@@ -157,20 +118,16 @@ impl DeadLetters {
         for (key, value) in &pairs {
             headers = headers.insert(Header { key, value: Some(value) });
         }
-        let mut record = FutureRecord::<[u8], [u8]>::to(&self.topic).headers(headers);
-        record.key = letter.record.key.as_deref();
-        record.payload = letter.record.value.as_deref();
-        let producer = self.producer();
-        let sent = producer.send(record, Timeout::After(DELIVERY)).await;
-        let Err((source, _)) = sent else { return Ok(()) };
-        self.replace_if_fatal(&producer)?;
-        let (topic, offset) = (topic.to_owned(), letter.record.offset);
-        Err(DeadLetterError::Send { topic, partition, offset, source })
+        let DeadLetter { record, .. } = letter;
+        let sent = self.0.send(record.key.as_deref(), headers, record.value.as_deref()).await;
+        sent.map_err(|error| match error {
+            SendError::Producer(error) => DeadLetterError::Producer(error),
+            SendError::NotAcknowledged(source) => {
+                let (topic, offset) = (topic.to_owned(), record.offset);
+                DeadLetterError::Send { topic, partition, offset, source }
+            }
+        })
     }
-}
-
-fn make(config: &ClientConfig) -> Result<FutureProducer<ClientLog>, DeadLetterError> {
-    config.create_with_context(ClientLog).map_err(|e| DeadLetterError::Producer(e.into()))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! A batch: what was read, and what it does, worked out before anything is written.
 
 use object_store::PutPayload;
-use picket_wire::{Message, Reject, Topic};
+use picket_wire::{Message, Outgoing, Reject, Topic};
 use serde::Deserialize;
 
 use super::camera::Known;
@@ -79,6 +79,8 @@ pub struct Effects {
     pub images: Vec<Image>,
     /// Then: documents whose ids follow from the log, by collection.
     pub writes: Vec<(&'static str, Vec<Update>)>,
+    /// Then: what others are told of tracks.
+    pub told: Vec<Outgoing>,
     /// Last, in one transaction: what makes all of this count.
     pub end: BatchEnd,
     /// Records that were stored already.
@@ -92,8 +94,9 @@ pub struct Effects {
 impl Effects {
     /// Whether nothing is to be done.
     pub fn is_empty(&self) -> bool {
-        let Self { dead_letters, images, writes, end, .. } = self;
+        let Self { dead_letters, images, writes, told, end, .. } = self;
         dead_letters.is_empty()
+            && told.is_empty()
             && images.is_empty()
             && writes.iter().all(|(_, updates)| updates.is_empty())
             && end.ledger.is_empty()

@@ -3,6 +3,7 @@
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::dead_letter::DeadLetterError;
+use super::outbox::SendError;
 use crate::remedy::Remedy;
 use crate::store::StoreError;
 use crate::upsert::ImageError;
@@ -37,6 +38,9 @@ pub enum PartitionError {
     /// Writing documents.
     #[error("cannot write the batch")]
     Write(#[source] StoreError),
+    /// Telling others of tracks.
+    #[error("cannot tell others of tracks on the topic of tracks")]
+    Tell(#[source] SendError),
     /// Ending a batch.
     #[error("cannot end the batch")]
     Checkpoint(#[source] StoreError),
@@ -62,6 +66,8 @@ impl PartitionError {
             },
             Self::WatermarksTask(_) | Self::Died => Remedy::Stop,
             Self::DeadLetter(e) => e.remedy(),
+            Self::Tell(SendError::NotAcknowledged(_)) => Remedy::Retry,
+            Self::Tell(SendError::Producer(_)) => Remedy::Stop,
             Self::Image(e) => e.remedy(),
         };
         if remedy == Remedy::Discard { Remedy::Stop } else { remedy }
@@ -87,6 +93,7 @@ impl PartitionError {
             Self::DeadLetter(_) => "dead-letter",
             Self::Image(_) => "image",
             Self::Write(_) => "write",
+            Self::Tell(_) => "tracks",
             Self::Checkpoint(_) => "checkpoint",
             Self::Died => "work",
         }

@@ -34,6 +34,7 @@ mod membership;
 mod observations;
 mod offsets;
 mod opening;
+mod outbox;
 mod partition;
 mod renewal;
 mod returned;
@@ -50,6 +51,7 @@ mod work;
 use std::sync::Arc;
 
 use picket_service::shutdown::Shutdown;
+use picket_wire::Topic;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -61,6 +63,7 @@ pub use settings::{Connection, GroupProtocol, Settings};
 
 use dead_letter::DeadLetters;
 use group::Group;
+use outbox::Outbox;
 use partition::Shared;
 use work::Works;
 
@@ -74,6 +77,9 @@ pub enum CentreError {
     /// Dead letters.
     #[error("cannot set up dead letters")]
     DeadLetters(#[from] DeadLetterError),
+    /// The producer of tracks.
+    #[error("cannot set up the producer of tracks")]
+    Tracks(#[source] kafka::ClientError),
     /// The group.
     #[error("the consumer group")]
     Group(#[from] GroupError),
@@ -107,7 +113,10 @@ impl Centre {
             None => format!("aggregator-{:08x}", getrandom::u32().map_err(CentreError::Instance)?),
         };
         let dead_letters = DeadLetters::new(&settings.connection(), &settings.topics(), &instance)?;
-        let shared = Arc::new(Shared { settings, store, images, dead_letters });
+        let connection = settings.connection();
+        let tracks = Outbox::new(&connection, &settings.topics(), Topic::Tracks, &instance);
+        let tracks = tracks.map_err(CentreError::Tracks)?;
+        let shared = Arc::new(Shared { settings, store, images, dead_letters, tracks });
         let (sender, membership) = watch::channel(Membership::default());
         let progress = Arc::new(Progress::default());
         let works = |reports| Works { shared: shared.clone(), tracker, retention, reports };

@@ -16,7 +16,7 @@ use super::effects::{Effects, Entry, Stored, UNSTORABLE};
 use super::returned::{Refused, Returned};
 use super::runs::{EpochRuns, Stretch};
 use super::stored_runs::{self, Tracking};
-use super::tracking::StoredObservation;
+use super::tracking::{Replaced, StoredObservation};
 use crate::metrics::{DROPPED, TRACKERS_DISCARDED};
 use crate::store::bulk::Update;
 use crate::store::checkpoints::{
@@ -35,6 +35,17 @@ const EPOCHS_IN_MEMORY: usize = 4;
 const READ_BACK: i64 = 250;
 /// Cameras of which that is done at a time.
 const READ_BACK_CAMERAS: usize = 4;
+
+/// How a partition is read.
+#[derive(Debug, Clone, Copy)]
+pub struct Reading {
+    /// How long what is missing is waited for, milliseconds.
+    pub horizon_ms: i64,
+    /// Where the log ended when it was taken over: what comes from there on nobody has written before.
+    pub reread_until: i64,
+    /// Whether others are told of tracks.
+    pub tells: bool,
+}
 
 /// The cameras of one partition.
 pub struct Observations {
@@ -55,6 +66,8 @@ pub struct Observations {
     returned: Returned,
     /// A record of the log before this offset may have been written by a batch that did not end.
     reread_until: i64,
+    /// Whether others are told of tracks.
+    tells: bool,
 }
 
 /// What was read back of an epoch, in the order of `seq`.
@@ -66,16 +79,15 @@ struct ReadBack {
 }
 
 impl Observations {
-    /// No camera is in memory before the first batch. `reread_until` is where the log ended when the
-    /// partition was taken over: what comes from there on nobody has written before.
+    /// No camera is in memory before the first batch.
     pub fn new(
         store: Store,
         claim: Claim,
         settings: TrackSettings,
         retention: Retention,
-        horizon_ms: i64,
-        reread_until: i64,
+        reading: Reading,
     ) -> Result<Self, StoreError> {
+        let Reading { horizon_ms, reread_until, tells } = reading;
         let text = encode(collection::CHECKPOINTS, &settings)?;
         let sha256 = upsert::digest(text.to_string().as_bytes());
         Ok(Self {
@@ -90,6 +102,7 @@ impl Observations {
             read_back: Vec::new(),
             last_read_back: None,
             reread_until,
+            tells,
             returned: Returned::default(),
         })
     }
@@ -409,6 +422,26 @@ impl Observations {
         Ok(())
     }
 
+    /// What others are told of tracks.
+    fn tell(&self, changes: &Changes, effects: &mut Effects) {
+        let of = |id: &str| {
+            let (observation, _) = id.rsplit_once('#')?;
+            observation.parse::<ObservationId>().ok()
+        };
+        let tracks = changes.tracks.values().filter_map(|document| {
+            let id = of(&document.id)?;
+            // Its epoch is its observation's.
+            upsert::tell_track(document, &id.key, id.epoch).ok()
+        });
+        effects.told.extend(tracks);
+        let replaced = changes.replaced.iter().filter_map(|replaced| {
+            let key = of(&replaced.track)?.key;
+            let successor = replaced.successor.as_deref();
+            upsert::tell_replaced(&replaced.track, successor, &key, replaced.epoch).ok()
+        });
+        effects.told.extend(replaced);
+    }
+
     /// Turns changes into writes.
     fn end(
         &mut self,
@@ -416,6 +449,9 @@ impl Observations {
         changes: Changes,
         effects: &mut Effects,
     ) -> Result<(), StoreError> {
+        if self.tells {
+            self.tell(&changes, effects);
+        }
         let records = changes.records.into_iter().map(|document| {
             let id = document.get_str("_id").unwrap_or_default().to_owned();
             Update::insert_once(&id, document)
@@ -426,7 +462,8 @@ impl Observations {
             Ok(Update::keep_higher(&track.id, &TrackDocument::ORDER, document))
         });
         effects.writes.push((collection::TRACKS, tracks.collect::<Result<_, StoreError>>()?));
-        effects.writes.push((collection::TRACKS, changes.replaced));
+        let replaced = changes.replaced.iter().map(Replaced::update).collect();
+        effects.writes.push((collection::TRACKS, replaced));
         let orphans = changes.orphans.iter().map(|track| Update {
             filter: doc! { "_id": track, "state": TrackState::Active.as_str() },
             change: doc! {
@@ -444,6 +481,9 @@ impl Observations {
         for camera in self.cameras.values_mut() {
             if !camera.dirty {
                 continue;
+            }
+            if self.tells {
+                effects.told.extend(camera.tell_complete());
             }
             match camera.behind() {
                 Some(_) => self.behind.insert(camera.key.clone()),

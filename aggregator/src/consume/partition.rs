@@ -3,9 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::try_join_all;
 use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use metrics::{counter, histogram};
+use picket_wire::Outgoing;
+use rdkafka::message::{Header, OwnedHeaders};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout_at;
 
@@ -18,6 +21,7 @@ use super::inbox::Inbox;
 use super::kafka::Received;
 use super::membership::PartitionId;
 use super::observations::Observations;
+use super::outbox::Outbox;
 use super::settings::Settings;
 use super::status;
 use super::twins::Twins;
@@ -39,6 +43,8 @@ pub struct Shared {
     pub images: Images,
     /// What cannot be read goes there.
     pub dead_letters: DeadLetters,
+    /// What others are told of tracks goes there.
+    pub tracks: Outbox,
 }
 
 /// What a partition tells the group.
@@ -211,6 +217,8 @@ impl Worker {
         clock.step_done("images");
         self.write(&effects, name).await?;
         clock.step_done("documents");
+        self.tell(&effects.told, name).await?;
+        clock.step_done("tracks");
         self.end(&effects, name).await?;
         clock.step_done("checkpoint");
         counter!(names::BATCHES, "topic" => topic).increment(1);
@@ -290,6 +298,24 @@ impl Worker {
             }
         }
         Ok(())
+    }
+
+    /// Tells others of tracks, each at least once. What is one camera's keeps its order.
+    async fn tell(&self, told: &[Outgoing], name: &str) -> Result<(), PartitionError> {
+        let mut backoff = Backoff::new(name);
+        loop {
+            let sent = told.iter().map(|message| {
+                let mut headers = OwnedHeaders::new_with_capacity(message.headers.len());
+                for (key, value) in &message.headers {
+                    headers = headers.insert(Header { key, value: Some(value) });
+                }
+                self.shared.tracks.send(Some(message.key.as_bytes()), headers, Some(&message.value))
+            });
+            match try_join_all(sent).await {
+                Ok(_) => return Ok(()),
+                Err(e) => backoff.absorb(PartitionError::Tell(e)).await?,
+            }
+        }
     }
 
     async fn end(&mut self, effects: &Effects, name: &str) -> Result<(), PartitionError> {

@@ -79,6 +79,10 @@ pub struct Settings {
     /// tracked. No longer than `upsert.observations_days`.
     #[serde(default = "default_horizon_hours")]
     pub horizon_hours: u32,
+    /// Tell others of tracks, and up to where each camera is complete, on the topic
+    /// `<topic_prefix>.tracks`.
+    #[serde(default)]
+    pub publish_tracks: bool,
     /// How long the work of a partition may take to end when it moves to another instance or the
     /// program ends, in seconds. What is not written by then is read again by the next owner.
     #[serde(default = "default_release_s")]

@@ -5,7 +5,7 @@ use metrics::counter;
 use mongodb::bson::{Document, doc};
 use picket_service::logging::chain;
 use picket_wire::observation::{ClockState, EpochStart, Observation, Stamp};
-use picket_wire::{EpochId, ObservationId};
+use picket_wire::{EpochId, ObservationId, Outgoing};
 use serde::{Deserialize, Serialize};
 
 use super::camera::{Camera, Changes, Newest};
@@ -103,29 +103,46 @@ fn set(id: &str, fields: Document) -> Update {
     Update { filter: doc! { "_id": id }, change: doc! { "$set": fields }.into(), upsert: false }
 }
 
-/// The writes that point provisional tracks to their successors: one that began with a detection is
-/// followed by the final track of that detection, or by none if it has none. `began` tells of which
-/// detections one may have begun; those that there never were are not made.
-fn replaced(
-    id: &str,
-    assigned: &[Option<String>],
-    began: impl Fn(usize, &str) -> bool,
-) -> Vec<Update> {
-    let replaced = |(index, successor): (usize, &Option<String>)| {
-        let track = format!("{id}#{index}");
-        if successor.as_ref() == Some(&track) || !began(index, &track) {
-            return None;
-        }
+/// A provisional track that the final ones do not have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replaced {
+    /// Which, if there ever was one.
+    pub track: String,
+    /// Of which epoch.
+    pub epoch: EpochId,
+    /// The final track that follows it.
+    pub successor: Option<String>,
+}
+
+impl Replaced {
+    /// The write that points it to its successor. One that there never was is not made.
+    pub fn update(&self) -> Update {
         let state = TrackState::Replaced;
         let fields = doc! {
-            "state": state.as_str(), "replaced_by": successor.clone(), "final": true,
+            "state": state.as_str(), "replaced_by": self.successor.clone(), "final": true,
             "rev": upsert::revision(0, state, true),
         };
-        Some(Update {
-            filter: doc! { "_id": track, "final": false },
+        Update {
+            filter: doc! { "_id": &self.track, "final": false },
             change: doc! { "$set": fields }.into(),
             upsert: false,
-        })
+        }
+    }
+}
+
+/// The provisional tracks that others follow: one that began with a detection is followed by the final
+/// track of that detection, or by none if it has none. `began` tells of which detections one may have
+/// begun.
+fn replaced(
+    id: &str,
+    epoch: EpochId,
+    assigned: &[Option<String>],
+    began: impl Fn(usize, &str) -> bool,
+) -> Vec<Replaced> {
+    let replaced = |(index, successor): (usize, &Option<String>)| {
+        let track = format!("{id}#{index}");
+        let is_another = successor.as_ref() != Some(&track) && began(index, &track);
+        is_another.then(|| Replaced { track, epoch, successor: successor.clone() })
     };
     assigned.iter().enumerate().filter_map(replaced).collect()
 }
@@ -164,7 +181,7 @@ impl Camera {
         match standing {
             Standing::Next if is_known => {
                 changes.retracked.push(retracked(&id, &tracked.assigned));
-                changes.replaced.extend(replaced(&id, &tracked.assigned, |_, _| true));
+                changes.replaced.extend(replaced(&id, epoch, &tracked.assigned, |_, _| true));
             }
             Standing::Ahead if is_known => {
                 changes.retracked.push(set(&id, doc! { "ingest.again": true }));
@@ -363,6 +380,16 @@ impl Camera {
         since.filter(|since_ms| *since_ms > i64::MIN).min()
     }
 
+    /// What others are told of how complete it is, if that is news.
+    pub(super) fn tell_complete(&mut self) -> Option<Outgoing> {
+        let epoch = self.place.epoch?;
+        let now = (epoch, self.complete_until(), self.waiting_since_ms());
+        if self.told.replace(now) == Some(now) {
+            return None;
+        }
+        upsert::tell_complete(&self.key, epoch, now.1, now.2).ok()
+    }
+
     /// What is to be read back.
     pub(super) fn behind(&self) -> Option<(EpochId, Stretch)> {
         let behind = |(epoch, runs): (&EpochId, &EpochRuns)| {
@@ -402,7 +429,7 @@ impl Camera {
             self.note_tracks(tracked.tracks, epoch, true, origin, changes);
             changes.retracked.extend(observation.finalised(&tracked.assigned));
             let began = |index: usize, track: &str| observation.may_have_begun(index, track);
-            let replaced = replaced(&observation.id, &tracked.assigned, began);
+            let replaced = replaced(&observation.id, epoch, &tracked.assigned, began);
             changes.replaced.extend(replaced);
         }
         self.runs_of(epoch).pass(stretch.after.saturating_add(1), stretch.until);

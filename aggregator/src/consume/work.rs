@@ -11,7 +11,7 @@ use super::error::PartitionError;
 use super::frames::Frames;
 use super::inbox::{Inbox, Sender};
 use super::membership::PartitionId;
-use super::observations::Observations;
+use super::observations::{Observations, Reading};
 use super::partition::{Lane, Report, Shared, Worker};
 use super::twins::Twins;
 use crate::store::checkpoints::Owner;
@@ -89,9 +89,14 @@ impl Works {
         let lane = match id.0 {
             Topic::Observations => {
                 let tracker = self.tracker.clone();
-                let (claim, horizon_ms) = (owner.claim.clone(), self.shared.settings.horizon_ms());
-                let lane =
-                    Observations::new(store, claim, tracker, self.retention, horizon_ms, log_end);
+                let settings = &self.shared.settings;
+                let reading = Reading {
+                    horizon_ms: settings.horizon_ms(),
+                    reread_until: log_end,
+                    tells: settings.publish_tracks,
+                };
+                let claim = owner.claim.clone();
+                let lane = Observations::new(store, claim, tracker, self.retention, reading);
                 Lane::Observations(Box::new(lane.map_err(PartitionError::Apply)?))
             }
             Topic::Frames => Lane::Frames(Frames::new(store, self.retention)),

@@ -20,6 +20,7 @@ mod settings;
 mod sweep;
 mod timed;
 mod times;
+mod told;
 mod track;
 
 pub use correction::{Corrector, Errand, Limits, Place, Step};
@@ -30,4 +31,5 @@ pub use origin::{Origin, date, digest, nanoseconds, signed};
 pub use record::{LostRun, Tracking, crash_gap, document_id, given_up, observation, other};
 pub use settings::{Retention, Settings};
 pub use times::Time;
+pub use told::{tell_complete, tell_replaced, tell_track};
 pub use track::{TrackState, WallTimes, revision, track};

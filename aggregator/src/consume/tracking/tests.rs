@@ -191,7 +191,7 @@ impl Centre {
                 self.tracks.insert(id, new);
             }
         }
-        changes.replaced.iter().for_each(|update| set(&mut self.tracks, update));
+        changes.replaced.iter().for_each(|replaced| set(&mut self.tracks, &replaced.update()));
         changes.retracked.iter().for_each(|update| set(&mut self.observations, update));
     }
 
