@@ -35,16 +35,12 @@ async fn primary_after(stack: &Stack, before: Option<u16>) -> Result<u16> {
     .await
 }
 
-/// Waits until all members are there and know each other: then one can go.
+/// Waits until all members hold what there is: then any one can go.
 async fn whole(bench: &Bench) -> Result<()> {
     let members = bench.fleet.stack.settings().mongodb.ports.len();
-    let status = bench.fleet.database.client().database("admin");
-    until("all members to be there", LIMIT, async || {
-        let hello = status.run_command(doc! { "hello": 1 }).await?;
-        let known = hello.get_array("hosts").map_or(0, Vec::len);
-        let running = bench.fleet.stack.process_ids().len() - 1;
-        let is_whole = known == members && running == members;
-        Ok(if is_whole { Ok(()) } else { Err(format!("{known} known, {running} running")) })
+    until("all members to be whole", LIMIT, async || {
+        let whole = bench.fleet.stack.whole_members().await?;
+        Ok(if whole == members { Ok(()) } else { Err(format!("{whole} are")) })
     })
     .await
 }
@@ -66,6 +62,7 @@ fn a_primary_that_steps_down_or_is_killed_under_load_loses_nothing_and_doubles_n
             primary_after(&bench.fleet.stack, Some(second)).await?;
             wait_for_stored(&bench.fleet, &agent, &mut process, 20).await?;
             bench.fleet.stack.start_member(second).await?;
+            whole(bench).await?;
         }
         wait_for_drained(&agent, &mut process, LIMIT).await?;
         end(&mut process).await?;

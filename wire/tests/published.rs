@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use picket_wire::observation::*;
 use picket_wire::status::*;
+use picket_wire::track::{Change, Complete, Summary, Track};
 use picket_wire::*;
 use serde_json::Value;
 
@@ -147,6 +148,35 @@ fn samples() -> Vec<Outgoing> {
     all
 }
 
+/// What the centre tells others.
+fn told() -> [Outgoing; 2] {
+    let summary = Summary {
+        class: "face".to_owned(),
+        first_seen: stamp().captured_at,
+        last_seen: None,
+        first_mono_us: 1_500_000,
+        last_mono_us: 1_700_000,
+        last_observation: id(9).to_string(),
+        observations: 3,
+        best_score: 0.875,
+        last_box: [10.5, 20.0, 30.25, 40.0],
+    };
+    let (camera, epoch) = (id(7).key, id(7).epoch);
+    let track = Track {
+        track: format!("{}#0", id(7)),
+        camera: camera.clone(),
+        epoch,
+        change: Change::Update,
+        rev: 12,
+        is_final: false,
+        replaced_by: None,
+        summary: Some(summary),
+    };
+    let waiting_since = stamp().captured_at;
+    let complete = Complete { camera, epoch, complete_until: 9, waiting_since };
+    [track.encode().unwrap(), complete.encode().unwrap()]
+}
+
 fn received(message: &Outgoing) -> Vec<(String, Vec<u8>)> {
     let mut headers: Vec<_> =
         message.headers.iter().map(|(k, v)| ((*k).to_owned(), v.clone().into_bytes())).collect();
@@ -174,7 +204,7 @@ fn each_schema_is_published_as_the_types_say() {
 
 #[test]
 fn each_golden_message_is_written_the_same_way_and_read_back() {
-    for message in samples() {
+    for message in samples().into_iter().chain(told()) {
         let headers: serde_json::Map<_, _> =
             message.headers.iter().map(|(k, v)| ((*k).to_owned(), v.clone().into())).collect();
         let value = match message.topic {
@@ -186,7 +216,27 @@ fn each_golden_message_is_written_the_same_way_and_read_back() {
         });
         let text = serde_json::to_string_pretty(&golden).unwrap() + "\n";
         published(&folder("golden/0.1").join(format!("{}.json", kind_of(&message))), &text);
+    }
+    for message in samples() {
         decode_sample(&message, &received(&message)).unwrap();
+    }
+    let [track, complete] = told();
+    assert_eq!(serde_json::from_slice::<Track>(&track.value).unwrap().encode().unwrap(), track);
+    let read: Complete = serde_json::from_slice(&complete.value).unwrap();
+    assert_eq!(read.encode().unwrap(), complete);
+}
+
+#[test]
+fn what_the_centre_tells_is_nothing_that_a_device_may_say() {
+    for message in told() {
+        for topic in Topic::OF_DEVICES {
+            let mut headers = received(&message);
+            headers.extend(received(&samples()[0]).into_iter().filter(|(name, _)| {
+                [header::MONO_US, header::CAPTURED_AT, header::CLOCK].contains(&name.as_str())
+            }));
+            let refused = decode(topic, message.key.as_bytes(), &headers, &message.value);
+            assert_eq!(refused.unwrap_err().code(), "wrong-topic", "{topic:?}");
+        }
     }
 }
 
@@ -194,7 +244,8 @@ fn each_golden_message_is_written_the_same_way_and_read_back() {
 fn each_body_is_valid_by_its_published_schema() {
     for (kind, schema) in schema::all() {
         let validator = jsonschema::validator_for(schema.as_value()).unwrap();
-        let message = samples().into_iter().find(|m| kind_of(m) == kind.as_str()).unwrap();
+        let mut all = samples().into_iter().chain(told());
+        let message = all.find(|m| kind_of(m) == kind.as_str()).unwrap();
         let body: Value = serde_json::from_slice(&message.value).unwrap();
         validator.validate(&body).unwrap_or_else(|e| panic!("{kind}: {e}"));
     }

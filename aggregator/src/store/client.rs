@@ -91,9 +91,11 @@ async fn addresses(settings: &Settings) -> Result<ClientOptions, StoreError> {
 fn contact(settings: &Settings, source: Error) -> StoreError {
     let (hosts, source) = (settings.address(), Box::new(source));
     // A server that does not trust a certificate ends the connection, at best with an alert.
+    const ENDED: [&str; 4] =
+        ["close_notify", "received fatal alert", "Connection reset", "Broken pipe"];
     let said = source.to_string();
     if let Some(file) = &settings.certificate_key_file
-        && (said.contains("close_notify") || said.contains("received fatal alert"))
+        && ENDED.iter().any(|words| said.contains(words))
     {
         return StoreError::Untrusted { hosts, file: file.clone(), source };
     }

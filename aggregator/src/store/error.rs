@@ -61,8 +61,8 @@ pub enum StoreError {
     },
     /// The servers end the connection as soon as they see the certificate.
     #[error(
-        "MongoDB at {hosts} ends the connection when it sees the certificate in {}: it must be signed by \
-         an authority that the servers trust (their tlsCAFile), and not be out of its time",
+        "MongoDB at {hosts} ends the connection when it sees the certificate in {}; if it stays so, that must be \
+         signed by an authority that the servers trust (their tlsCAFile), and not be out of its time",
         file.display()
     )]
     Untrusted {

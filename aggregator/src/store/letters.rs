@@ -12,13 +12,14 @@
 use std::time::Duration;
 
 use mongodb::bson::{DateTime, Document, doc};
+use picket_service::logging::chain;
 use serde::{Deserialize, Serialize};
 
 use super::bulk::Update;
 use super::client::Store;
 use super::documents::collection;
-use super::encode;
 use super::error::StoreError;
+use super::{decode, encode};
 
 /// How long a document stays after the last time that somebody dealt with its message. Letters stay for
 /// 30 days on their topic, unless it was told otherwise.
@@ -136,7 +137,16 @@ impl LetterDocument {
 impl Store {
     /// What is known of these messages; nothing of those that nobody has dealt with.
     pub async fn letters(&self, ids: &[String]) -> Result<Vec<LetterDocument>, StoreError> {
-        self.find_by_ids(collection::DEAD_LETTERS, ids, None).await
+        let found: Vec<Document> = self.find_by_ids(collection::DEAD_LETTERS, ids, None).await?;
+        let read = |document| match decode(collection::DEAD_LETTERS, document) {
+            Ok(letter) => Some(letter),
+            // Whoever changed it: it stops neither its partition nor what is done with others.
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "the state of a dead letter is not known");
+                None
+            }
+        };
+        Ok(found.into_iter().filter_map(read).collect())
     }
 
     /// Whether something was put back that is counted as refused in these cameras' accounts.

@@ -210,6 +210,11 @@ impl Stack {
         mongodb::primary(&self.settings).await
     }
 
+    /// How many members of the replica set hold what there is.
+    pub async fn whole_members(&self) -> Result<usize> {
+        mongodb::whole_members(&self.settings).await
+    }
+
     /// Has the primary hand over to another member.
     pub async fn step_down(&self, primary: u16) -> Result<()> {
         mongodb::step_down(&self.settings, primary).await

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use mongodb::Client;
-use mongodb::bson::{Document, doc};
+use mongodb::bson::{Bson, Document, doc};
 use mongodb::options::{AuthMechanism, ClientOptions, Credential, ServerAddress};
 
 use super::HOST;
@@ -74,8 +74,11 @@ async fn ready(members: &mut [Member], settings: &Settings) -> Result<()> {
         let config = doc! { "_id": REPLICA_SET, "members": all, "settings": election };
         let initiate = doc! { "replSetInitiate": config };
         direct.database("admin").run_command(initiate).await.context("make the replica set")?;
-        let primary = |hello: &Document| hello.get_bool("isWritablePrimary").unwrap_or(false);
-        first.until("the first member to become primary", &direct, "hello", primary).await?;
+        // Whichever that is: a slow machine may have held the first election up.
+        let primary = until("a member to become primary", START_LIMIT, async || {
+            Ok(primary(settings).await?.ok_or_else(|| "none is".to_owned()))
+        });
+        let direct = client(settings, None, Some(primary.await?)).await?;
         make_users(settings, &direct).await?;
         fs::write(&made, "")?;
     }
@@ -159,10 +162,23 @@ pub async fn primary(settings: &Settings) -> Result<Option<u16>> {
     Ok(None)
 }
 
+/// How many members hold what there is, the one that takes writes among them: one of them can follow it.
+pub async fn whole_members(settings: &Settings) -> Result<usize> {
+    const PRIMARY_OR_SECONDARY: [i32; 2] = [1, 2];
+    let Some(port) = primary(settings).await? else { return Ok(0) };
+    let admin = client(settings, Some(admin(settings)?), Some(port)).await?;
+    let status = admin.database("admin").run_command(doc! { "replSetGetStatus": 1 }).await?;
+    let is_whole = |member: &Bson| {
+        let state = member.as_document().and_then(|member| member.get_i32("state").ok());
+        state.is_some_and(|state| PRIMARY_OR_SECONDARY.contains(&state))
+    };
+    Ok(status.get_array("members")?.iter().filter(|member| is_whole(member)).count())
+}
+
 /// Has the primary hand over in order; another member is elected.
 pub async fn step_down(settings: &Settings, port: u16) -> Result<()> {
     let admin = client(settings, Some(admin(settings)?), Some(port)).await?;
-    let step_down = doc! { "replSetStepDown": 60, "secondaryCatchUpPeriodSecs": 10 };
+    let step_down = doc! { "replSetStepDown": 60, "secondaryCatchUpPeriodSecs": 50 };
     admin.database("admin").run_command(step_down).await.context("step down")?;
     Ok(())
 }

@@ -198,6 +198,7 @@ impl Shelf {
             }
             let found = self.consumer.offsets_for_times(times, ANSWER);
             for element in found.map_err(|e| self.failed(e))?.elements() {
+                element.error().map_err(|e| self.failed(e))?;
                 match element.offset() {
                     Offset::Offset(offset) => _ = from.insert(element.partition(), offset),
                     // None is so new.
