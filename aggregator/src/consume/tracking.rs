@@ -269,8 +269,7 @@ impl Camera {
         if runs.is_over {
             return;
         }
-        let mut living = runs.finals.living();
-        living.iter_mut().for_each(|(track, _)| track.ended = true);
+        let living = runs.finals.living();
         let provisional = runs.live.as_mut().map(|live| live.finish()).unwrap_or_default();
         self.note_tracks(living, before, true, origin, changes);
         self.note_tracks(provisional, before, false, origin, changes);
@@ -298,8 +297,6 @@ impl Camera {
         let new = || EpochRuns::new(self.settings.clone());
         let runs = self.runs.entry(epoch).or_insert_with(new);
         let mut tracks = runs.move_on(accounted);
-        let is_left = runs.superseded_ms.is_some();
-        tracks.iter_mut().for_each(|(track, _)| track.ended |= is_left);
         if runs.is_complete(accounted) {
             tracks = runs.finish();
         }
@@ -445,7 +442,11 @@ impl Camera {
         origin: &Origin,
         changes: &mut Changes,
     ) {
-        for (summary, wall) in tracks {
+        let is_left = self.runs.get(&epoch).is_some_and(|runs| runs.superseded_ms.is_some());
+        for (mut summary, wall) in tracks {
+            // Nothing is in view of an epoch that the camera has left, though it may be seen again in
+            // what comes late.
+            summary.ended |= is_left;
             let ingest = origin.ingest(self.retention.tracks_days);
             let relations = self.relations(epoch);
             let document = upsert::track(
