@@ -13,8 +13,9 @@ use picket_wire::observation::{ClockState, EpochStart, Gap, GapOf, Observation, 
 use picket_wire::{CameraKey, CameraRecord, EpochId};
 use serde::{Deserialize, Serialize};
 
+use super::provisional::Replaced;
 use super::runs::{EpochRuns, Standing};
-use super::tracking::{Open, Replaced};
+use super::tracking::Open;
 use crate::store::bulk::Update;
 use crate::store::clocks::EpochClock;
 use crate::store::documents::{CentreAccounts, TrackDocument, collection};

@@ -36,6 +36,7 @@ mod offsets;
 mod opening;
 mod outbox;
 mod partition;
+mod provisional;
 mod renewal;
 mod returned;
 mod runs;

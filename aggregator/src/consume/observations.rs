@@ -13,10 +13,10 @@ use picket_wire::{CameraKey, CameraRecord, EpochId, Message, ObservationId};
 use super::camera::{Camera, Changes, Known, OTHER_REASON, Verdict};
 use super::dead_letter::DeadLetter;
 use super::effects::{Effects, Entry, Stored, UNSTORABLE};
+use super::provisional::{Replaced, StoredObservation};
 use super::returned::{Refused, Returned};
 use super::runs::{EpochRuns, Stretch};
 use super::stored_runs::{self, Tracking};
-use super::tracking::{Replaced, StoredObservation};
 use crate::metrics::{DROPPED, TRACKERS_DISCARDED};
 use crate::store::bulk::Update;
 use crate::store::checkpoints::{

@@ -2,19 +2,18 @@
 //! over, and how long anything is waited for. Pure, as all of a camera is.
 
 use metrics::counter;
-use mongodb::bson::{Document, doc};
+use mongodb::bson::doc;
 use picket_service::logging::chain;
-use picket_wire::observation::{ClockState, EpochStart, Observation, Stamp};
+use picket_wire::observation::{EpochStart, Observation, Stamp};
 use picket_wire::{EpochId, ObservationId, Outgoing};
 use serde::{Deserialize, Serialize};
 
 use super::camera::{Camera, Changes, Newest};
+use super::provisional::{StoredObservation, replaced, retracked, set};
 use super::runs::{EpochRuns, Frame, Standing, Stretch, Tracked};
 use crate::metrics::TRACKERS_DISCARDED;
-use crate::store::bulk::Update;
-use crate::store::documents::Correction;
 use crate::track::{Detection, TrackSummary};
-use crate::upsert::{self, LostRun, Origin, TrackState, WallTimes};
+use crate::upsert::{self, LostRun, Origin, WallTimes};
 
 /// Epochs of a camera that may wait for something at one time; of more, the one that has waited
 /// longest is given up.
@@ -31,124 +30,8 @@ pub struct Open {
     pub since_ms: i64,
 }
 
-/// A stored observation, as far as it is tracked.
-#[derive(Debug, Deserialize)]
-pub struct StoredObservation {
-    #[serde(rename = "_id")]
-    id: String,
-    seq: i64,
-    mono_us: i64,
-    clock: ClockState,
-    captured_ns: Option<i64>,
-    corrected: Option<Correction>,
-    detections: Vec<StoredDetection>,
-    #[serde(rename = "final", default)]
-    is_final: bool,
-    #[serde(default)]
-    ingest: StoredIngest,
-}
-
-#[derive(Debug, Default, Deserialize)]
-struct StoredIngest {
-    #[serde(default)]
-    again: bool,
-}
-
-#[derive(Debug, Deserialize)]
-struct StoredDetection {
-    #[serde(rename = "box")]
-    box_px: [f32; 4],
-    score: f32,
-    class: String,
-    track: Option<String>,
-}
-
-impl StoredObservation {
-    /// The fields to ask for.
-    pub fn fields() -> Document {
-        let mut fields = doc! {
-            "seq": 1, "mono_us": 1, "clock": 1, "captured_ns": 1, "corrected": 1, "final": 1,
-            "ingest.again": 1,
-        };
-        for field in ["box", "score", "class", "track"] {
-            fields.insert(format!("detections.{field}"), 1);
-        }
-        fields
-    }
-
-    /// The write that gives its detections their final tracks, if they have others.
-    fn finalised(&self, assigned: &[Option<String>]) -> Option<Update> {
-        let same = self.detections.iter().map(|d| &d.track).eq(assigned);
-        (!self.is_final || !same).then(|| retracked(&self.id, assigned))
-    }
-
-    /// Whether a provisional track may have begun with a detection. Of a record that was read more than
-    /// once nobody knows what was made of it each time.
-    fn may_have_begun(&self, index: usize, track: &str) -> bool {
-        let stored = self.detections.get(index).and_then(|d| d.track.as_deref());
-        self.ingest.again || stored == Some(track)
-    }
-}
-
-/// The write that gives the detections of a stored observation their final tracks.
-fn retracked(id: &str, assigned: &[Option<String>]) -> Update {
-    let mut fields = doc! { "final": true };
-    for (index, track) in assigned.iter().enumerate() {
-        fields.insert(format!("detections.{index}.track"), track.clone());
-    }
-    set(id, fields)
-}
-
-fn set(id: &str, fields: Document) -> Update {
-    Update { filter: doc! { "_id": id }, change: doc! { "$set": fields }.into(), upsert: false }
-}
-
-/// A provisional track that the final ones do not have.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Replaced {
-    /// Which, if there ever was one.
-    pub track: String,
-    /// Of which epoch.
-    pub epoch: EpochId,
-    /// The final track that follows it.
-    pub successor: Option<String>,
-}
-
-impl Replaced {
-    /// The write that points it to its successor. One that there never was is not made.
-    pub fn update(&self) -> Update {
-        let state = TrackState::Replaced;
-        let fields = doc! {
-            "state": state.as_str(), "replaced_by": self.successor.clone(), "final": true,
-            "rev": upsert::revision(0, state, true),
-        };
-        Update {
-            filter: doc! { "_id": &self.track, "final": false },
-            change: doc! { "$set": fields }.into(),
-            upsert: false,
-        }
-    }
-}
-
-/// The provisional tracks that others follow: one that began with a detection is followed by the final
-/// track of that detection, or by none if it has none. `began` tells of which detections one may have
-/// begun.
-fn replaced(
-    id: &str,
-    epoch: EpochId,
-    assigned: &[Option<String>],
-    began: impl Fn(usize, &str) -> bool,
-) -> Vec<Replaced> {
-    let replaced = |(index, successor): (usize, &Option<String>)| {
-        let track = format!("{id}#{index}");
-        let is_another = successor.as_ref() != Some(&track) && began(index, &track);
-        is_another.then(|| Replaced { track, epoch, successor: successor.clone() })
-    };
-    assigned.iter().enumerate().filter_map(replaced).collect()
-}
-
 impl Camera {
-    /// Tracks an observation; whether it is told how it stands, which is `Late` for what is not tracked.
+    /// Tracks an observation, unless it is late; returns the tracks of its detections, and how it stands.
     /// One that `is_known` was stored before, by a batch that did not come to its end.
     pub(super) fn observe(
         &mut self,
@@ -405,29 +288,11 @@ impl Camera {
         changes: &mut Changes,
     ) {
         for observation in observations {
-            let detections: Vec<_> = observation
-                .detections
-                .iter()
-                .map(|d| Detection { box_px: d.box_px, score: d.score, class: &d.class })
-                .collect();
-            let device_ns = |c: &Correction| c.device_captured_ns;
-            let frame = Frame {
-                id: &observation.id,
-                seq: observation.seq.unsigned_abs(),
-                mono_us: observation.mono_us.unsigned_abs(),
-                captured_ns: observation
-                    .corrected
-                    .as_ref()
-                    .map_or(observation.captured_ns, device_ns),
-                clock: observation.clock,
-                detections: &detections,
-            };
-            let tracked = self.runs_of(epoch).track_final(&frame);
+            let detections = observation.detections();
+            let tracked = self.runs_of(epoch).track_final(&observation.frame(&detections));
             self.note_tracks(tracked.tracks, epoch, true, origin, changes);
             changes.retracked.extend(observation.finalised(&tracked.assigned));
-            let began = |index: usize, track: &str| observation.may_have_begun(index, track);
-            let replaced = replaced(&observation.id, epoch, &tracked.assigned, began);
-            changes.replaced.extend(replaced);
+            changes.replaced.extend(observation.replaced(epoch, &tracked.assigned));
         }
         self.runs_of(epoch).pass(stretch.after.saturating_add(1), stretch.until);
         self.move_on(epoch, origin, changes);

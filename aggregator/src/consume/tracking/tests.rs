@@ -10,7 +10,7 @@ use picket_wire::observation::{
 };
 
 use super::super::camera::{Camera, Changes, Known};
-use super::StoredObservation;
+use crate::consume::provisional::StoredObservation;
 use crate::consume::runs::Stretch;
 use crate::store::bulk::Update;
 use crate::store::{decode, encode};
