@@ -24,6 +24,8 @@ struct Cli {
 enum Command {
     /// Consumes and shows until it is told to end.
     Run(ConfigFile),
+    /// Looks at published frames once more, by a classifier, until it is told to end.
+    Classify(ConfigFile),
     /// Says whether the config can work, and what is wrong with it.
     CheckConfig {
         #[command(flatten)]
@@ -112,6 +114,11 @@ fn command(command: Command) -> Result<ExitCode> {
             let loaded = config::load(&path)?;
             logging::init(&loaded.settings.log);
             tokio::runtime::Runtime::new()?.block_on(wiring::run(loaded.settings))?;
+        }
+        Command::Classify(ConfigFile { path }) => {
+            let loaded = config::load(&path)?;
+            logging::init(&loaded.settings.log);
+            tokio::runtime::Runtime::new()?.block_on(wiring::run_classify(loaded.settings))?;
         }
         Command::CheckConfig { config: ConfigFile { path }, show } => {
             let loaded = config::load(&path)?;

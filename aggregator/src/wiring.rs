@@ -1,5 +1,7 @@
 //! All stages, joined. Nothing else knows more than its neighbour.
 
+mod classify;
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,6 +21,8 @@ use crate::remedy::Remedy;
 use crate::store::{self, Store};
 use crate::upsert::{Corrector, Images, Retention};
 use crate::web::{self, GroupState, WebContext};
+
+pub use classify::run_classify;
 
 /// Between attempts to reach MongoDB at the start.
 const STORE_RETRY: Duration = Duration::from_secs(2);

@@ -74,15 +74,25 @@ pub fn check_extra(
 
 /// The settings of the group's consumer.
 pub fn consumer(settings: &Settings, instance: &str) -> Result<ClientConfig, ClientError> {
+    let mut config = member(settings, &settings.group, instance)?;
+    // Where to begin is decided by the checkpoint; silently jumping elsewhere would be a loss.
+    config.set("auto.offset.reset", "error");
+    Ok(config)
+}
+
+/// The settings of a member of a group, which says itself what it has done.
+pub fn member(
+    settings: &Settings,
+    group: &str,
+    instance: &str,
+) -> Result<ClientConfig, ClientError> {
     let connection = settings.connection();
     let mut config = client(&connection, instance)?;
     set_reading(&mut config, settings.group_protocol, &connection.extra);
     config
-        .set("group.id", &settings.group)
+        .set("group.id", group)
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
-        // Where to begin is decided by the checkpoint; silently jumping elsewhere would be a loss.
-        .set("auto.offset.reset", "error")
         .set("allow.auto.create.topics", "false")
         .set("statistics.interval.ms", "2000");
     Ok(config)

@@ -27,7 +27,7 @@ mod frames;
 mod group;
 mod held;
 mod inbox;
-mod kafka;
+pub(crate) mod kafka;
 mod lag;
 pub mod letters;
 mod membership;

@@ -8,6 +8,8 @@ use mongodb::bson::{DateTime, Document};
 use picket_wire::observation::Quality;
 use serde::{Deserialize, Serialize};
 
+use super::classes::{Class, ClassifiedBy};
+
 /// Names of the collections.
 pub mod collection {
     /// Observations, and the other records of the same log (told apart by `kind`).
@@ -28,6 +30,8 @@ pub mod collection {
     pub const CLOCKS: &str = "clocks";
     /// What became of dead letters that somebody dealt with.
     pub const DEAD_LETTERS: &str = "dead_letters";
+    /// What a second look found in frames whose observation is not there yet.
+    pub const UNCLAIMED_CLASSES: &str = "unclaimed_classes";
 }
 
 /// How a document came here.
@@ -144,6 +148,13 @@ pub struct ObservationDocument {
     pub is_final: bool,
     /// SHA-256 of the message's value, hex: the same id with another digest is a conflict.
     pub digest: String,
+    /// What a second look at its frame found, the surest first; absent where there was none. It follows
+    /// from the frame and a model, not from the log of observations: comparisons leave it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classes: Option<Vec<Class>>,
+    /// What gave it these.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classified_by: Option<ClassifiedBy>,
     /// How it came here.
     pub ingest: Ingest,
 }

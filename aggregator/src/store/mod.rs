@@ -16,6 +16,7 @@
 
 pub mod bulk;
 pub mod checkpoints;
+pub mod classes;
 mod client;
 pub mod clocks;
 pub mod documents;

@@ -2,7 +2,8 @@
 //!
 //! TTL of what comes from devices stands on `ingest.expire_at` and nowhere else: broker time plus
 //! retention. A box whose clock says 1970 would otherwise see its observations deleted as they arrive.
-//! What people did with dead letters expires by the clock of whoever did it. The ledger and the
+//! What people did with dead letters expires by the clock of whoever did it, labels without an
+//! observation by the broker time of their frame. The ledger and the
 //! checkpoints never expire.
 
 use std::time::Duration;
@@ -19,7 +20,7 @@ use super::error::StoreError;
 /// `NamespaceExists`: another instance was faster, or it is not the first start.
 const NAMESPACE_EXISTS: i32 = 48;
 
-const ALL: [&str; 9] = [
+const ALL: [&str; 10] = [
     collection::OBSERVATIONS,
     collection::TRACKS,
     collection::FRAMES,
@@ -29,6 +30,7 @@ const ALL: [&str; 9] = [
     collection::LEDGER,
     collection::CLOCKS,
     collection::DEAD_LETTERS,
+    collection::UNCLAIMED_CLASSES,
 ];
 
 fn index(keys: Document) -> IndexModel {
@@ -95,6 +97,7 @@ fn indexes(collection: &str) -> Vec<IndexModel> {
         collection::DEAD_LETTERS => {
             vec![expiry("expire_at"), index(doc! { "camera": 1, "state": 1 })]
         }
+        collection::UNCLAIMED_CLASSES => vec![expiry("expire_at")],
         collection::CAMERAS | collection::LEDGER => {
             vec![index(doc! { "device": 1, "camera": 1 })]
         }
@@ -144,6 +147,7 @@ mod tests {
             collection::TRACKS,
             collection::FRAMES,
             collection::DEAD_LETTERS,
+            collection::UNCLAIMED_CLASSES,
         ] {
             assert!(expires(name), "{name}");
         }

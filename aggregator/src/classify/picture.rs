@@ -1,0 +1,252 @@
+//! JPEG to the numbers a model takes.
+
+use fast_image_resize as fir;
+use fast_image_resize::images::{TypedImage, TypedImageRef};
+use fast_image_resize::pixels::U8x3;
+use picket_onnx::colours::{self, Channels};
+use turbojpeg::{Decompressor, Image, PixelFormat};
+
+use super::description::{Fit, Input};
+
+/// Most pixels of a picture: as three bytes each they are in memory whole, one picture at a time.
+const MAX_PIXELS: usize = 64 << 20;
+/// Against pictures of thousands of progressive scans, which decode for minutes.
+const MAX_SCANS: u32 = 100;
+
+/// Why a picture cannot be shown to the model. Another one may be.
+#[derive(Debug, thiserror::Error)]
+pub enum PictureError {
+    /// The decoder refuses it.
+    #[error("it cannot be decoded")]
+    Decode(#[source] turbojpeg::Error),
+    /// It is larger than any camera's.
+    #[error("it has {width}x{height} pixels, more than {MAX_PIXELS} in all")]
+    TooLarge {
+        /// Pixels.
+        width: usize,
+        /// Pixels.
+        height: usize,
+    },
+    /// It cannot be brought to the model's size.
+    #[error("it cannot be brought from {from:?} to {to:?} pixels")]
+    Resize {
+        /// Width and height.
+        from: (u32, u32),
+        /// Width and height.
+        to: (u32, u32),
+    },
+}
+
+impl PictureError {
+    /// As a word, for metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Decode(_) => "undecodable",
+            Self::TooLarge { .. } => "too-large",
+            Self::Resize { .. } => "not-resizable",
+        }
+    }
+}
+
+/// How a model wants its picture.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Form {
+    /// Width and height.
+    pub px: (u32, u32),
+    fit: Fit,
+    shorter_px: Option<u32>,
+    fill: u8,
+    channels: Channels,
+    factor: [f32; 3],
+    offset: [f32; 3],
+}
+
+impl Form {
+    /// Of a described input of this size.
+    pub fn new(input: &Input, px: (u32, u32)) -> Self {
+        let Input { fit, shorter_px, fill, channels, scale, mean, std, .. } = *input;
+        let (factor, offset) = colours::numbers(scale, mean, std);
+        Self { px, fit, shorter_px, fill, channels, factor, offset }
+    }
+
+    /// Numbers of one picture.
+    pub fn numbers(&self) -> usize {
+        3 * self.px.0 as usize * self.px.1 as usize
+    }
+
+    /// The size that a picture is brought to before it is cut or laid into the input.
+    fn size(&self, from: (u32, u32)) -> (u32, u32) {
+        let ratio = |to: u32, from: u32| f64::from(to) / f64::from(from.max(1));
+        let (across, down) = (ratio(self.px.0, from.0), ratio(self.px.1, from.1));
+        let by = match self.fit {
+            Fit::Stretch => return self.px,
+            Fit::Letterbox => across.min(down),
+            Fit::Crop => {
+                let wanted = self.shorter_px.map(|px| ratio(px, from.0.min(from.1)));
+                wanted.unwrap_or(0.0).max(across).max(down)
+            }
+        };
+        let side = |from: u32| (f64::from(from) * by).round() as u32;
+        match self.fit {
+            Fit::Crop => (side(from.0).max(self.px.0), side(from.1).max(self.px.1)),
+            _ => (side(from.0).clamp(1, self.px.0), side(from.1).clamp(1, self.px.1)),
+        }
+    }
+
+    /// Writes a picture of `size` (rows without gaps, red, green, blue) as the model takes it.
+    fn write(&self, rgb: &[u8], size: (u32, u32), out: &mut [f32]) {
+        let (width, height) = (self.px.0 as usize, self.px.1 as usize);
+        let area = width * height;
+        // Where the picture is larger, its middle; where it is smaller, in the middle.
+        let cut = |size: u32, px: u32| (size.saturating_sub(px) / 2) as usize;
+        let laid = |size: u32, px: u32| (px.saturating_sub(size) / 2) as usize;
+        let (left, top) = (cut(size.0, self.px.0), cut(size.1, self.px.1));
+        let (x0, y0) = (laid(size.0, self.px.0), laid(size.1, self.px.1));
+        let columns = width.min(size.0 as usize);
+        for (channel, plane) in out.chunks_exact_mut(area.max(1)).enumerate() {
+            let (factor, offset) = (self.factor[channel], self.offset[channel]);
+            let colour = match self.channels {
+                Channels::Rgb => channel,
+                Channels::Bgr => 2 - channel,
+            };
+            plane.fill(f32::from(self.fill) * factor + offset);
+            for y in 0..height.min(size.1 as usize) {
+                let from = (top + y) * size.0 as usize + left;
+                let pixels = rgb[3 * from..3 * (from + columns)].chunks_exact(3);
+                let at = (y0 + y) * width + x0;
+                for (out, pixel) in plane[at..at + columns].iter_mut().zip(pixels) {
+                    *out = f32::from(pixel[colour]) * factor + offset;
+                }
+            }
+        }
+    }
+}
+
+/// Decodes pictures for a model; keeps its working memory from one to the next.
+pub struct Preparer {
+    form: Form,
+    decompressor: Decompressor,
+    resizer: fir::Resizer,
+    decoded: Vec<u8>,
+    resized: Vec<u8>,
+}
+
+impl Preparer {
+    /// For pictures of this form.
+    pub fn new(form: Form) -> Result<Self, turbojpeg::Error> {
+        let mut decompressor = Decompressor::new()?;
+        decompressor.set_scan_limit(MAX_SCANS)?;
+        let (decoded, resized) = (Vec::new(), Vec::new());
+        Ok(Self { form, decompressor, resizer: fir::Resizer::new(), decoded, resized })
+    }
+
+    /// How pictures become.
+    pub fn form(&self) -> &Form {
+        &self.form
+    }
+
+    /// Brings a JPEG into `out`, which has room for one picture.
+    ///
+    /// Bilinear over the whole area a pixel stands for, as Pillow's: interpolation between the four
+    /// nearest pixels leaves pixels out when it makes a picture smaller.
+    pub fn prepare(&mut self, jpeg: &[u8], out: &mut [f32]) -> Result<(), PictureError> {
+        let header = self.decompressor.read_header(jpeg).map_err(PictureError::Decode)?;
+        let (width, height) = (header.width, header.height);
+        if width.saturating_mul(height) > MAX_PIXELS {
+            return Err(PictureError::TooLarge { width, height });
+        }
+        self.decoded.resize(3 * width * height, 0);
+        let (pitch, format) = (3 * width, PixelFormat::RGB);
+        let into = Image { pixels: self.decoded.as_mut_slice(), width, pitch, height, format };
+        self.decompressor.decompress(jpeg, into).map_err(PictureError::Decode)?;
+        // JPEG's sides have 16 bits.
+        let from = (width as u32, height as u32);
+        let to = self.form.size(from);
+        let failed = || PictureError::Resize { from, to };
+        self.resized.resize(3 * to.0 as usize * to.1 as usize, 0);
+        let source = TypedImageRef::<U8x3>::from_buffer(from.0, from.1, &self.decoded);
+        let source = source.map_err(|_| failed())?;
+        let target = TypedImage::<U8x3>::from_buffer(to.0, to.1, &mut self.resized);
+        let mut target = target.map_err(|_| failed())?;
+        let options = fir::ResizeOptions::new()
+            .resize_alg(fir::ResizeAlg::Convolution(fir::FilterType::Bilinear));
+        let resized = self.resizer.resize_typed(&source, &mut target, &options);
+        resized.map_err(|_| failed())?;
+        self.form.write(&self.resized, to, out);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn form(fit: Fit, px: (u32, u32), shorter_px: Option<u32>) -> Form {
+        let input = Input { fit, shorter_px, fill: 9, ..Input::default() };
+        Form::new(&input, px)
+    }
+
+    #[test]
+    fn a_picture_is_brought_to_the_size_that_its_fit_asks_for() {
+        for (fit, shorter, from, to) in [
+            (Fit::Stretch, None, (640, 360), (224, 224)),
+            (Fit::Letterbox, None, (640, 320), (224, 112)),
+            (Fit::Crop, None, (640, 320), (448, 224)),
+            (Fit::Crop, Some(256), (640, 320), (512, 256)),
+            // Smaller than the input needs it.
+            (Fit::Crop, Some(100), (320, 640), (224, 448)),
+            (Fit::Letterbox, None, (4000, 1), (224, 1)),
+        ] {
+            assert_eq!(
+                form(fit, (224, 224), shorter).size(from),
+                to,
+                "{fit:?} {shorter:?} {from:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_middle_is_cut_out_or_what_is_not_covered_filled() {
+        let pixel = |x: u8, y: u8| [10 * x + y, 100, 200];
+        let picture = |width: u8, height: u8| -> Vec<u8> {
+            (0..height).flat_map(|y| (0..width).flat_map(move |x| pixel(x, y))).collect()
+        };
+        let mut out = vec![0.0; 12];
+        form(Fit::Crop, (2, 2), None).write(&picture(4, 2), (4, 2), &mut out);
+        assert_eq!(out[..4], [10.0, 20.0, 11.0, 21.0]);
+        assert_eq!(out[4..], [[100.0; 4], [200.0; 4]].concat());
+        let mut out = vec![0.0; 4 * 2 * 3];
+        form(Fit::Letterbox, (4, 2), None).write(&picture(2, 2), (2, 2), &mut out);
+        assert_eq!(out[..8], [9.0, 0.0, 10.0, 9.0, 9.0, 1.0, 11.0, 9.0]);
+    }
+
+    #[test]
+    fn colours_go_in_in_the_models_order_with_its_mean_and_scale() {
+        let (mean, std) = ([1.0, 2.0, 3.0], [1.0, 2.0, 4.0]);
+        let input = Input { channels: Channels::Bgr, scale: 0.5, mean, std, ..Input::default() };
+        let mut out = [0.0; 3];
+        Form::new(&input, (1, 1)).write(&[2, 8, 20], (1, 1), &mut out);
+        assert_eq!(out, [(10.0 - 1.0) / 1.0, (4.0 - 2.0) / 2.0, (1.0 - 3.0) / 4.0]);
+    }
+
+    #[test]
+    fn what_is_no_picture_is_refused_and_the_next_one_is_taken() {
+        let mut preparer = Preparer::new(form(Fit::Stretch, (4, 4), None)).unwrap();
+        let mut out = [0.0; 48];
+        let grey = vec![100u8; 3 * 16 * 16];
+        let image = Image {
+            pixels: grey.as_slice(),
+            width: 16,
+            pitch: 48,
+            height: 16,
+            format: PixelFormat::RGB,
+        };
+        let jpeg = turbojpeg::compress(image, 95, turbojpeg::Subsamp::Sub2x2).unwrap();
+        for broken in [&b"\xff\xd8\xff\xd9"[..], &jpeg[..jpeg.len() / 2], b""] {
+            let error = preparer.prepare(broken, &mut out).unwrap_err();
+            assert_eq!(error.reason(), "undecodable", "{error}");
+        }
+        preparer.prepare(&jpeg, &mut out).unwrap();
+        assert!(out.iter().all(|value| (value - 100.0).abs() <= 1.0), "{out:?}");
+    }
+}
