@@ -10,12 +10,15 @@
 )]
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
-use mongodb::bson::{Document, deserialize_from_document, doc};
-use picket_aggregator::store::classes::Class;
+use mongodb::bson::{DateTime, Document, deserialize_from_document, doc};
+use picket_aggregator::config;
+use picket_aggregator::store::Store;
+use picket_aggregator::store::classes::{Class, Classified, ClassifiedBy, Put, Settled, Waiting};
 use picket_aggregator::store::documents::ObservationDocument;
 use picket_tests::checkout;
 use picket_tests::fleet::{FEW_PARTITIONS, Fleet, address, get};
@@ -29,6 +32,11 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 const LIMIT: Duration = Duration::from_secs(120);
 /// Frames of one phase: one of each picture, of a camera each.
 const FRAMES: u64 = 8;
+const EARLY: RangeInclusive<u64> = 1..=FRAMES;
+const LATE: RangeInclusive<u64> = FRAMES + 1..=2 * FRAMES;
+const SHARED: RangeInclusive<u64> = 2 * FRAMES + 1..=3 * FRAMES;
+/// A frame whose observation never comes.
+const LOST: u64 = 90;
 /// How far Pillow's decoder and resizer may be from Picket's, in confidence.
 const TOLERANCE: f32 = 0.01;
 const TOP: usize = 3;
@@ -227,62 +235,62 @@ fn check_labels(observations: &BTreeMap<String, Document>, seq: u64) {
     assert_eq!(by.picture_sha256, picket_aggregator::upsert::digest(&jpeg));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn each_frame_gets_its_labels_whatever_comes_first_twice_or_in_the_middle_of_a_crash() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut bench = Bench::start(dir.path()).await;
-    let mut first = bench.classifier("first");
-
-    // Frames before their observations, among them some that get no labels: labels wait, and nothing is
-    // begun where an observation belongs.
-    let (early, lost) = (1..=FRAMES, 90);
+/// Frames before their observations, among them some that get no labels: labels wait, and nothing is begun
+/// where an observation belongs.
+async fn frames_come_first(bench: &mut Bench, by: &mut Process) {
     let mut crop = frame_of(1, picture(1).1);
     crop.crop = Some(0);
     let mut headless = frame(91);
     headless.headers.retain(|(name, _)| *name != header::WIDTH);
     let broken = frame_of(92, vec![0xff, 0xd8, 0xff, 0xd9]);
-    for message in [crop.encode(), headless, broken.encode(), frame(lost)] {
+    for message in [crop.encode(), headless, broken.encode(), frame(LOST)] {
         bench.send(&message).await;
     }
-    bench.send_all(early.clone(), frame).await;
-    let mut wanted: Vec<String> = early.clone().chain([lost]).map(id).collect();
+    bench.send_all(EARLY, frame).await;
+    let mut wanted: Vec<String> = EARLY.chain([LOST]).map(id).collect();
     wanted.sort();
-    bench.wait_for_waiting(wanted, &mut first).await;
+    bench.wait_for_waiting(wanted, by).await;
     assert_eq!(bench.observations().await, BTreeMap::new());
-    for (reason, count) in
-        [("crop", 1.0), ("header-missing", 1.0), ("undecodable", 1.0), ("expired", 0.0)]
-    {
+    for (reason, count) in [("crop", 1.0), ("header-missing", 1.0), ("undecodable", 1.0)] {
         let name = "picket_aggregator_classify_skipped_total";
-        let found = metric(&mut first, name, &format!("reason=\"{reason}\"")).await;
+        let found = metric(by, name, &format!("reason=\"{reason}\"")).await;
         assert!((found - count).abs() < f64::EPSILON, "{reason}: {found}");
     }
-    bench.send_all(early.clone(), observation).await;
-    bench.wait_for_observations(early.clone()).await;
-    bench.wait_for_labels(early.clone(), std::slice::from_mut(&mut first)).await;
-    bench.wait_for_waiting(vec![id(lost)], &mut first).await;
+    bench.send_all(EARLY, observation).await;
+    bench.wait_for_observations(EARLY).await;
+    bench.wait_for_labels(EARLY, std::slice::from_mut(by)).await;
+    bench.wait_for_waiting(vec![id(LOST)], by).await;
+}
 
-    // Observations before their frames, which come twice, in the middle of an outage of MongoDB; and a
-    // classifier that has labels at hand, and nowhere to write them, is killed.
-    let late = FRAMES + 1..=2 * FRAMES;
-    bench.send_all(late.clone(), observation).await;
-    bench.wait_for_observations(late.clone()).await;
+/// Observations before their frames, which come twice, in the middle of an outage of MongoDB; and a
+/// classifier that has labels at hand, and nowhere to write them, is killed. Gives what there was before
+/// the frames, and who goes on.
+async fn a_crash_in_the_middle(
+    bench: &mut Bench,
+    mut by: Process,
+) -> (BTreeMap<String, Document>, [Process; 2]) {
+    bench.send_all(LATE, observation).await;
+    bench.wait_for_observations(LATE).await;
     let before = bench.observations().await;
     bench.fleet.stack.kill_mongodb().unwrap();
-    bench.send_all(late.clone(), frame).await;
+    bench.send_all(LATE, frame).await;
     until("a write that is repeated", LIMIT, async || {
-        first.expect_running()?;
-        let said = first.log().contains("write: repeated until it succeeds");
-        Ok(if said { Ok(()) } else { Err(first.log_tail()) })
+        by.expect_running()?;
+        let said = by.log().contains("write: repeated until it succeeds");
+        Ok(if said { Ok(()) } else { Err(by.log_tail()) })
     })
     .await
     .unwrap();
-    first.kill().unwrap();
-    bench.send_all(late.clone(), frame).await;
+    by.kill().unwrap();
+    bench.send_all(LATE, frame).await;
     let mut both = [bench.classifier("second"), bench.classifier("third")];
     bench.fleet.stack.start_mongodb().await.unwrap();
-    bench.wait_for_labels(late.clone(), &mut both).await;
+    bench.wait_for_labels(LATE, &mut both).await;
+    (before, both)
+}
 
-    // Two of them share the partitions, and what comes then.
+/// Two classifiers share the partitions, and what comes then.
+async fn two_share(bench: &mut Bench, both: &mut [Process; 2]) {
     until("two classifiers with partitions each", LIMIT, async || {
         let mut partitions = [0.0; 2];
         for (classifier, partitions) in both.iter_mut().zip(&mut partitions) {
@@ -294,18 +302,64 @@ async fn each_frame_gets_its_labels_whatever_comes_first_twice_or_in_the_middle_
     })
     .await
     .unwrap();
-    let shared = 2 * FRAMES + 1..=3 * FRAMES;
-    for seq in shared.clone() {
+    for seq in SHARED {
         bench.send(&frame(seq)).await;
         bench.send(&observation(seq)).await;
     }
-    bench.wait_for_observations(shared.clone()).await;
-    bench.wait_for_labels(shared.clone(), &mut both).await;
-    for classifier in &mut both {
+    bench.wait_for_observations(SHARED).await;
+    bench.wait_for_labels(SHARED, both).await;
+    for classifier in both {
         let done = metric(classifier, "picket_aggregator_classify_messages_total", "").await;
         assert!(done > 0.0, "one classifier did all the work");
         assert!(classifier.terminate(LIMIT).await.unwrap().success(), "{}", classifier.log_tail());
     }
+}
+
+/// What is written twice, of another picture, by another model, or in vain.
+async fn what_stands(bench: &Bench) {
+    let settings = config::load(&bench.dir.join("classify.toml")).unwrap().settings;
+    let store = Store::connect(&settings.store).await.unwrap();
+    let found = |model: &str, picture: &str| {
+        let classes = vec![Class { label: model.to_owned(), confidence: 1.0 }];
+        let classified_by = ClassifiedBy {
+            model: model.to_owned(),
+            model_sha256: String::new(),
+            picture_sha256: picture.to_owned(),
+        };
+        vec![Waiting::new(Classified { id: id(1), classes, classified_by }, 0)]
+    };
+    let label = async || {
+        let documents = bench.observations().await;
+        let read: ObservationDocument =
+            deserialize_from_document(documents[&id(1)].clone()).unwrap();
+        read.classes.unwrap()[0].label.clone()
+    };
+    let (own, first) = (picket_aggregator::upsert::digest(&picture(1).1), label().await);
+    let another = store.put_classes(&found("newer", "of another picture")).await.unwrap();
+    assert_eq!(another, Put { conflicts: 1, ..Put::default() });
+    assert_eq!(label().await, first);
+    let newer = store.put_classes(&found("newer", &own)).await.unwrap();
+    assert_eq!(newer, Put { stored: 1, ..Put::default() });
+    assert_eq!(label().await, "newer");
+    // A week's wait is not over, and then it is.
+    let now = DateTime::now();
+    let waits = store.settle_classes(None, 10, now).await.unwrap();
+    assert_eq!(waits, Settled::default());
+    let later = DateTime::from_millis(now.timestamp_millis() + 8 * 24 * 60 * 60 * 1000);
+    let over = store.settle_classes(None, 10, later).await.unwrap();
+    let first_given_up = Some(id(LOST));
+    assert_eq!(over, Settled { given_up: 1, first_given_up, ..Settled::default() });
+    assert_eq!(bench.waiting().await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_frame_gets_its_labels_whatever_comes_first_twice_or_in_the_middle_of_a_crash() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut bench = Bench::start(dir.path()).await;
+    let mut first = bench.classifier("first");
+    frames_come_first(&mut bench, &mut first).await;
+    let (before, mut both) = a_crash_in_the_middle(&mut bench, first).await;
+    two_share(&mut bench, &mut both).await;
 
     let after = bench.observations().await;
     for seq in 1..=3 * FRAMES {
@@ -315,7 +369,7 @@ async fn each_frame_gets_its_labels_whatever_comes_first_twice_or_in_the_middle_
     let keys = |id: &String| -> Vec<String> {
         without_labels(after[id].clone()).keys().cloned().collect()
     };
-    let like = keys(&id(*late.start()));
+    let like = keys(&id(FRAMES + 1));
     for (id, document) in &after {
         let untouched = before.get(id).map(|before| without_labels(before.clone()));
         let stripped = without_labels(document.clone());
@@ -324,9 +378,10 @@ async fn each_frame_gets_its_labels_whatever_comes_first_twice_or_in_the_middle_
     }
     let sent: Vec<String> = (1..=3 * FRAMES).map(id).collect();
     assert!(after.keys().all(|id| sent.contains(id)), "{:?}", after.keys());
-    assert_eq!(bench.waiting().await, [id(lost)]);
+    assert_eq!(bench.waiting().await, [id(LOST)]);
     let page = bench.fleet.page().await.unwrap();
     let shown = get(&page, &format!("/api/observations/{}", id(1))).await.unwrap();
     assert!(shown.contains("\"classified_by\":{\"model\":\"orientation\""), "{shown}");
+    what_stands(&bench).await;
     bench.fleet.stop().await.unwrap();
 }

@@ -74,7 +74,7 @@ impl Form {
         3 * self.px.0 as usize * self.px.1 as usize
     }
 
-    /// The size that a picture is brought to before it is cut or laid into the input.
+    /// The size that a whole picture would have.
     fn size(&self, from: (u32, u32)) -> (u32, u32) {
         let ratio = |to: u32, from: u32| f64::from(to) / f64::from(from.max(1));
         let (across, down) = (ratio(self.px.0, from.0), ratio(self.px.1, from.1));
@@ -93,33 +93,55 @@ impl Form {
         }
     }
 
-    /// Writes a picture of `size` (rows without gaps, red, green, blue) as the model takes it.
+    /// What of a picture is shown, and at which size, which is never larger than the input: what is to be
+    /// cut off is never made, so that a picture that is one pixel high costs no more than another.
+    fn window(&self, from: (u32, u32)) -> Window {
+        let whole = self.size(from);
+        let side = |from: u32, whole: u32, px: u32| {
+            let shown = whole.min(px);
+            let pixel = f64::from(from) / f64::from(whole.max(1));
+            let first = f64::from((whole - shown) / 2) * pixel;
+            // The resizer refuses what rounding lays beyond the picture's end.
+            let beyond = (first + f64::from(shown) * pixel - f64::from(from)).max(0.0);
+            (first, f64::from(shown) * pixel - 2.0 * beyond, shown)
+        };
+        let (left, width, across) = side(from.0, whole.0, self.px.0);
+        let (top, height, down) = side(from.1, whole.1, self.px.1);
+        Window { left, top, width, height, px: (across, down) }
+    }
+
+    /// Writes what is shown (rows without gaps, red, green, blue), in the middle of the input, as the
+    /// model takes it.
     fn write(&self, rgb: &[u8], size: (u32, u32), out: &mut [f32]) {
         let (width, height) = (self.px.0 as usize, self.px.1 as usize);
-        let area = width * height;
-        // Where the picture is larger, its middle; where it is smaller, in the middle.
-        let cut = |size: u32, px: u32| (size.saturating_sub(px) / 2) as usize;
-        let laid = |size: u32, px: u32| (px.saturating_sub(size) / 2) as usize;
-        let (left, top) = (cut(size.0, self.px.0), cut(size.1, self.px.1));
-        let (x0, y0) = (laid(size.0, self.px.0), laid(size.1, self.px.1));
-        let columns = width.min(size.0 as usize);
-        for (channel, plane) in out.chunks_exact_mut(area.max(1)).enumerate() {
+        let columns = size.0 as usize;
+        let (left, top) = ((width - columns) / 2, (height - size.1 as usize) / 2);
+        for (channel, plane) in out.chunks_exact_mut(width * height).enumerate() {
             let (factor, offset) = (self.factor[channel], self.offset[channel]);
             let colour = match self.channels {
                 Channels::Rgb => channel,
                 Channels::Bgr => 2 - channel,
             };
             plane.fill(f32::from(self.fill) * factor + offset);
-            for y in 0..height.min(size.1 as usize) {
-                let from = (top + y) * size.0 as usize + left;
-                let pixels = rgb[3 * from..3 * (from + columns)].chunks_exact(3);
-                let at = (y0 + y) * width + x0;
+            for (row, pixels) in rgb.chunks_exact(3 * columns).enumerate() {
+                let at = (top + row) * width + left;
+                let pixels = pixels.chunks_exact(3);
                 for (out, pixel) in plane[at..at + columns].iter_mut().zip(pixels) {
                     *out = f32::from(pixel[colour]) * factor + offset;
                 }
             }
         }
     }
+}
+
+/// The part of a picture that is shown, in its pixels, and the size that it is brought to.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Window {
+    left: f64,
+    top: f64,
+    width: f64,
+    height: f64,
+    px: (u32, u32),
 }
 
 /// Decodes pictures for a model; keeps its working memory from one to the next.
@@ -134,10 +156,9 @@ pub struct Preparer {
 impl Preparer {
     /// For pictures of this form.
     pub fn new(form: Form) -> Result<Self, turbojpeg::Error> {
-        let mut decompressor = Decompressor::new()?;
-        decompressor.set_scan_limit(MAX_SCANS)?;
+        let (decompressor, resizer) = (decompressor()?, fir::Resizer::new());
         let (decoded, resized) = (Vec::new(), Vec::new());
-        Ok(Self { form, decompressor, resizer: fir::Resizer::new(), decoded, resized })
+        Ok(Self { form, decompressor, resizer, decoded, resized })
     }
 
     /// How pictures become.
@@ -150,6 +171,33 @@ impl Preparer {
     /// Bilinear over the whole area a pixel stands for, as Pillow's: interpolation between the four
     /// nearest pixels leaves pixels out when it makes a picture smaller.
     pub fn prepare(&mut self, jpeg: &[u8], out: &mut [f32]) -> Result<(), PictureError> {
+        let from = match self.decode(jpeg) {
+            Ok(from) => from,
+            Err(error) => {
+                // One that has failed may fail at the next picture too.
+                self.decompressor = decompressor().map_err(PictureError::Decode)?;
+                return Err(error);
+            }
+        };
+        let window = self.form.window(from);
+        let to = window.px;
+        let failed = || PictureError::Resize { from, to };
+        self.resized.resize(3 * to.0 as usize * to.1 as usize, 0);
+        let source = TypedImageRef::<U8x3>::from_buffer(from.0, from.1, &self.decoded);
+        let source = source.map_err(|_| failed())?;
+        let target = TypedImage::<U8x3>::from_buffer(to.0, to.1, &mut self.resized);
+        let mut target = target.map_err(|_| failed())?;
+        let options = fir::ResizeOptions::new()
+            .resize_alg(fir::ResizeAlg::Convolution(fir::FilterType::Bilinear))
+            .crop(window.left, window.top, window.width, window.height);
+        let resized = self.resizer.resize_typed(&source, &mut target, &options);
+        resized.map_err(|_| failed())?;
+        self.form.write(&self.resized, to, out);
+        Ok(())
+    }
+
+    /// Into `decoded`; gives width and height.
+    fn decode(&mut self, jpeg: &[u8]) -> Result<(u32, u32), PictureError> {
         let header = self.decompressor.read_header(jpeg).map_err(PictureError::Decode)?;
         let (width, height) = (header.width, header.height);
         if width.saturating_mul(height) > MAX_PIXELS {
@@ -160,21 +208,14 @@ impl Preparer {
         let into = Image { pixels: self.decoded.as_mut_slice(), width, pitch, height, format };
         self.decompressor.decompress(jpeg, into).map_err(PictureError::Decode)?;
         // JPEG's sides have 16 bits.
-        let from = (width as u32, height as u32);
-        let to = self.form.size(from);
-        let failed = || PictureError::Resize { from, to };
-        self.resized.resize(3 * to.0 as usize * to.1 as usize, 0);
-        let source = TypedImageRef::<U8x3>::from_buffer(from.0, from.1, &self.decoded);
-        let source = source.map_err(|_| failed())?;
-        let target = TypedImage::<U8x3>::from_buffer(to.0, to.1, &mut self.resized);
-        let mut target = target.map_err(|_| failed())?;
-        let options = fir::ResizeOptions::new()
-            .resize_alg(fir::ResizeAlg::Convolution(fir::FilterType::Bilinear));
-        let resized = self.resizer.resize_typed(&source, &mut target, &options);
-        resized.map_err(|_| failed())?;
-        self.form.write(&self.resized, to, out);
-        Ok(())
+        Ok((width as u32, height as u32))
     }
+}
+
+fn decompressor() -> Result<Decompressor, turbojpeg::Error> {
+    let mut decompressor = Decompressor::new()?;
+    decompressor.set_scan_limit(MAX_SCANS)?;
+    Ok(decompressor)
 }
 
 #[cfg(test)]
@@ -206,18 +247,42 @@ mod tests {
     }
 
     #[test]
-    fn the_middle_is_cut_out_or_what_is_not_covered_filled() {
+    fn the_middle_is_shown_and_no_more_of_it_is_made_than_the_input_holds() {
+        let crop = |shorter, from| form(Fit::Crop, (224, 224), shorter).window(from);
+        let (left, width) = (112.0 / 448.0 * 640.0, 320.0);
+        let middle = Window { left, top: 0.0, width, height: 320.0, px: (224, 224) };
+        assert_eq!(crop(None, (640, 320)), middle);
+        let smaller = crop(Some(256), (640, 320));
+        assert_eq!((smaller.top, smaller.height), (16.0 / 256.0 * 320.0, 280.0));
+        let thin = crop(None, (16_000, 1));
+        assert!(thin.px == (224, 224) && thin.width == 1.0 && thin.height == 1.0, "{thin:?}");
+        let whole = form(Fit::Letterbox, (224, 224), None).window((640, 320));
+        assert!(whole.px == (224, 112) && whole.width == 640.0 && whole.left == 0.0, "{whole:?}");
+    }
+
+    #[test]
+    fn what_is_shown_never_lies_beyond_the_picture() {
+        for (fit, shorter) in [(Fit::Crop, None), (Fit::Crop, Some(256)), (Fit::Letterbox, None)] {
+            let form = form(fit, (224, 192), shorter);
+            for from in (1..3000).map(|side| (side, 3000 - side)) {
+                let Window { left, top, width, height, px } = form.window(from);
+                let inside = |first: f64, length: f64, side: u32| {
+                    first >= 0.0 && length > 0.0 && first + length <= f64::from(side)
+                };
+                assert!(inside(left, width, from.0) && inside(top, height, from.1), "{from:?}");
+                assert!((1..=224).contains(&px.0) && (1..=192).contains(&px.1), "{from:?} {px:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_picture_does_not_cover_is_filled() {
         let pixel = |x: u8, y: u8| [10 * x + y, 100, 200];
-        let picture = |width: u8, height: u8| -> Vec<u8> {
-            (0..height).flat_map(|y| (0..width).flat_map(move |x| pixel(x, y))).collect()
-        };
-        let mut out = vec![0.0; 12];
-        form(Fit::Crop, (2, 2), None).write(&picture(4, 2), (4, 2), &mut out);
-        assert_eq!(out[..4], [10.0, 20.0, 11.0, 21.0]);
-        assert_eq!(out[4..], [[100.0; 4], [200.0; 4]].concat());
+        let picture = [pixel(0, 0), pixel(1, 0), pixel(0, 1), pixel(1, 1)].concat();
         let mut out = vec![0.0; 4 * 2 * 3];
-        form(Fit::Letterbox, (4, 2), None).write(&picture(2, 2), (2, 2), &mut out);
+        form(Fit::Letterbox, (4, 2), None).write(&picture, (2, 2), &mut out);
         assert_eq!(out[..8], [9.0, 0.0, 10.0, 9.0, 9.0, 1.0, 11.0, 9.0]);
+        assert_eq!(out[9..11], [100.0; 2]);
     }
 
     #[test]
