@@ -15,7 +15,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 
 use super::context::{Change, Context};
 use super::metrics as names;
@@ -59,10 +59,12 @@ pub enum ReadError {
     Work(#[source] WorkError),
     /// The task of a batch.
     #[error("the task of a batch ended without a word")]
-    Task(#[source] tokio::task::JoinError),
+    Task(#[source] JoinError),
 }
 
-type Batch = JoinHandle<(Worker, Vec<(i32, i64)>, Result<(), WorkError>)>;
+/// The worker, the places of what it was given, and what became of it.
+type Done = (Worker, Vec<(i32, i64)>, Result<(), WorkError>);
+type Batch = JoinHandle<Done>;
 
 /// Reads frames.
 pub struct Reader {
@@ -172,14 +174,11 @@ impl Reader {
     }
 
     /// What was done is committed: now, and not before, since a crash until here repeats it.
-    fn end(
-        &mut self,
-        ended: Result<(Worker, Vec<(i32, i64)>, Result<(), WorkError>), tokio::task::JoinError>,
-    ) -> Result<Worker, ReadError> {
+    fn end(&mut self, ended: Result<Done, JoinError>) -> Result<Worker, ReadError> {
         let (worker, places, done) = ended.map_err(ReadError::Task)?;
         done.map_err(ReadError::Work)?;
         self.queue.done(places);
-        self.commit(CommitMode::Async);
+        self.commit();
         self.resume_drained();
         Ok(worker)
     }
@@ -268,13 +267,14 @@ impl Reader {
         list
     }
 
-    fn commit(&mut self, mode: CommitMode) {
+    /// Sent and not waited for, also at the end: leaving the group comes after it.
+    fn commit(&mut self) {
         let done = self.queue.take_done();
         let list = self.list(&done);
         if list.count() == 0 {
             return;
         }
-        if let Err(e) = self.consumer.commit(&list, mode) {
+        if let Err(e) = self.consumer.commit(&list, CommitMode::Async) {
             tracing::debug!(error = %e, "offsets were not committed: this is done again after a crash");
         }
     }
@@ -293,7 +293,7 @@ impl Reader {
                 let Offset::Offset(next) = element.offset() else { continue };
                 let partition = element.partition();
                 let Ok((first, end)) = consumer.fetch_watermarks(&topic, partition, ANSWER) else {
-                    continue;
+                    return;
                 };
                 count_lost(&topic, partition, u64::try_from(first - next).unwrap_or(0));
                 if next > end {
@@ -308,7 +308,7 @@ impl Reader {
     }
 
     async fn leave(mut self) {
-        self.commit(CommitMode::Sync);
+        self.commit();
         let consumer = self.consumer;
         // Leaving waits for the broker, which is why it has a thread of its own.
         let left = tokio::task::spawn_blocking(move || drop(consumer));
@@ -331,9 +331,7 @@ fn count_lost(topic: &str, partition: i32, lost: u64) {
 }
 
 /// The end of the batch under way; never, if there is none.
-async fn ended(
-    batch: &mut Option<Batch>,
-) -> Result<(Worker, Vec<(i32, i64)>, Result<(), WorkError>), tokio::task::JoinError> {
+async fn ended(batch: &mut Option<Batch>) -> Result<Done, JoinError> {
     match batch {
         Some(batch) => batch.await,
         None => std::future::pending().await,

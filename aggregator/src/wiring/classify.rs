@@ -76,11 +76,10 @@ pub async fn run_classify(settings: Settings) -> Result<()> {
                 ended.context("classifying ended by itself")?;
                 bail!("classifying ended by itself");
             }
-            ended = &mut settler => {
-                // It never ends well.
-                let error = ended?.err();
-                bail!("labels cannot be brought to their observations: {error:?}");
-            }
+            ended = &mut settler => return match ended? {
+                Ok(never) => match never {},
+                Err(e) => Err(e).context("labels cannot be brought to their observations"),
+            },
         }
         worker = tokio::select! {
             stopped = stage.stop() => stopped?,
