@@ -37,8 +37,9 @@ const LATE: RangeInclusive<u64> = FRAMES + 1..=2 * FRAMES;
 const SHARED: RangeInclusive<u64> = 2 * FRAMES + 1..=3 * FRAMES;
 /// A frame whose observation never comes.
 const LOST: u64 = 90;
-/// How far Pillow's decoder and resizer may be from Picket's, in confidence.
-const TOLERANCE: f32 = 0.01;
+/// How far Pillow's decoder and resizer may be from Picket's, in confidence: they were 0.00003 apart, and
+/// with red and blue exchanged 0.00017.
+const TOLERANCE: f32 = 0.0001;
 const TOP: usize = 3;
 
 fn folder() -> PathBuf {
@@ -262,8 +263,8 @@ async fn frames_come_first(bench: &mut Bench, by: &mut Process) {
     bench.wait_for_waiting(vec![id(LOST)], by).await;
 }
 
-/// Observations before their frames, which come twice, in the middle of an outage of MongoDB; and a
-/// classifier that has labels at hand, and nowhere to write them, is killed. Gives what there was before
+/// Observations before their frames, in the middle of an outage of MongoDB; and a classifier that has labels
+/// at hand, and nowhere to write them, is killed. Gives what there was before
 /// the frames, and who goes on.
 async fn a_crash_in_the_middle(
     bench: &mut Bench,
@@ -282,14 +283,13 @@ async fn a_crash_in_the_middle(
     .await
     .unwrap();
     by.kill().unwrap();
-    bench.send_all(LATE, frame).await;
     let mut both = [bench.classifier("second"), bench.classifier("third")];
     bench.fleet.stack.start_mongodb().await.unwrap();
     bench.wait_for_labels(LATE, &mut both).await;
     (before, both)
 }
 
-/// Two classifiers share the partitions, and what comes then.
+/// Two classifiers share the partitions, and what comes then, with all former frames once more.
 async fn two_share(bench: &mut Bench, both: &mut [Process; 2]) {
     until("two classifiers with partitions each", LIMIT, async || {
         let mut partitions = [0.0; 2];
@@ -302,6 +302,7 @@ async fn two_share(bench: &mut Bench, both: &mut [Process; 2]) {
     })
     .await
     .unwrap();
+    bench.send_all(EARLY.chain(LATE), frame).await;
     for seq in SHARED {
         bench.send(&frame(seq)).await;
         bench.send(&observation(seq)).await;
