@@ -26,8 +26,10 @@ pub const BATCH_RECORDS: &str = "picket_aggregator_upsert_batch_records_total";
 pub const BATCHES: &str = "picket_aggregator_upsert_batches_total";
 /// From capture to checkpoint.
 pub const CAPTURE_TO_STORE: &str = "picket_aggregator_upsert_capture_to_store_seconds";
-/// Old pictures that were removed.
+/// Pictures that nothing points at, and were removed.
 pub const PICTURES_REMOVED: &str = "picket_aggregator_upsert_pictures_removed_total";
+/// Looks through all pictures.
+pub const SWEEPS: &str = "picket_aggregator_upsert_sweeps_total";
 /// Times that followed from a device's clock records.
 pub const TIMES_CORRECTED: &str = "picket_aggregator_upsert_times_corrected_total";
 /// Times that could not be corrected.
@@ -186,7 +188,16 @@ pub const TABLE: &[Metric] = &[
     metric(
         PICTURES_REMOVED,
         MetricKind::Counter,
-        &[],
-        "Pictures removed because their documents' time was over.",
+        &["why"],
+        "Pictures removed because no document points at them: `expired` where MongoDB deleted it as its \
+         time was over, `orphan` where a picture less than half as old as documents are kept has none, \
+         as a crash came between the two.",
+    ),
+    metric(
+        SWEEPS,
+        MetricKind::Counter,
+        &["outcome"],
+        "Looks through all pictures for those: `done` once for each round, `failed` for each time that \
+         MongoDB or the object store was away; the round then goes on a minute later.",
     ),
 ];

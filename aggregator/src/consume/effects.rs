@@ -63,6 +63,7 @@ impl Entry {
 }
 
 /// A picture on its way to the object store.
+#[derive(Clone)]
 pub struct Image {
     /// Where to.
     pub path: String,

@@ -27,12 +27,16 @@ pub mod relations;
 mod schema;
 mod settings;
 
+use std::collections::BTreeSet;
+
 use futures_util::TryStreamExt;
 use mongodb::bson::{self, Document, doc};
+use mongodb::options::ReadConcern;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use client::Store;
+use documents::collection::FRAMES;
 pub use error::StoreError;
 pub use settings::Settings;
 
@@ -75,5 +79,20 @@ impl Store {
         let documents: Vec<Document> =
             find.await.map_err(failed)?.try_collect().await.map_err(failed)?;
         documents.into_iter().map(|document| decode(collection, document)).collect()
+    }
+
+    /// Those of these ids of pictures that have a document: also one that no majority has yet, as
+    /// whoever asks removes the pictures of the others.
+    pub async fn recorded_pictures(&self, ids: &[String]) -> Result<BTreeSet<String>, StoreError> {
+        if ids.is_empty() {
+            return Ok(BTreeSet::new());
+        }
+        let failed = |e| StoreError::Read { collection: FRAMES, source: Box::new(e) };
+        let frames = self.database.collection::<Document>(FRAMES);
+        let find = frames.find(doc! { "_id": { "$in": ids } }).projection(doc! { "_id": 1 });
+        let found = find.read_concern(ReadConcern::local()).await.map_err(failed)?;
+        let found: Vec<Document> = found.try_collect().await.map_err(failed)?;
+        let id = |document: Document| document.get_str("_id").map(str::to_owned).ok();
+        Ok(found.into_iter().filter_map(id).collect())
     }
 }
