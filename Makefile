@@ -153,7 +153,7 @@ bench-track-speed: ## frames a second of the tracker beside the crate trackforge
 deps: ## install the system's packages that are missing (says which first; root or sudo)
 	@install/install-packages.sh
 
-fetch: ## download model, runtime, clip, Kafka and MongoDB, each checked by its sha256
+fetch: ## download model, runtime, clip, Kafka, MongoDB and SeaweedFS, each checked by its sha256
 	@models/fetch.py
 	@models/fetch.py --manifest tests/stack/MANIFEST.toml
 	@tests/stack/fetch-kafka.sh

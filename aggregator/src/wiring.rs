@@ -173,7 +173,7 @@ async fn keep_alive() -> Infallible {
 /// Says whether the object store takes pictures, and if not why; whoever has one to write waits for it
 /// without being told.
 async fn reach_images(images: Images) {
-    while let Err(error) = images.store_time().await {
+    while let Err(error) = images.check().await {
         tracing::warn!("pictures wait, trying again: {}", chain(&error));
         tokio::time::sleep(IMAGES_RETRY).await;
     }

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::TryStreamExt;
 use object_store::limit::LimitStore;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as ObjectPath;
@@ -98,8 +99,14 @@ impl Images {
         self.orphans_after / 4
     }
 
-    /// The time by the store's own clock, by which it tells the age of what it has; also that the store
-    /// takes what it is given.
+    /// Whether the store can be listed, takes what it is given, and gives it back.
+    pub async fn check(&self) -> Result<(), ImageError> {
+        let first = self.store.list(None).try_next().await;
+        first.map_err(|source| self.unusable(source))?;
+        self.store_time().await.map(drop)
+    }
+
+    /// The time by the store's own clock, by which it tells the age of what it has.
     pub async fn store_time(&self) -> Result<ObjectMeta, ImageError> {
         let path = ObjectPath::from(CLOCK);
         let asked = async {

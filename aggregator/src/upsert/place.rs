@@ -68,17 +68,15 @@ impl Place {
                  authority that signed it"
             ));
         }
-        match error {
-            object_store::Error::PermissionDenied { .. }
-            | object_store::Error::Unauthenticated { .. } => Some(format!(
+        // Of a listing the library does not tell what kind of refusal it is.
+        if says(&["403 Forbidden", "401 Unauthorized", "<Code>AccessDenied<"]) {
+            return Some(format!(
                 "the key in {file} lacks a right to the bucket {bucket}: docs/running.md has those \
                  that it needs"
-            )),
-            _ if is_unreachable(error) => {
-                Some(format!("{address} does not answer: start it, or correct upsert.s3.endpoint"))
-            }
-            _ => None,
+            ));
         }
+        is_unreachable(error)
+            .then(|| format!("{address} does not answer: start it, or correct upsert.s3.endpoint"))
     }
 }
 
