@@ -14,12 +14,15 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use futures_util::TryStreamExt;
-use mongodb::Client;
 use mongodb::bson::{Document, doc};
+use mongodb::options::IndexOptions;
+use mongodb::{Client, IndexModel};
 use object_store::path::Path as ObjectPath;
 use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, ObjectStoreExt};
-use picket_aggregator::upsert::{Images, Settings, digest};
+use picket_aggregator::config;
+use picket_aggregator::store::Store;
+use picket_aggregator::upsert::{Images, Settings, Sweeper, Turn, digest};
 use picket_service::logging::chain;
 use picket_tests::faults::{
     Bench, LIMIT, end, nothing_is_lost, on_bench, short_or_long, ten_a_second, wait_for_drained,
@@ -138,6 +141,59 @@ fn a_store_that_is_killed_in_mid_run_costs_no_picture_and_doubles_none() {
     });
 }
 
+/// Those of a device's pictures that have no document.
+async fn without_documents(fleet: &Fleet, agent: &Agent) -> Result<Vec<String>> {
+    let (kept, recorded) = (kept(fleet).await?, recorded(fleet, doc! {}).await?);
+    let is_own = |path: &String| path.starts_with(&agent.prefix());
+    Ok(kept.into_iter().filter(|path| is_own(path) && !recorded.contains_key(path)).collect())
+}
+
+#[test]
+fn a_picture_that_waits_for_its_document_is_no_orphan_to_another_aggregator() {
+    on_a_bucket(async |bench, _| {
+        let fleet = &mut bench.fleet;
+        let frames = fleet.database.collection::<Document>("frames");
+        // A second document of the device is refused, and tried again.
+        let options = IndexOptions::builder()
+            .unique(true)
+            .name("one-alone".to_owned())
+            .partial_filter_expression(doc! { "device": "barn" })
+            .build();
+        let index = IndexModel::builder().keys(doc! { "device": 1 }).options(options).build();
+        frames.create_index(index).await?;
+        let (agent, mut process) = agent_that_delivers(fleet, "barn").await?;
+        let mut waits = Vec::new();
+        until("a picture that waits", LIMIT, async || {
+            waits = without_documents(fleet, &agent).await?;
+            Ok(if waits.is_empty() { Err("none".to_owned()) } else { Ok(()) })
+        })
+        .await?;
+        let changed = async |path: &str| {
+            let object = fleet.pictures.head(&ObjectPath::from(path)).await?;
+            anyhow::Ok(object.last_modified)
+        };
+        let first = changed(&waits[0]).await?;
+        until("it to be older than an orphan, and young", LIMIT, async || {
+            let age = (changed(&waits[0]).await? - first).num_seconds();
+            Ok(if age > 10 { Ok(()) } else { Err(format!("{age} s")) })
+        })
+        .await?;
+        let settings = config::load(&fleet.aggregator_config())?.settings;
+        let (images, store) =
+            (Images::open(&settings.upsert)?, Store::open(&settings.store).await?);
+        let mut sweeper = Sweeper::new(images, store, settings.upsert.retention());
+        while sweeper.turn().await? == Turn::More {}
+        let kept = kept(fleet).await?;
+        ensure!(waits.iter().all(|path| kept.contains(path)), "of {waits:?} some are gone");
+
+        frames.drop_index("one-alone").await?;
+        wait_for_drained(&agent, &mut process, LIMIT).await?;
+        end(&mut process).await?;
+        nothing_is_lost(fleet, &[&agent]).await?;
+        Ok(())
+    });
+}
+
 /// Has MongoDB refuse documents of pictures, and nothing else, or take them again.
 async fn refuse_documents(fleet: &Fleet, refuse: bool) -> Result<()> {
     let settings = &fleet.stack.settings().mongodb;
@@ -161,9 +217,8 @@ fn pictures_that_a_killed_aggregator_left_without_documents_go_and_nothing_else_
         refuse_documents(fleet, true).await?;
         until("pictures without documents", LIMIT, async || {
             process.expect_running()?;
-            let (kept, recorded) = (kept(fleet).await?, recorded(fleet, doc! {}).await?);
-            let orphans = kept.iter().filter(|path| !recorded.contains_key(*path)).count();
-            Ok(if orphans > 0 { Ok(()) } else { Err(format!("{} pictures", kept.len())) })
+            let orphans = without_documents(fleet, &agent).await?.len();
+            Ok(if orphans > 0 { Ok(()) } else { Err("none".to_owned()) })
         })
         .await?;
         fleet.aggregator.kill()?;

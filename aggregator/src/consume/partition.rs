@@ -215,9 +215,10 @@ impl Worker {
         clock.step_done("dead-letters");
         let paths = effects.images.iter().map(|image| image.path.clone()).collect();
         let claim = self.shared.images.claim(paths).await;
+        let pictures_since = Instant::now();
         self.put_images(&effects.images, name).await?;
         clock.step_done("images");
-        self.write(&effects, name).await?;
+        self.write(&effects, pictures_since, name).await?;
         drop(claim);
         clock.step_done("documents");
         self.tell(&effects.told, name).await?;
@@ -301,15 +302,24 @@ impl Worker {
         }
     }
 
-    async fn write(&self, effects: &Effects, name: &str) -> Result<(), PartitionError> {
+    /// Writes documents until MongoDB has them all. Pictures that wait for theirs are written again
+    /// before they are so old that another instance takes them for orphans.
+    async fn write(
+        &self,
+        effects: &Effects,
+        mut pictures_since: Instant,
+        name: &str,
+    ) -> Result<(), PartitionError> {
         let mut backoff = Backoff::new(name);
-        let mut pictures_at = Instant::now();
         for (collection, updates) in &effects.writes {
-            while let Err(e) = self.shared.store.write(collection, updates.clone()).await {
-                backoff.absorb(PartitionError::Write(e)).await?;
-                if pictures_at.elapsed() > self.shared.images.renew_after() {
+            loop {
+                if pictures_since.elapsed() > self.shared.images.renew_after() {
+                    pictures_since = Instant::now();
                     self.put_images(&effects.images, name).await?;
-                    pictures_at = Instant::now();
+                }
+                match self.shared.store.write(collection, updates.clone()).await {
+                    Ok(()) => break,
+                    Err(e) => backoff.absorb(PartitionError::Write(e)).await?,
                 }
             }
         }

@@ -50,7 +50,7 @@ pub enum ImageError {
         advice: Option<String>,
         /// Why.
         #[source]
-        source: object_store::Error,
+        source: Box<object_store::Error>,
     },
     /// A picture could not be written.
     #[error("cannot write the picture {path}{}", told(advice))]
@@ -61,7 +61,7 @@ pub enum ImageError {
         advice: Option<String>,
         /// Why.
         #[source]
-        source: object_store::Error,
+        source: Box<object_store::Error>,
     },
     /// A picture could not be read.
     #[error("cannot read the picture {path}")]

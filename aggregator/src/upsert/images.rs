@@ -119,7 +119,7 @@ impl Images {
     /// The store refused what is not about one picture.
     pub(super) fn unusable(&self, source: object_store::Error) -> ImageError {
         let advice = self.place.advice(&source);
-        ImageError::Unusable { place: self.place.to_string(), advice, source }
+        ImageError::Unusable { place: self.place.to_string(), advice, source: source.into() }
     }
 
     /// Writes a picture whole or not at all; returns once it is durable.
@@ -128,7 +128,7 @@ impl Images {
         let result = self.puts.put(&place, jpeg).await;
         result.map(drop).map_err(|source| {
             let advice = self.place.advice(&source);
-            ImageError::Put { path: path.to_owned(), advice, source }
+            ImageError::Put { path: path.to_owned(), advice, source: source.into() }
         })
     }
 
