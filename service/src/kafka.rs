@@ -175,6 +175,7 @@ const REFUSED: &[(&[&str], &str)] = &[
         "what is on its way is bounded by max_in_flight_bytes and max_in_flight_records of the agent",
     ),
     (&["queue.buffering.max.ms"], "give it by its other name, \"linger.ms\""),
+    (&["group.instance.id"], "use the field static_member"),
     (
         &["group.*", "partition.assignment.strategy", "max.poll.interval.ms", "topic.blacklist"],
         "the group is joined as the checkpoints need it; its name is the field group",

@@ -85,6 +85,9 @@ pub fn consumer(settings: &Settings, instance: &str) -> Result<ClientConfig, Cli
         .set("auto.offset.reset", "error")
         .set("allow.auto.create.topics", "false")
         .set("statistics.interval.ms", "2000");
+    if let Some(name) = &settings.static_member {
+        config.set("group.instance.id", name);
+    }
     Ok(config)
 }
 

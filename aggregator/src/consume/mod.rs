@@ -109,7 +109,7 @@ impl Centre {
         store: Store,
         images: Images,
     ) -> Result<Self, CentreError> {
-        let instance = match &settings.instance {
+        let instance = match settings.instance.as_ref().or(settings.static_member.as_ref()) {
             Some(name) => name.clone(),
             None => format!("aggregator-{:08x}", getrandom::u32().map_err(CentreError::Instance)?),
         };
