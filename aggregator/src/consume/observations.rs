@@ -452,11 +452,7 @@ impl Observations {
         if self.tells {
             self.tell(&changes, effects);
         }
-        let records = changes.records.into_iter().map(|document| {
-            let id = document.get_str("_id").unwrap_or_default().to_owned();
-            Update::insert_once(&id, document)
-        });
-        effects.writes.push((collection::OBSERVATIONS, records.collect()));
+        effects.inserts.push((collection::OBSERVATIONS, changes.records));
         let tracks = changes.tracks.values().map(|track| {
             let document = encode(collection::TRACKS, track)?;
             Ok(Update::keep_higher(&track.id, &TrackDocument::ORDER, document))

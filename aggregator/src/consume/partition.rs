@@ -292,8 +292,13 @@ impl Worker {
 
     async fn write(&self, effects: &Effects, name: &str) -> Result<(), PartitionError> {
         let mut backoff = Backoff::new(name);
+        for (collection, documents) in &effects.inserts {
+            while let Err(e) = self.shared.store.insert_once(collection, documents).await {
+                backoff.absorb(PartitionError::Write(e)).await?;
+            }
+        }
         for (collection, updates) in &effects.writes {
-            while let Err(e) = self.shared.store.write(collection, updates.clone()).await {
+            while let Err(e) = self.shared.store.write(collection, updates).await {
                 backoff.absorb(PartitionError::Write(e)).await?;
             }
         }

@@ -12,6 +12,8 @@ use super::camera::{Camera, Changes, Newest};
 use super::provisional::{StoredObservation, replaced, retracked, set};
 use super::runs::{EpochRuns, Frame, Standing, Stretch, Tracked};
 use crate::metrics::TRACKERS_DISCARDED;
+use crate::store::documents::collection;
+use crate::store::encode_raw;
 use crate::track::{Detection, TrackSummary};
 use crate::upsert::{self, LostRun, Origin, WallTimes};
 
@@ -246,7 +248,8 @@ impl Camera {
                  go on without them");
             let ingest = origin.ingest(self.retention.observations_days);
             let lost = LostRun { epoch, first, last };
-            match upsert::given_up(&self.key, lost, &ingest) {
+            let document = upsert::given_up(&self.key, lost, &ingest);
+            match document.and_then(|d| encode_raw(collection::OBSERVATIONS, &d)) {
                 Ok(document) => changes.records.push(document),
                 Err(error) => tracing::error!(error = chain(&error), "a gap cannot be stored"),
             }

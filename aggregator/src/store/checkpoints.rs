@@ -343,7 +343,7 @@ impl Store {
             .into(),
             upsert: false,
         };
-        let fence = self.write_in(session, collection::CHECKPOINTS, vec![partition]).await?;
+        let fence = self.write_in(session, collection::CHECKPOINTS, &[partition]).await?;
         if fence.matched == 0 {
             return Err(StoreError::Fenced { partition: claim.id() });
         }
@@ -353,7 +353,7 @@ impl Store {
             (collection::CAMERAS, &end.cameras),
             (collection::DEAD_LETTERS, &end.letters),
         ] {
-            self.write_in(session, collection, updates.clone()).await?;
+            self.write_in(session, collection, updates).await?;
         }
         Ok(())
     }

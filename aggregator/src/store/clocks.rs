@@ -243,7 +243,7 @@ impl Store {
         let change =
             vec![doc! { "$set": { doing: set_apart } }, doc! { "$unset": [from_us, to_us] }];
         let update = Update { filter, change: pipeline(change), upsert: false };
-        self.write(collection::CLOCKS, vec![update]).await
+        self.write(collection::CLOCKS, &[update]).await
     }
 
     /// Notes that what was set apart with this number is done; of another one nothing is noted.
@@ -255,7 +255,7 @@ impl Store {
         let rest = doc! { "$cond": [is_all, "$$REMOVE", now] };
         let change = vec![doc! { "$unset": doing }, doc! { "$set": { field: rest } }];
         let update = Update { filter, change: pipeline(change), upsert: false };
-        self.write(collection::CLOCKS, vec![update]).await
+        self.write(collection::CLOCKS, &[update]).await
     }
 }
 

@@ -169,7 +169,7 @@ impl Store {
         let anew = doc! { "$unset": { "to": "", "arrived": "" } };
         let updates =
             letters.iter().map(|letter| letter.update(LetterState::Retrying, anew.clone()));
-        self.write(collection::DEAD_LETTERS, updates.collect::<Result<_, _>>()?).await
+        self.write(collection::DEAD_LETTERS, &updates.collect::<Result<Vec<_>, _>>()?).await
     }
 
     /// Says that these are on their topics. The centre may have met them by now.
@@ -185,7 +185,7 @@ impl Store {
                 updates.push(Update { filter, change, upsert: false });
             }
         }
-        self.write(collection::DEAD_LETTERS, updates).await
+        self.write(collection::DEAD_LETTERS, &updates).await
     }
 
     /// Says that these lie where they lay: they were not put back.
@@ -197,14 +197,14 @@ impl Store {
             let filter = doc! { "_id": id, "state": "retrying" };
             updates.push(Update { filter, change, upsert: false });
         }
-        self.write(collection::DEAD_LETTERS, updates).await
+        self.write(collection::DEAD_LETTERS, &updates).await
     }
 
     /// Says that nobody wants these.
     pub async fn drop_letters(&self, letters: &[Dealt]) -> Result<(), StoreError> {
         let updates =
             letters.iter().map(|letter| letter.update(LetterState::Dropped, Document::new()));
-        self.write(collection::DEAD_LETTERS, updates.collect::<Result<_, _>>()?).await
+        self.write(collection::DEAD_LETTERS, &updates.collect::<Result<Vec<_>, _>>()?).await
     }
 }
 

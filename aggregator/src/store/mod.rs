@@ -28,7 +28,7 @@ mod schema;
 mod settings;
 
 use futures_util::TryStreamExt;
-use mongodb::bson::{self, Document, doc};
+use mongodb::bson::{self, Document, RawDocumentBuf, doc};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -39,6 +39,15 @@ pub use settings::Settings;
 /// A value as a document.
 pub fn encode(collection: &'static str, value: &impl Serialize) -> Result<Document, StoreError> {
     bson::serialize_to_document(value)
+        .map_err(|e| StoreError::Encode { collection, source: Box::new(e) })
+}
+
+/// A value as a document in the form in which it is sent.
+pub fn encode_raw(
+    collection: &'static str,
+    value: &impl Serialize,
+) -> Result<RawDocumentBuf, StoreError> {
+    bson::serialize_to_raw_document_buf(value)
         .map_err(|e| StoreError::Encode { collection, source: Box::new(e) })
 }
 
