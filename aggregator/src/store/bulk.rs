@@ -265,7 +265,8 @@ mod tests {
     fn a_large_batch_is_cut_by_count_and_by_bytes_and_loses_nothing() {
         let write = |n: usize, size: usize| rawdoc! { "_id": n as i64, "fill": "x".repeat(size) };
         let cut = |writes: Vec<RawDocumentBuf>| {
-            let counts = split(borrowed(&writes)).into_iter().map(|array| array.into_iter().count());
+            let counts =
+                split(borrowed(&writes)).into_iter().map(|array| array.into_iter().count());
             counts.collect::<Vec<_>>()
         };
         assert_eq!(cut((0..2500).map(|n| write(n, 1)).collect()), [1000, 1000, 500]);
