@@ -17,7 +17,7 @@ const BEGINNING: [&str; 8] =
 /// What follows from the clocks of the device.
 const TIMES: [&str; 3] = ["first_seen", "last_seen", "corrected"];
 /// What of a track changes when its epoch ends.
-const STATE: [&str; 2] = ["state", "rev"];
+pub const STATE: [&str; 2] = ["state", "rev"];
 
 /// An epoch, as far as tracks of it depend on it.
 pub struct Epoch<'a> {

@@ -35,6 +35,15 @@ pub enum Step {
     Tracked(Vec<Option<String>>),
 }
 
+/// What is known of the tracks that were in view.
+enum View {
+    /// All.
+    Known,
+    /// Nothing: something is missing. Since then nothing was found that could continue one of them,
+    /// microseconds since the epoch's start; none before the next observation.
+    Lost(Option<u64>),
+}
+
 struct Living {
     made: Made,
     is_wanted: bool,
@@ -44,9 +53,7 @@ struct Living {
 pub struct Walk {
     settings: Settings,
     runs: EpochRuns,
-    /// Since when nothing was found that could continue a track, microseconds since the epoch's start,
-    /// while what was in view is not known; 0 before the first observation.
-    unsure_since_us: Option<Option<u64>>,
+    view: View,
     living: BTreeMap<String, Living>,
     /// Tracks that ended and are to be compared.
     ended: Vec<Made>,
@@ -63,7 +70,7 @@ impl Walk {
         Self {
             runs: EpochRuns::new(settings.clone()),
             settings,
-            unsure_since_us: None,
+            view: View::Known,
             living: BTreeMap::new(),
             ended: Vec::new(),
             born: HashSet::new(),
@@ -77,7 +84,7 @@ impl Walk {
         self.cut_off += self.living.values().filter(|living| living.is_wanted).count() as u64;
         self.living.clear();
         self.runs = EpochRuns::new(self.settings.clone());
-        self.unsure_since_us = Some(None);
+        self.view = View::Lost(None);
     }
 
     /// The next observation. Its tracks are compared if it `is_wanted`.
@@ -118,19 +125,19 @@ impl Walk {
 
     /// Whether the tracker stands where the centre's stood.
     fn is_sure(&mut self, frame: &Frame) -> bool {
-        let Some(since_us) = self.unsure_since_us else { return true };
+        let View::Lost(since_us) = self.view else { return true };
         // Tracks may have been seen a moment before.
         let since_us = since_us.unwrap_or(frame.mono_us);
         let gap_us = self.settings.max_gap_ms.saturating_mul(1000);
         if frame.mono_us.saturating_sub(since_us) > gap_us {
-            self.unsure_since_us = None;
+            self.view = View::Known;
             self.known.push((frame.seq, frame.seq));
             return true;
         }
         let could_continue = |score: f32| f64::from(score) >= self.settings.low_score;
         let is_quiet = !frame.detections.iter().any(|d| could_continue(d.score));
         let since_us = if is_quiet { since_us } else { since_us.max(frame.mono_us) };
-        self.unsure_since_us = Some(Some(since_us));
+        self.view = View::Lost(Some(since_us));
         false
     }
 
