@@ -240,6 +240,18 @@ async fn wait_for_metric(fleet: &mut Fleet, name: &str) -> Result<()> {
     .await
 }
 
+/// Which documents MongoDB itself does not take for valid.
+async fn invalid(database: &Database) -> Result<Vec<Document>> {
+    let mut invalid = Vec::new();
+    for name in schema::collections() {
+        let validator = schema::validator(name).unwrap();
+        let filter = doc! { "$nor": [mongodb::bson::serialize_to_document(&validator)?] };
+        let found = database.collection::<Document>(name).find(filter).limit(1).await?;
+        invalid.extend(found.try_collect::<Vec<_>>().await?);
+    }
+    Ok(invalid)
+}
+
 /// Where a device's camera lies, as the id of its partition's checkpoint.
 async fn partition(fleet: &Fleet, device: &str) -> Result<String> {
     let checkpoints = fleet.database.collection::<Document>("checkpoints");
@@ -261,6 +273,8 @@ fn a_spoilt_ledger_stops_its_partition_alone_and_a_newer_checkpoint_ends_tracks_
         wait_for_stored(fleet, &other, &mut other_process, 10).await?;
         let place = partition(fleet, "spoilt").await?;
         ensure!(place != partition(fleet, "other").await?, "give one of the devices another name");
+        let invalid = invalid(&fleet.database).await?;
+        ensure!(invalid.is_empty(), "the programs themselves stored {invalid:?}");
         fleet.aggregator.terminate(LIMIT).await?;
         let documents = |name: &str| fleet.database.collection::<Document>(name);
         let ledger = documents("ledger").find_one(doc! { "device": "spoilt" }).await?.unwrap();

@@ -29,7 +29,7 @@ fn is_type(value: &Bson, name: &str) -> bool {
 }
 
 fn is_valid(schema: &Value, value: &Bson) -> bool {
-    let (fields, nobody) = (value.as_document(), Document::new());
+    let fields = value.as_document();
     schema.as_object().unwrap().iter().all(|(key, wants)| match key.as_str() {
         "title" | "description" => true,
         "bsonType" => match wants {
@@ -37,11 +37,10 @@ fn is_valid(schema: &Value, value: &Bson) -> bool {
             names => names.as_array().unwrap().iter().any(|n| is_type(value, n.as_str().unwrap())),
         },
         "enum" => wants.as_array().unwrap().iter().any(|one| value.as_str() == one.as_str()),
-        "required" => wants
-            .as_array()
-            .unwrap()
-            .iter()
-            .all(|name| fields.unwrap_or(&nobody).contains_key(name.as_str().unwrap())),
+        // Of what is no document nothing is required.
+        "required" => fields.is_none_or(|fields| {
+            wants.as_array().unwrap().iter().all(|name| fields.contains_key(name.as_str().unwrap()))
+        }),
         "properties" => wants.as_object().unwrap().iter().all(|(name, schema)| {
             fields.and_then(|fields| fields.get(name)).is_none_or(|field| is_valid(schema, field))
         }),
