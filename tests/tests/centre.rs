@@ -509,9 +509,18 @@ async fn a_former_owner_that_wakes_up_changes_nothing() {
     let bench = bench().await;
     let store = bench.store().await;
     let (mut old, _) = store.claim("picket.test", 0, "a").await.unwrap();
+    let ledger = |offset: i64| {
+        let accounts = doc! {
+            "stored": 0_i64, "skipped": 0_i64, "dropped": {}, "pictures_dropped": {}, "refused": {},
+        };
+        doc! {
+            "device": "fence", "camera": "a", "accounted": [[1_i64, 1_i64]], "accounts": accounts,
+            "offset": offset,
+        }
+    };
     let end = |offset| BatchEnd {
         next_offset: offset,
-        ledger: vec![Update::set("fence/a/1-0a1b2c3d", doc! { "offset": offset })],
+        ledger: vec![Update::set("fence/a/1-0a1b2c3d", ledger(offset))],
         ..BatchEnd::default()
     };
     store.end_batch(&mut old, &end(10)).await.unwrap();

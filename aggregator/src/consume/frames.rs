@@ -38,7 +38,8 @@ impl Frames {
             .collect();
         let ids: Vec<_> = ids.into_iter().collect();
         let fields = Some(Stored::fields());
-        let found = self.store.find_by_ids::<Stored>(collection::FRAMES, &ids, fields).await?;
+        let found =
+            self.store.find_readable_by_ids::<Stored>(collection::FRAMES, &ids, fields).await?;
         Ok(found.into_iter().map(Stored::known).collect())
     }
 

@@ -283,7 +283,8 @@ impl Group {
             counter!(names::PARTITIONS_STOPPED, "why" => "fenced").increment(1);
             tracing::warn!(topic, partition, "{topic}/{partition} stopped: {}", chain(error));
         } else {
-            counter!(names::PARTITIONS_STOPPED, "why" => "failed").increment(1);
+            let why = if error.is_unreadable() { "unreadable" } else { "failed" };
+            counter!(names::PARTITIONS_STOPPED, "why" => why).increment(1);
             tracing::error!(
                 topic,
                 partition,

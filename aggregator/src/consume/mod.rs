@@ -38,6 +38,7 @@ mod outbox;
 mod partition;
 mod provisional;
 mod renewal;
+pub mod replay;
 mod returned;
 mod runs;
 mod settings;

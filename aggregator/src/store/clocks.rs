@@ -18,6 +18,7 @@ use mongodb::bson::{Bson, Document, doc};
 use mongodb::options::Hint;
 use picket_wire::observation::ClockState;
 use picket_wire::{CameraKey, EpochId};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::bulk::Update;
@@ -143,7 +144,7 @@ pub fn look_at_pictures(
 
 /// What is due of an epoch for one reason, as far as it is set apart. What became due since stands
 /// beside it, as `from_us` and `to_us`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Work {
     /// What is worked off now, or was when somebody crashed.
     #[serde(default)]
@@ -151,7 +152,7 @@ pub struct Work {
 }
 
 /// A stretch that is set apart, and does not change until it is done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Doing {
     /// Which.
     pub stretch: Stretch,
@@ -161,7 +162,7 @@ pub struct Doing {
 
 /// What is known of the clocks of one epoch of one camera. `_id` is
 /// `<device>/<camera>/<epoch>-<instance>`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ClockDocument {
     /// Epoch of a camera.
     #[serde(rename = "_id")]
