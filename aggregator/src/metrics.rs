@@ -14,6 +14,8 @@ pub const DUPLICATES: &str = "picket_aggregator_consume_duplicates_total";
 pub const LATE: &str = "picket_aggregator_track_late_total";
 /// States of trackers that this build could not take over.
 pub const TRACKERS_DISCARDED: &str = "picket_aggregator_track_states_discarded_total";
+/// Stored documents that cannot be read.
+pub const UNREADABLE: &str = "picket_aggregator_store_documents_unreadable_total";
 /// Frames that devices dropped.
 pub const DROPPED: &str = "picket_aggregator_consume_dropped_frames_total";
 /// Time from the first record of a batch to its checkpoint.
@@ -87,8 +89,16 @@ pub const TABLE: &[Metric] = &[
         TRACKERS_DISCARDED,
         MetricKind::Counter,
         &["why"],
-        "Cameras whose tracks were ended early, because this build or its settings could not go on \
-         from their state.",
+        "Cameras whose tracks were ended early, because this build could not go on from their state: it is \
+         of a `newer-version` of the tracker or of another `version`, of other `settings`, `unreadable`, or \
+         far too many `epochs` waited.",
+    ),
+    metric(
+        UNREADABLE,
+        MetricKind::Counter,
+        &["collection"],
+        "Stored documents that cannot be read, because somebody changed them, and were passed over. The \
+         log names each with its field.",
     ),
     metric(
         DROPPED,
@@ -143,7 +153,8 @@ pub const TABLE: &[Metric] = &[
         PARTITIONS_STOPPED,
         MetricKind::Counter,
         &["why"],
-        "Partitions that this instance stopped working on: `fenced` by another owner, or `failed`.",
+        "Partitions that this instance stopped working on: `fenced` by another owner, `unreadable` where a \
+         document of their books is, or `failed`. They are tried again.",
     ),
     metric(PARTITIONS, MetricKind::Gauge, &[], "Partitions that this instance works on."),
     metric(

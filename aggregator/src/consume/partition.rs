@@ -311,16 +311,21 @@ impl Worker {
         name: &str,
     ) -> Result<(), PartitionError> {
         let mut backoff = Backoff::new(name);
-        for (collection, updates) in &effects.writes {
+        for (collection, documents) in &effects.inserts {
             loop {
                 if pictures_since.elapsed() > self.shared.images.renew_after() {
                     pictures_since = Instant::now();
                     self.put_images(&effects.images, name).await?;
                 }
-                match self.shared.store.write(collection, updates.clone()).await {
+                match self.shared.store.insert_once(collection, documents).await {
                     Ok(()) => break,
                     Err(e) => backoff.absorb(PartitionError::Write(e)).await?,
                 }
+            }
+        }
+        for (collection, updates) in &effects.writes {
+            while let Err(e) = self.shared.store.write(collection, updates).await {
+                backoff.absorb(PartitionError::Write(e)).await?;
             }
         }
         Ok(())
