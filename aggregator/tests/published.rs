@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use picket_aggregator::config::Settings;
+use picket_aggregator::store::schema;
 use picket_service::{metrics, published, reference};
 
 fn page(name: &str) -> std::path::PathBuf {
@@ -38,4 +39,15 @@ fn the_metrics_reference_says_what_is_declared() -> Result<(), String> {
         metrics::reference(&table)
     );
     published::check(&page("metrics-aggregator.md"), &text)
+}
+
+#[test]
+fn each_collection_has_a_published_schema_that_says_what_the_types_say() -> Result<(), String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas");
+    for name in schema::collections() {
+        let validator = schema::validator(name).ok_or_else(|| format!("{name} has no schema"))?;
+        let text = serde_json::to_string_pretty(&validator).map_err(|e| e.to_string())? + "\n";
+        published::check(&folder.join(format!("{name}.json")), &text)?;
+    }
+    Ok(())
 }

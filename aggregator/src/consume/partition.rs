@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
-use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
+use futures_util::{FutureExt, StreamExt, stream};
 use jiff::Timestamp;
 use metrics::{counter, histogram};
 use picket_wire::Outgoing;
@@ -213,9 +213,13 @@ impl Worker {
         clock.step_done("work");
         self.put_aside(&effects, name).await?;
         clock.step_done("dead-letters");
-        self.put_images(std::mem::take(&mut effects.images), name).await?;
+        let paths = effects.images.iter().map(|image| image.path.clone()).collect();
+        let claim = self.shared.images.claim(paths).await;
+        let pictures_since = Instant::now();
+        self.put_images(&effects.images, name).await?;
         clock.step_done("images");
-        self.write(&effects, name).await?;
+        self.write(&effects, pictures_since, name).await?;
+        drop(claim);
         clock.step_done("documents");
         self.tell(&effects.told, name).await?;
         clock.step_done("tracks");
@@ -278,22 +282,49 @@ impl Worker {
         Ok(())
     }
 
-    async fn put_images(&self, images: Vec<Image>, name: &str) -> Result<(), PartitionError> {
+    /// Writes pictures until the store has them all.
+    async fn put_images(&self, images: &[Image], name: &str) -> Result<(), PartitionError> {
         let store = &self.shared.images;
-        let writes = images.into_iter().map(|image| async move {
-            let mut backoff = Backoff::new(name);
-            while let Err(e) = store.put(&image.path, image.jpeg.clone()).await {
-                backoff.absorb(PartitionError::Image(e)).await?;
-            }
-            Ok(())
-        });
-        stream::iter(writes).buffer_unordered(IMAGES_AT_ONCE).try_collect().await
+        let mut backoff = Backoff::new(name);
+        let mut left = images.to_vec();
+        loop {
+            let puts = left.into_iter().map(|image| async move {
+                let outcome = store.put(&image.path, image.jpeg.clone()).await;
+                outcome.err().map(|error| (image, error))
+            });
+            let failed = stream::iter(puts).buffer_unordered(IMAGES_AT_ONCE);
+            let failed: Vec<_> = failed.filter_map(std::future::ready).collect().await;
+            let (images, errors): (Vec<_>, Vec<_>) = failed.into_iter().unzip();
+            // Told of once, not for each picture.
+            let Some(error) = errors.into_iter().next() else { return Ok(()) };
+            backoff.absorb(PartitionError::Image(error)).await?;
+            left = images;
+        }
     }
 
-    async fn write(&self, effects: &Effects, name: &str) -> Result<(), PartitionError> {
+    /// Writes documents until MongoDB has them all. Pictures that wait for theirs are written again
+    /// before they are so old that another instance takes them for orphans.
+    async fn write(
+        &self,
+        effects: &Effects,
+        mut pictures_since: Instant,
+        name: &str,
+    ) -> Result<(), PartitionError> {
         let mut backoff = Backoff::new(name);
+        for (collection, documents) in &effects.inserts {
+            loop {
+                if pictures_since.elapsed() > self.shared.images.renew_after() {
+                    pictures_since = Instant::now();
+                    self.put_images(&effects.images, name).await?;
+                }
+                match self.shared.store.insert_once(collection, documents).await {
+                    Ok(()) => break,
+                    Err(e) => backoff.absorb(PartitionError::Write(e)).await?,
+                }
+            }
+        }
         for (collection, updates) in &effects.writes {
-            while let Err(e) = self.shared.store.write(collection, updates.clone()).await {
+            while let Err(e) = self.shared.store.write(collection, updates).await {
                 backoff.absorb(PartitionError::Write(e)).await?;
             }
         }

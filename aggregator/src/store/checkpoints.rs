@@ -17,6 +17,7 @@ use mongodb::bson::{Bson, DateTime, Document, doc};
 use mongodb::options::{ReadConcern, ReturnDocument, TransactionOptions};
 use mongodb::{ClientSession, error};
 use picket_wire::{CameraKey, EpochId};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::bulk::Update;
@@ -24,6 +25,7 @@ use super::client::{Store, durable};
 use super::documents::collection;
 use super::error::StoreError;
 use super::ledger::ledger_id;
+use super::schema::Date;
 use super::{decode, encode};
 
 /// A partition that this instance owns, and since which epoch.
@@ -62,7 +64,7 @@ pub fn camera_checkpoint_id(camera: &str) -> String {
 }
 
 /// A partition's checkpoint.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PartitionCheckpoint {
     /// `partition/<topic>/<number>`.
     #[serde(rename = "_id")]
@@ -84,7 +86,7 @@ pub struct PartitionCheckpoint {
 }
 
 /// A checkpoint that the log no longer holds, or does not hold yet.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct OutOfRange {
     /// Always `log-out-of-range`.
     pub state: String,
@@ -93,11 +95,12 @@ pub struct OutOfRange {
     /// Where it went on.
     pub to_offset: i64,
     /// When it was noticed.
+    #[schemars(with = "Date")]
     pub noticed_at: DateTime,
 }
 
 /// A camera's checkpoint: what is not of one of its epochs.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CameraCheckpoint {
     /// `camera/<device>/<camera>`.
     #[serde(rename = "_id")]
@@ -114,11 +117,12 @@ pub struct CameraCheckpoint {
     #[serde(default)]
     pub waits: bool,
     /// The state of the camera.
+    #[schemars(with = "serde_json::Value")]
     pub state: Bson,
 }
 
 /// The tracking of one epoch of a camera.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RunsCheckpoint {
     /// `runs/<device>/<camera>/<epoch>-<instance>`.
     #[serde(rename = "_id")]
@@ -134,6 +138,7 @@ pub struct RunsCheckpoint {
     /// SHA-256 of the tracker's settings, hex.
     pub tracker_settings: String,
     /// The state of the runs.
+    #[schemars(with = "serde_json::Value")]
     pub state: Bson,
 }
 
@@ -343,7 +348,7 @@ impl Store {
             .into(),
             upsert: false,
         };
-        let fence = self.write_in(session, collection::CHECKPOINTS, vec![partition]).await?;
+        let fence = self.write_in(session, collection::CHECKPOINTS, &[partition]).await?;
         if fence.matched == 0 {
             return Err(StoreError::Fenced { partition: claim.id() });
         }
@@ -353,7 +358,7 @@ impl Store {
             (collection::CAMERAS, &end.cameras),
             (collection::DEAD_LETTERS, &end.letters),
         ] {
-            self.write_in(session, collection, updates.clone()).await?;
+            self.write_in(session, collection, updates).await?;
         }
         Ok(())
     }

@@ -13,16 +13,18 @@ use std::collections::HashMap;
 
 use futures_util::TryStreamExt;
 use mongodb::bson::{Bson, DateTime, Document, doc};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::bulk::Update;
 use super::client::Store;
 use super::documents::collection;
 use super::error::StoreError;
-use super::{decode, encode};
+use super::schema::Date;
+use super::{decode, encode, encode_raw};
 
 /// A label, and how sure the model is of it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Class {
     /// By the model's description.
     pub label: String,
@@ -31,7 +33,7 @@ pub struct Class {
 }
 
 /// What gave a frame its labels.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ClassifiedBy {
     /// Name of the model.
     pub model: String,
@@ -42,7 +44,7 @@ pub struct ClassifiedBy {
 }
 
 /// What was found in the frame of an observation.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Classified {
     /// Id of the observation.
     #[serde(rename = "_id")]
@@ -54,14 +56,16 @@ pub struct Classified {
 }
 
 /// The same while there is no observation. `_id` is that of the observation.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Waiting {
     /// What was found.
     #[serde(flatten)]
     pub classified: Classified,
     /// When it is given up.
+    #[schemars(with = "Date")]
     pub give_up_at: DateTime,
     /// When MongoDB deletes it if no classifier has run since: a day after that.
+    #[schemars(with = "Date")]
     pub expire_at: DateTime,
 }
 
@@ -140,7 +144,7 @@ impl Store {
     /// Puts what was found into its observations, and what has none yet aside.
     pub async fn put_classes(&self, all: &[Waiting]) -> Result<Put, StoreError> {
         let updates = all.iter().map(|one| one.classified.update());
-        self.write(collection::OBSERVATIONS, updates.collect::<Result<_, _>>()?).await?;
+        self.write(collection::OBSERVATIONS, &updates.collect::<Result<Vec<_>, _>>()?).await?;
         let found = self.classified(all.iter().map(|one| &one.classified.id)).await?;
         let (mut put, mut aside) = (Put::default(), Vec::new());
         for one in all {
@@ -151,12 +155,11 @@ impl Store {
                 // Not there, or it came between the write and the look.
                 Some(None) | None => {
                     put.waiting += 1;
-                    let document = encode(collection::UNCLAIMED_CLASSES, one)?;
-                    aside.push(Update::insert_once(id, document));
+                    aside.push(encode_raw(collection::UNCLAIMED_CLASSES, one)?);
                 }
             }
         }
-        self.write(collection::UNCLAIMED_CLASSES, aside).await?;
+        self.insert_once(collection::UNCLAIMED_CLASSES, &aside).await?;
         Ok(put)
     }
 
@@ -183,7 +186,7 @@ impl Store {
         let (there, missing): (Vec<_>, Vec<_>) =
             waiting.iter().partition(|one| found.contains_key(&one.classified.id));
         let updates = there.iter().map(|one| one.classified.update_late());
-        self.write(collection::OBSERVATIONS, updates.collect::<Result<_, _>>()?).await?;
+        self.write(collection::OBSERVATIONS, &updates.collect::<Result<Vec<_>, _>>()?).await?;
         let over: Vec<_> = missing.into_iter().filter(|one| one.give_up_at <= now).collect();
         let id = |one: &&Waiting| one.classified.id.clone();
         let is_full = waiting.len() >= page;
