@@ -199,12 +199,13 @@ async fn refuse_documents(fleet: &Fleet, refuse: bool) -> Result<()> {
     let settings = &fleet.stack.settings().mongodb;
     let uri = std::fs::read_to_string(&settings.admin_uri_file)?;
     let database = Client::with_uri_str(uri.trim()).await?.database(&settings.database);
-    let validator = if refuse {
-        doc! { "never": { "$exists": true } }
-    } else {
-        doc! {}
+    let (validator, action) = match refuse {
+        true => (doc! { "never": { "$exists": true } }, "error"),
+        // Whoever starts next makes it what it was.
+        false => (doc! {}, "warn"),
     };
-    database.run_command(doc! { "collMod": "frames", "validator": validator }).await?;
+    let change = doc! { "collMod": "frames", "validator": validator, "validationAction": action };
+    database.run_command(change).await?;
     Ok(())
 }
 
