@@ -27,11 +27,17 @@ use super::status;
 use super::twins::Twins;
 use crate::metrics as names;
 use crate::store::Store;
+use crate::store::bulk::Update;
 use crate::store::checkpoints::Owner;
 use crate::upsert::{Images, Origin};
 
 /// Pictures of a partition written at a time: each waits for the disk, which makes many durable in one go.
 const IMAGES_AT_ONCE: usize = 32;
+
+/// How long a proof of ownership stands: shorter than any group takes to give a partition to another
+/// instance. A batch that takes longer, because this process stood still or MongoDB was away, asks again
+/// before it writes.
+const PROOF: Duration = Duration::from_secs(2);
 
 /// What the work of all partitions shares.
 pub struct Shared {
@@ -142,6 +148,8 @@ pub struct Worker {
     pub shared: Arc<Shared>,
     /// Where it reports.
     pub reports: mpsc::UnboundedSender<Report>,
+    /// When it was last seen that nobody else owns the partition.
+    pub proved: Instant,
 }
 
 impl Worker {
@@ -205,11 +213,13 @@ impl Worker {
         let count = batch.len() as u64;
         let next_offset = batch.last().map_or(self.next_offset, |record| record.offset + 1);
         let entries = self.read(batch);
+        let newest_ms = entries.iter().map(|entry| entry.origin.broker_time_ms).max();
         let mut effects = self.lane.work(entries, self.next_offset - 1, name).await?;
         if next_offset == self.next_offset && effects.is_empty() {
             return Ok(());
         }
         effects.end.next_offset = next_offset;
+        effects.end.newest_ms = newest_ms;
         clock.step_done("work");
         self.put_aside(&effects, name).await?;
         clock.step_done("dead-letters");
@@ -290,14 +300,31 @@ impl Worker {
         stream::iter(writes).buffer_unordered(IMAGES_AT_ONCE).try_collect().await
     }
 
-    async fn write(&self, effects: &Effects, name: &str) -> Result<(), PartitionError> {
+    async fn write(&mut self, effects: &Effects, name: &str) -> Result<(), PartitionError> {
         let mut backoff = Backoff::new(name);
         for (collection, updates) in &effects.writes {
-            while let Err(e) = self.shared.store.write(collection, updates.clone()).await {
-                backoff.absorb(PartitionError::Write(e)).await?;
+            while let Err(e) = self.try_write(collection, updates).await {
+                backoff.absorb(e).await?;
             }
         }
         Ok(())
+    }
+
+    async fn try_write(
+        &mut self,
+        collection: &'static str,
+        updates: &[Update],
+    ) -> Result<(), PartitionError> {
+        if updates.is_empty() {
+            return Ok(());
+        }
+        let store = &self.shared.store;
+        if self.proved.elapsed() > PROOF {
+            let asked = Instant::now();
+            store.prove(&self.owner.claim).await.map_err(PartitionError::Ownership)?;
+            self.proved = asked;
+        }
+        store.write(collection, updates.to_vec()).await.map_err(PartitionError::Write)
     }
 
     /// Tells others of tracks, each at least once. What is one camera's keeps its order.
@@ -320,9 +347,12 @@ impl Worker {
 
     async fn end(&mut self, effects: &Effects, name: &str) -> Result<(), PartitionError> {
         let mut backoff = Backoff::new(name);
+        let mut began = Instant::now();
         while let Err(e) = self.shared.store.end_batch(&mut self.owner, &effects.end).await {
             backoff.absorb(PartitionError::Checkpoint(e)).await?;
+            began = Instant::now();
         }
+        self.proved = began;
         Ok(())
     }
 }
