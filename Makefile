@@ -121,7 +121,7 @@ test-device: ## install the .deb on a Debian 12 in QEMU, and break things there 
 
 # The benchmarks build release programs: 15 minutes the first time.
 bench = PATH="$$(install/cargo-path.sh):$$PATH" benches/run.sh $(1)
-.PHONY: bench-edge bench-cameras bench-idle bench-spool bench-backlog bench-track bench-track-speed
+.PHONY: bench-edge bench-cameras bench-idle bench-spool bench-backlog bench-track bench-track-speed bench-fleet bench-fleet-growth bench-latency
 
 bench-edge: deps fetch ## the agent beside a Python script and bare kernels (ROUNDS, SECONDS_OF_VIDEO, EVERY)
 	@$(call bench,edge) --rounds $(or $(ROUNDS),3) --seconds $(or $(SECONDS_OF_VIDEO),20) --every $(or $(EVERY),3)
@@ -150,10 +150,22 @@ bench-track-speed: ## frames a second of the tracker beside the crate trackforge
 	@PATH="$$(install/cargo-path.sh):$$PATH" benches/track.sh speed $(or $(ROUNDS),9) \
 	  "$(or $(MOT),$(error bench-track-speed needs MOT, a folder of MOTChallenge sequences))"
 
+fleet = PATH="$$(install/cargo-path.sh):$$PATH" benches/fleet.sh $(1)
+
+bench-fleet: deps fetch ## the centre beside a Python consumer: observations a second, CPU (ROUNDS, CAMERAS, FPS, DURATION_S, FACES)
+	@$(call fleet,throughput) --rounds $(or $(ROUNDS),3) --cameras $(or $(CAMERAS),100) --fps $(or $(FPS),10) \
+	  --seconds $(or $(DURATION_S),40) --faces $(or $(FACES),3)
+
+bench-fleet-growth: deps fetch ## the centre with 10, 100, 1000 cameras, one and two aggregators, with outages (FPS, FACES)
+	@$(call fleet,growth) --fps $(or $(FPS),10) --faces $(or $(FACES),3)
+
+bench-latency: deps fetch ## from capture to MongoDB, four cameras of 10 fps on the whole path (DURATION_S)
+	@$(call fleet,latency) --seconds $(or $(DURATION_S),60)
+
 deps: ## install the system's packages that are missing (says which first; root or sudo)
 	@install/install-packages.sh
 
-fetch: ## download model, runtime, clip, Kafka and MongoDB, each checked by its sha256
+fetch: ## download model, runtime, clip, Kafka, MongoDB and SeaweedFS, each checked by its sha256
 	@models/fetch.py
 	@models/fetch.py --manifest tests/stack/MANIFEST.toml
 	@tests/stack/fetch-kafka.sh

@@ -115,7 +115,7 @@ listen = "127.0.0.1:0"
         return [str(part) for part in (self.kernels_program, video, self.model, self.runtime, every)]
 
 
-def camera(name, video, sampling, pace="none", gate=None):
+def camera(name, video, sampling, pace="none", gate=None, repeat=False):
     """A camera of the agent that reads a video; `gate` as the product has it by default."""
     motion = "" if gate is None else f"motion = {{ gate = {json.dumps(gate)} }}"
     return f"""[[camera]]
@@ -127,6 +127,7 @@ publish = {{ quality = {QUALITY} }}
 [camera.source.file]
 path = {json.dumps(str(video))}
 pace = {json.dumps(pace)}
+repeat = {json.dumps(repeat)}
 
 """
 

@@ -27,7 +27,7 @@ class Arrived:
 
 
 class Stack:
-    def __init__(self, program, folder):
+    def __init__(self, program, folder, topics=True):
         self.program, self.folder = program, folder
         subprocess.run(
             [program, "up", "--dir", folder, "--device", "bench"], check=True, stdout=subprocess.DEVNULL
@@ -35,7 +35,8 @@ class Stack:
         self.settings = tomllib.loads((pathlib.Path(folder) / "settings.toml").read_text())
         self.brokers = self.settings["kafka"]["bootstrap"]
         self.prefix = self.settings["kafka"]["topic_prefix"]
-        self.make_topics()
+        if topics:
+            self.make_topics()
 
     def stop(self):
         subprocess.run([self.program, "down", "--dir", self.folder], check=True, stdout=subprocess.DEVNULL)

@@ -1,6 +1,7 @@
 //! `picket-aggregator`: the centre of a fleet.
 
 mod dead_letter;
+mod replay;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -24,6 +25,8 @@ struct Cli {
 enum Command {
     /// Consumes and shows until it is told to end.
     Run(ConfigFile),
+    /// Looks at published frames once more, by a classifier, until it is told to end.
+    Classify(ConfigFile),
     /// Says whether the config can work, and what is wrong with it.
     CheckConfig {
         #[command(flatten)]
@@ -43,6 +46,15 @@ enum Command {
         config: ConfigFile,
         #[command(subcommand)]
         command: dead_letter::Command,
+    },
+    /// Tracks again what was tracked, and says whether the result equals what is stored. Writes nothing.
+    /// Ends with 0 if all that was compared is equal, with 1 if something differs, with 2 if it could not
+    /// be done.
+    Replay {
+        #[command(flatten)]
+        config: ConfigFile,
+        #[command(flatten)]
+        options: replay::Options,
     },
     /// Runs the tracker over recorded detections.
     Track {
@@ -113,6 +125,11 @@ fn command(command: Command) -> Result<ExitCode> {
             logging::init(&loaded.settings.log);
             tokio::runtime::Runtime::new()?.block_on(wiring::run(loaded.settings))?;
         }
+        Command::Classify(ConfigFile { path }) => {
+            let loaded = config::load(&path)?;
+            logging::init(&loaded.settings.log);
+            tokio::runtime::Runtime::new()?.block_on(wiring::run_classify(loaded.settings))?;
+        }
         Command::CheckConfig { config: ConfigFile { path }, show } => {
             let loaded = config::load(&path)?;
             if show {
@@ -125,6 +142,16 @@ fn command(command: Command) -> Result<ExitCode> {
             let settings = config::load(&path)?.settings;
             let runtime = tokio::runtime::Runtime::new()?;
             return runtime.block_on(dead_letter::run(settings, command));
+        }
+        Command::Replay { config: ConfigFile { path }, options } => {
+            let runtime = tokio::runtime::Runtime::new()?;
+            let replayed = config::load(&path)
+                .map_err(anyhow::Error::from)
+                .and_then(|loaded| runtime.block_on(replay::run(loaded.settings, options)));
+            return Ok(replayed.unwrap_or_else(|error| {
+                eprintln!("picket-aggregator: {error:#}");
+                ExitCode::from(replay::NOT_DONE)
+            }));
         }
         Command::Track { format: Format::Mot, input, output, config } => {
             let settings = match config {

@@ -14,6 +14,8 @@ pub const DUPLICATES: &str = "picket_aggregator_consume_duplicates_total";
 pub const LATE: &str = "picket_aggregator_track_late_total";
 /// States of trackers that this build could not take over.
 pub const TRACKERS_DISCARDED: &str = "picket_aggregator_track_states_discarded_total";
+/// Stored documents that cannot be read.
+pub const UNREADABLE: &str = "picket_aggregator_store_documents_unreadable_total";
 /// Frames that devices dropped.
 pub const DROPPED: &str = "picket_aggregator_consume_dropped_frames_total";
 /// Time from the first record of a batch to its checkpoint.
@@ -26,8 +28,10 @@ pub const BATCH_RECORDS: &str = "picket_aggregator_upsert_batch_records_total";
 pub const BATCHES: &str = "picket_aggregator_upsert_batches_total";
 /// From capture to checkpoint.
 pub const CAPTURE_TO_STORE: &str = "picket_aggregator_upsert_capture_to_store_seconds";
-/// Old pictures that were removed.
+/// Pictures that nothing points at, and were removed.
 pub const PICTURES_REMOVED: &str = "picket_aggregator_upsert_pictures_removed_total";
+/// Looks through all pictures.
+pub const SWEEPS: &str = "picket_aggregator_upsert_sweeps_total";
 /// Times that followed from a device's clock records.
 pub const TIMES_CORRECTED: &str = "picket_aggregator_upsert_times_corrected_total";
 /// Times that could not be corrected.
@@ -85,8 +89,16 @@ pub const TABLE: &[Metric] = &[
         TRACKERS_DISCARDED,
         MetricKind::Counter,
         &["why"],
-        "Cameras whose tracks were ended early, because this build or its settings could not go on \
-         from their state.",
+        "Cameras whose tracks were ended early, because this build could not go on from their state: it is \
+         of a `newer-version` of the tracker or of another `version`, of other `settings`, `unreadable`, or \
+         far too many `epochs` waited.",
+    ),
+    metric(
+        UNREADABLE,
+        MetricKind::Counter,
+        &["collection"],
+        "Stored documents that cannot be read, because somebody changed them, and were passed over. The \
+         log names each with its field.",
     ),
     metric(
         DROPPED,
@@ -141,7 +153,8 @@ pub const TABLE: &[Metric] = &[
         PARTITIONS_STOPPED,
         MetricKind::Counter,
         &["why"],
-        "Partitions that this instance stopped working on: `fenced` by another owner, or `failed`.",
+        "Partitions that this instance stopped working on: `fenced` by another owner, `unreadable` where a \
+         document of their books is, or `failed`. They are tried again.",
     ),
     metric(PARTITIONS, MetricKind::Gauge, &[], "Partitions that this instance works on."),
     metric(
@@ -187,7 +200,16 @@ pub const TABLE: &[Metric] = &[
     metric(
         PICTURES_REMOVED,
         MetricKind::Counter,
-        &[],
-        "Pictures removed because their documents' time was over.",
+        &["why"],
+        "Pictures removed because no document points at them: `expired` where MongoDB deleted it as its \
+         time was over, `orphan` where a picture less than half as old as documents are kept has none, \
+         as a crash came between the two.",
+    ),
+    metric(
+        SWEEPS,
+        MetricKind::Counter,
+        &["outcome"],
+        "Looks through all pictures for those: `done` once for each round, `failed` for each time that \
+         MongoDB or the object store was away; the round then goes on a minute later.",
     ),
 ];

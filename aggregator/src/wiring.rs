@@ -1,5 +1,7 @@
 //! All stages, joined. Nothing else knows more than its neighbour.
 
+mod classify;
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,16 +11,18 @@ use anyhow::{Context, Result};
 use picket_service::logging::chain;
 use picket_service::shutdown::Shutdown;
 use picket_service::{metrics as recorder, notify};
+use picket_wire::Topic;
 use tokio::sync::watch;
-use tokio::time::MissedTickBehavior;
 
 use crate::config::Settings;
 use crate::consume::{Centre, Membership, Progress, Renewal};
 use crate::metrics;
 use crate::remedy::Remedy;
 use crate::store::{self, Store};
-use crate::upsert::{Corrector, Images, Retention};
+use crate::upsert::{Corrector, Images, Removed, Sweeper, Turn};
 use crate::web::{self, GroupState, WebContext};
+
+pub use classify::run_classify;
 
 /// Between attempts to reach MongoDB at the start.
 const STORE_RETRY: Duration = Duration::from_secs(2);
@@ -27,8 +31,12 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A stage that has not turned for so long is stuck.
 const STUCK: Duration = Duration::from_secs(30);
 
-/// How often old pictures are looked for.
-const SWEEP_EVERY: Duration = Duration::from_secs(3600);
+/// Between two pages of pictures that are looked through: slow, so that nobody waits for it.
+const SWEEP_PAGE: Duration = Duration::from_secs(1);
+/// How long that waits after it failed.
+const SWEEP_AGAIN: Duration = Duration::from_secs(60);
+/// Between attempts to write to the object store at the start.
+const IMAGES_RETRY: Duration = Duration::from_secs(10);
 
 /// How often it is asked whether times are to be corrected.
 const CORRECT_EVERY: Duration = Duration::from_secs(1);
@@ -49,7 +57,7 @@ pub async fn run(settings: Settings) -> Result<()> {
         .await
         .with_context(|| format!("web.listen: cannot listen on {listen}"))?;
     let address = listener.local_addr()?;
-    let images = Images::in_directory(&settings.upsert.images_directory)?;
+    let images = Images::open(&settings.upsert)?;
     let Some(store) = open(&settings.store, &shutdown).await? else { return Ok(()) };
     let place = Place::default();
     let router = web::router(WebContext {
@@ -74,7 +82,8 @@ pub async fn run(settings: Settings) -> Result<()> {
     }
 
     let retention = settings.upsert.retention();
-    let sweep = tokio::spawn(sweep_hourly(images.clone(), retention));
+    let sweeper = Sweeper::new(images.clone(), store.clone(), retention);
+    let sweep = tokio::spawn(sweep_pictures(sweeper, images.clone(), place.clone()));
     let correction = tokio::spawn(correct_times(Corrector::new(store.clone())));
     let mut renewal = Renewal::new(&settings.consume)?;
     while !shutdown.is_asked() {
@@ -165,20 +174,55 @@ async fn keep_alive() -> Infallible {
     }
 }
 
-/// Removes pictures that have outlived their documents, for as long as the program runs.
-async fn sweep_hourly(images: Images, retention: Retention) {
-    let mut hourly = tokio::time::interval(SWEEP_EVERY);
-    hourly.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        hourly.tick().await;
-        match images.sweep(retention, jiff::Timestamp::now()).await {
-            Ok(0) => {}
-            Ok(removed) => {
-                tracing::info!(removed, "removed pictures that outlived their documents")
-            }
-            Err(e) => tracing::warn!("old pictures stay until the next sweep: {}", chain(&e)),
-        }
+/// Says whether the object store takes pictures, and if not why; whoever has one to write waits for it
+/// without being told.
+async fn reach_images(images: Images) {
+    while let Err(error) = images.check().await {
+        tracing::warn!("pictures wait, trying again: {}", chain(&error));
+        tokio::time::sleep(IMAGES_RETRY).await;
     }
+    tracing::info!("pictures go to {}", images.place());
+}
+
+/// Removes pictures that nothing points at, for as long as the program runs.
+async fn sweep_pictures(mut sweeper: Sweeper<Store>, images: Images, place: Place) {
+    let every = images.orphans_after();
+    reach_images(images.clone()).await;
+    // Not at the start: what a crash has left is written again then.
+    let mut wait = every;
+    loop {
+        tokio::time::sleep(wait).await;
+        // Directories may be each instance's own; a bucket is looked through by one of them.
+        if images.is_bucket() && !has_first_partition(&place) {
+            wait = every;
+            continue;
+        }
+        wait = match sweeper.turn().await {
+            Ok(Turn::More) => SWEEP_PAGE,
+            Ok(Turn::Done(Removed { expired, orphans, leftovers })) => {
+                if expired + orphans + leftovers > 0 {
+                    tracing::info!(
+                        expired,
+                        orphans,
+                        leftovers,
+                        "removed pictures without documents"
+                    );
+                }
+                every
+            }
+            Err(e) => {
+                tracing::warn!("{}", chain(&e));
+                SWEEP_AGAIN
+            }
+        };
+    }
+}
+
+/// Whether this instance works on the first partition of pictures, which one in the group does.
+fn has_first_partition(place: &Place) -> bool {
+    let place = place.lock().unwrap_or_else(PoisonError::into_inner);
+    let membership = place.as_ref().map(|membership| membership.borrow());
+    membership.is_some_and(|member| member.partitions.contains_key(&(Topic::Frames, 0)))
 }
 
 /// Corrects the times of what is stored, for as long as the program runs.

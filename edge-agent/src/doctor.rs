@@ -134,7 +134,7 @@ fn provider(page: &mut Page, identity: &detect::DetectorIdentity) {
 /// What the runtime could compute with, and what is known of it.
 fn providers(page: &mut Page, settings: &Settings) {
     // One that cannot be loaded is a problem of the model's line.
-    let Ok(runtime) = detect::Runtime::load(&settings.detect.runtime_library) else {
+    let Ok(runtime) = detect::Runtime::load("detect", &settings.detect.runtime_library) else {
         return;
     };
     let there = detect::Provider::in_runtime(&runtime);

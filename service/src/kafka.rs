@@ -175,6 +175,7 @@ const REFUSED: &[(&[&str], &str)] = &[
         "what is on its way is bounded by max_in_flight_bytes and max_in_flight_records of the agent",
     ),
     (&["queue.buffering.max.ms"], "give it by its other name, \"linger.ms\""),
+    (&["group.instance.id"], "use the field static_member of the aggregator"),
     (
         &["group.*", "partition.assignment.strategy", "max.poll.interval.ms", "topic.blacklist"],
         "the group is joined as the checkpoints need it; its name is the field group",
@@ -318,7 +319,7 @@ mod tests {
             ("auto.offset.reset", "MongoDB"),
             ("enable.auto.offset.store", "MongoDB"),
             ("group.id", "group"),
-            ("group.instance.id", "group"),
+            ("group.instance.id", "static_member"),
             ("bootstrap.servers", "brokers"),
             ("metadata.broker.list", "brokers"),
             ("ssl.key.password", "key_file"),

@@ -47,6 +47,8 @@ impl OpsSettings {
     }
 }
 
+/// The field of [`OpsSettings`] that says where.
+pub const OPS: &str = "ops.listen";
 /// How often an address that could not be listened on is tried again.
 const AGAIN: Duration = Duration::from_secs(10);
 /// How long whoever has the port may take to say who it is.
@@ -72,7 +74,7 @@ pub fn holder(listen: SocketAddr, metrics: &str) -> Holder {
         Err(error) if error.kind() == ErrorKind::AddrInUse && has_metrics(listen, metrics) => {
             Holder::Own
         }
-        Err(error) => Holder::Another(problem(listen, &error)),
+        Err(error) => Holder::Another(problem(Endpoint { field: OPS, listen }, &error)),
     }
 }
 
@@ -88,14 +90,24 @@ fn has_metrics(listen: SocketAddr, metrics: &str) -> bool {
     ask().is_ok_and(|answer| String::from_utf8_lossy(&answer).contains(metrics))
 }
 
-fn problem(listen: SocketAddr, error: &io::Error) -> String {
+fn problem(endpoint: Endpoint, error: &io::Error) -> String {
+    let Endpoint { field, listen } = endpoint;
     let hint = match error.kind() {
         ErrorKind::AddrInUse => {
             "; `ss -ltnp` shows which program has the port: give that or this one another"
         }
         _ => "",
     };
-    format!("ops.listen: cannot listen on {listen}: {error}{hint}")
+    format!("{field}: cannot listen on {listen}: {error}{hint}")
+}
+
+/// Where the endpoint is, and the field of the config that says so.
+#[derive(Debug, Clone, Copy)]
+pub struct Endpoint {
+    /// Such as `ops.listen`.
+    pub field: &'static str,
+    /// Address.
+    pub listen: SocketAddr,
 }
 
 /// Says what is wrong, or nothing when all is well.
@@ -103,8 +115,8 @@ pub type Health = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
 /// Serves the endpoint until the program ends. That the address is taken is no reason for the program
 /// not to do its work: it is said once, and tried again.
-pub async fn serve(listen: SocketAddr, render: Render, health: Health) -> io::Result<()> {
-    let listener = bind(listen, AGAIN).await;
+pub async fn serve(endpoint: Endpoint, render: Render, health: Health) -> io::Result<()> {
+    let listener = bind(endpoint, AGAIN).await;
     tracing::info!("operations endpoint at http://{}/", listener.local_addr()?);
     let router = Router::new().route("/metrics", get(async move || render())).route(
         "/healthz",
@@ -116,15 +128,15 @@ pub async fn serve(listen: SocketAddr, render: Render, health: Health) -> io::Re
     axum::serve(listener, router).await
 }
 
-async fn bind(listen: SocketAddr, again: Duration) -> TcpListener {
+async fn bind(endpoint: Endpoint, again: Duration) -> TcpListener {
     let mut told = None;
     loop {
-        let error = match TcpListener::bind(listen).await {
+        let error = match TcpListener::bind(endpoint.listen).await {
             Ok(listener) => return listener,
             Err(error) => error,
         };
         if told.replace(error.kind()) != Some(error.kind()) {
-            let problem = problem(listen, &error);
+            let problem = problem(endpoint, &error);
             tracing::warn!("no /metrics and no /healthz until it can be opened: {problem}");
         }
         tokio::time::sleep(again).await;
@@ -144,7 +156,7 @@ mod tests {
     #[tokio::test]
     async fn a_port_that_another_program_has_is_waited_for() {
         let (other, address) = taken();
-        let binding = bind(address, Duration::from_millis(1));
+        let binding = bind(Endpoint { field: OPS, listen: address }, Duration::from_millis(1));
         tokio::pin!(binding);
         tokio::select! {
             biased;

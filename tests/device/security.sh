@@ -44,6 +44,7 @@ known_to_oldest() { # file
 for file in *.service edge-agent.service.d/*.conf; do known_to_oldest "$file"; done
 judge 1.6 edge-agent
 judge 1.6 aggregator
+judge 1.6 aggregator-classify
 for drop_in in edge-agent.service.d/*.conf; do
   stated=$(sed -n 's/^# Exposure: \([0-9.]*\)$/\1/p' "$drop_in")
   [ -n "$stated" ] || { echo "security: $drop_in does not state its exposure" >&2; failed=1; continue; }

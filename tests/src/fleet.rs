@@ -5,10 +5,13 @@ use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use mongodb::Database;
+use object_store::ObjectStore;
+use object_store::local::LocalFileSystem;
 use picket_wire::{Topic, TopicNames};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::OwnedMessage;
@@ -38,6 +41,8 @@ pub struct Fleet {
     pub aggregator: Process,
     /// Its database.
     pub database: Database,
+    /// What its aggregator has stored of pictures.
+    pub pictures: Arc<dyn ObjectStore>,
     dir: PathBuf,
 }
 
@@ -71,7 +76,10 @@ impl Fleet {
         ensure!(status.success(), "topics create ended with {status}:\n{}", topics.log_tail());
         let database = database(stack.settings()).await?;
         let aggregator = start_aggregator(&dir)?;
-        let mut fleet = Self { stack, aggregator, database, dir };
+        let images = dir.join("images");
+        std::fs::create_dir_all(&images)?;
+        let pictures = Arc::new(LocalFileSystem::new_with_prefix(images)?);
+        let mut fleet = Self { stack, aggregator, database, pictures, dir };
         fleet.aggregator_ready().await?;
         Ok(fleet)
     }
@@ -118,11 +126,6 @@ impl Fleet {
     /// Address of the live page.
     pub async fn page(&mut self) -> Result<String> {
         address(&mut self.aggregator, "page at ").await
-    }
-
-    /// Where pictures are stored.
-    pub fn images(&self) -> PathBuf {
-        self.dir.join("images")
     }
 
     /// Enrols a device and writes its config with these cameras (TOML).
@@ -269,6 +272,12 @@ pub async fn database(settings: &StackSettings) -> Result<Database> {
 
 /// Gets a page of a program's own endpoint: status line, headers and body as they come.
 pub async fn get(address: &str, page: &str) -> Result<String> {
+    let answer = get_bytes(address, page).await?;
+    String::from_utf8(answer).with_context(|| format!("{address}{page} is no text"))
+}
+
+/// The same of what is no text.
+pub async fn get_bytes(address: &str, page: &str) -> Result<Vec<u8>> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     let host = address.trim_start_matches("http://").trim_end_matches('/');
@@ -276,9 +285,9 @@ pub async fn get(address: &str, page: &str) -> Result<String> {
     let answer = async {
         let mut connection = tokio::net::TcpStream::connect(host).await?;
         connection.write_all(request.as_bytes()).await?;
-        let mut text = String::new();
-        connection.read_to_string(&mut text).await?;
-        anyhow::Ok(text)
+        let mut bytes = Vec::new();
+        connection.read_to_end(&mut bytes).await?;
+        anyhow::Ok(bytes)
     };
     let answered = tokio::time::timeout(READY, answer).await;
     answered.with_context(|| format!("{host}{page} gave no whole answer"))?
@@ -378,9 +387,9 @@ pub async fn settled(
 ) -> Result<crate::oracle::Findings> {
     let devices: Vec<_> = agents.iter().map(|agent| agent.device.as_str()).collect();
     let spools: Vec<_> = agents.iter().map(|agent| agent.spool()).collect();
-    let images = fleet.images();
     until("every seq and picture to be accounted for", limit, async || {
-        let findings = crate::oracle::ask(&fleet.database, &devices, &spools, &images).await?;
+        let findings =
+            crate::oracle::ask(&fleet.database, &devices, &spools, &fleet.pictures).await?;
         Ok(if findings.violations.is_empty() {
             Ok(findings)
         } else {

@@ -1,6 +1,7 @@
 //! What tests do with topics at the broker: change a setting, and look at what lies there.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use picket_wire::{Topic, TopicNames, header};
@@ -8,10 +9,15 @@ use rdkafka::admin::{
     AdminClient, AdminOptions, AlterConfig, ConfigSource, OwnedResourceSpecifier, ResourceSpecifier,
 };
 use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Headers, Message};
+use rdkafka::{Offset, TopicPartitionList};
 
 use crate::fleet::{Agent, Fleet};
 use crate::stack::Settings;
+
+/// How long the broker may take to answer.
+const ANSWER: Duration = Duration::from_secs(60);
 
 /// Sets one setting of a topic and returns what it was; the others stay as they are.
 pub async fn set(stack: &Settings, topic: Topic, name: &str, value: &str) -> Result<String> {
@@ -69,5 +75,25 @@ pub fn each_once(fleet: &Fleet, agent: &Agent) -> Result<()> {
     let more = values.iter().filter(|(_, values)| values.len() > 1);
     let twice: Vec<_> = more.map(|(id, values)| (id, values.len())).collect();
     ensure!(twice.is_empty(), "more than once on the topic: {twice:?}");
+    Ok(())
+}
+
+/// Deletes all records that a topic holds, as the broker does when their time is over.
+pub async fn delete_records(fleet: &Fleet, topic: Topic) -> Result<()> {
+    let stack = fleet.stack.settings();
+    let admin: AdminClient<DefaultClientContext> =
+        stack.kafka_client(Some(&stack.admin)).create()?;
+    let name = TopicNames::new(&stack.kafka.topic_prefix).name(topic);
+    let reader: BaseConsumer = stack.kafka_client(Some(&stack.admin)).create()?;
+    let metadata = reader.fetch_metadata(Some(&name), ANSWER)?;
+    let mut all = TopicPartitionList::new();
+    for partition in metadata.topics().first().context("no such topic")?.partitions() {
+        all.add_partition_offset(&name, partition.id(), Offset::End)?;
+    }
+    let deleted = admin.delete_records(&all, &AdminOptions::new()).await?;
+    for partition in deleted.elements() {
+        let failed = || format!("delete what {name} holds of partition {}", partition.partition());
+        partition.error().with_context(failed)?;
+    }
     Ok(())
 }

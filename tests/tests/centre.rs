@@ -7,9 +7,11 @@
     reason = "a panic in a test is a failed test"
 )]
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use futures_util::TryStreamExt;
 use mongodb::bson::{Document, doc};
 use picket_aggregator::consume::{self, Centre, topics};
 use picket_aggregator::store::{self, Store};
@@ -130,11 +132,14 @@ impl Bench {
         store
     }
 
-    async fn centre(&self, store: &Store) -> Centre {
+    fn spawn(&self, store: &Store, settings: consume::Settings) -> Centre {
         let images = Images::in_directory(&self.dir.join("images")).unwrap();
         let tracker = TrackSettings::default();
-        let centre =
-            Centre::spawn(self.settings(), tracker, RETENTION, store.clone(), images).unwrap();
+        Centre::spawn(settings, tracker, RETENTION, store.clone(), images).unwrap()
+    }
+
+    async fn centre(&self, store: &Store) -> Centre {
+        let centre = self.spawn(store, self.settings());
         let mut membership = centre.membership();
         let all = PARTITIONS as usize * 3;
         let complete = membership.wait_for(|m| m.partitions.len() == all);
@@ -428,7 +433,6 @@ async fn an_observation_that_cannot_be_read_is_booked_under_its_camera() {
 
 /// Everything that is stored of a device, `ingest` aside.
 async fn stored(store: &Store, device: &str) -> Vec<Document> {
-    use futures_util::TryStreamExt;
     let mut all = Vec::new();
     for collection in ["observations", "tracks", "ledger"] {
         let target = store.database().collection::<Document>(collection);
@@ -505,9 +509,18 @@ async fn a_former_owner_that_wakes_up_changes_nothing() {
     let bench = bench().await;
     let store = bench.store().await;
     let (mut old, _) = store.claim("picket.test", 0, "a").await.unwrap();
+    let ledger = |offset: i64| {
+        let accounts = doc! {
+            "stored": 0_i64, "skipped": 0_i64, "dropped": {}, "pictures_dropped": {}, "refused": {},
+        };
+        doc! {
+            "device": "fence", "camera": "a", "accounted": [[1_i64, 1_i64]], "accounts": accounts,
+            "offset": offset,
+        }
+    };
     let end = |offset| BatchEnd {
         next_offset: offset,
-        ledger: vec![Update::set("fence/a/1-0a1b2c3d", doc! { "offset": offset })],
+        ledger: vec![Update::set("fence/a/1-0a1b2c3d", ledger(offset))],
         ..BatchEnd::default()
     };
     store.end_batch(&mut old, &end(10)).await.unwrap();
@@ -558,10 +571,7 @@ async fn two_centres_share_the_partitions_and_one_takes_over_from_the_other() {
     let bench = bench().await;
     let store = bench.store().await;
     let first = bench.centre(&store).await;
-    let images = Images::in_directory(&bench.dir.join("images")).unwrap();
-    let tracker = TrackSettings::default();
-    let second =
-        Centre::spawn(bench.settings(), tracker, RETENTION, store.clone(), images).unwrap();
+    let second = bench.spawn(&store, bench.settings());
     let all = PARTITIONS as usize * 3;
     let (mut a, mut b) = (first.membership(), second.membership());
     let shared = async {
@@ -590,6 +600,66 @@ async fn two_centres_share_the_partitions_and_one_takes_over_from_the_other() {
     assert_eq!(count(&store, "observations", doc! { "device": "move" }).await, 120);
     assert_eq!(count(&store, "tracks", doc! { "device": "move" }).await, 6);
     second.stop().await.unwrap();
+}
+
+/// Who owns each partition, and since which epoch of owners.
+async fn owners(store: &Store) -> BTreeMap<String, (String, i64)> {
+    let checkpoints = store.database().collection::<Document>("checkpoints");
+    let found = checkpoints.find(doc! { "_id": { "$regex": "^partition/" } }).await.unwrap();
+    let found: Vec<Document> = found.try_collect().await.unwrap();
+    let text = |d: &Document, field: &str| d.get_str(field).unwrap().to_owned();
+    let owner = |d: &Document| (text(d, "owner"), d.get_i64("owner_epoch").unwrap());
+    found.iter().map(|document| (text(document, "_id"), owner(document))).collect()
+}
+
+#[tokio::test]
+async fn a_static_member_that_starts_again_finds_its_partitions_and_its_name_is_nobody_elses() {
+    let bench = bench().await;
+    let store = bench.store().await;
+    let named = |name: &str| {
+        let member = Some(name.to_owned());
+        bench.spawn(&store, consume::Settings { static_member: member, ..bench.settings() })
+    };
+    let all = PARTITIONS as usize * 3;
+    let (a, b) = (named("centre-a"), named("centre-b"));
+    let mut memberships = [a.membership(), b.membership()];
+    until("both to have a part, and the partitions an owner", LIMIT, async || {
+        let counts = memberships.each_mut().map(|m| m.borrow_and_update().partitions.len());
+        let owned = owners(&store).await.into_values().filter(|(o, _)| o.starts_with("centre-"));
+        let done = !counts.contains(&0) && counts[0] + counts[1] == all && owned.count() == all;
+        Ok(if done { Ok(()) } else { Err(format!("{counts:?}")) })
+    })
+    .await
+    .unwrap();
+
+    let mut namesake = named("centre-a");
+    let error = tokio::time::timeout(LIMIT, namesake.ended()).await.unwrap().unwrap_err();
+    let said = picket_service::logging::chain(&error).to_string();
+    assert!(said.contains("consume.static_member") && said.contains("centre-a"), "{said}");
+
+    let before = owners(&store).await;
+    let parts = [&a, &b].map(|centre| centre.membership().borrow().clone());
+    a.stop().await.unwrap();
+    let again = named("centre-a");
+    let mut membership = again.membership();
+    let back = membership.wait_for(|m| m.partitions.keys().eq(parts[0].partitions.keys()));
+    tokio::time::timeout(LIMIT, back).await.unwrap().unwrap();
+    // Each of its own taken over once more, none by the other.
+    until("its partitions to be taken over", LIMIT, async || {
+        let after = owners(&store).await;
+        let taken = |(owner, epoch): &(String, i64)| match owner.as_str() {
+            "centre-a" => (owner.clone(), epoch + 1),
+            _ => (owner.clone(), *epoch),
+        };
+        let is_as_it_was = before.iter().all(|(id, owner)| after[id] == taken(owner));
+        Ok(if is_as_it_was { Ok(()) } else { Err(format!("{before:?} {after:?}")) })
+    })
+    .await
+    .unwrap();
+    let other = b.membership().borrow().clone();
+    assert!(other.partitions.keys().eq(parts[1].partitions.keys()), "{other:?}");
+    again.stop().await.unwrap();
+    b.stop().await.unwrap();
 }
 
 #[tokio::test]

@@ -9,8 +9,9 @@
 )]
 
 use std::collections::BTreeMap;
+use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use futures_util::TryStreamExt;
 use jiff::Timestamp;
 use mongodb::bson::{DateTime, Document, doc};
@@ -20,7 +21,7 @@ use picket_tests::faults::{
     ten_a_second_without_pictures, wait_for_drained, wait_for_spooled, wait_for_stored,
 };
 use picket_tests::fleet::{Agent, Fleet};
-use picket_tests::process::{Process, until};
+use picket_tests::process::{Process, output_within, program, until};
 use picket_tests::proxy::Fault;
 use picket_wire::track::{Change, Complete, Track};
 use picket_wire::{Topic, header};
@@ -85,6 +86,64 @@ async fn latencies_ms(fleet: &Fleet, agent: &Agent, from: Timestamp, to: Timesta
 
 fn percentile(sorted: &[i64], percent: usize) -> i64 {
     sorted[(sorted.len() - 1) * percent / 100]
+}
+
+/// What `picket-aggregator replay` says of a device, and how it ends.
+fn replay(fleet: &Fleet, agent: &Agent, more: &[&str]) -> Result<(String, Option<i32>)> {
+    let mut command = Command::new(program("picket-aggregator")?);
+    let of = ["replay", "--device", &agent.device, "--config"];
+    command.args(of).arg(fleet.aggregator_config()).args(more);
+    let output = output_within(&mut command, LIMIT)?;
+    let said = [output.stdout, output.stderr].concat();
+    Ok((String::from_utf8(said)?, output.status.code()))
+}
+
+/// Tracking it all again comes to what is stored, from either source; and what somebody changes in the
+/// store is named.
+async fn replays_to_the_same(fleet: &Fleet, agent: &Agent) -> Result<()> {
+    let observed = stored(fleet, agent).await?;
+    for source in ["mongodb", "kafka"] {
+        let (said, code) = replay(fleet, agent, &["--source", source])?;
+        ensure!(code == Some(0) && said.contains("all that was compared is equal"), "{said}");
+        ensure!(said.contains(&format!("{observed} observations and ")), "{observed}: {said}");
+        ensure!(!said.contains("cannot be compared"), "{said}");
+    }
+    let tracks = fleet.database.collection::<TrackDocument>("tracks");
+    let of_device = doc! { "device": &agent.device, "state": { "$ne": "replaced" } };
+    let whole = tracks.find_one(of_device).await?.ok_or_else(|| anyhow::anyhow!("no track"))?;
+    let by_hand = doc! { "$inc": { "observations": 1_i64 } };
+    tracks.update_one(doc! { "_id": &whole.id }, by_hand).await?;
+    for source in ["mongodb", "kafka"] {
+        let (said, code) = replay(fleet, agent, &["--source", source])?;
+        let (is, was) = (whole.observations + 1, whole.observations);
+        let told = format!("track {}: observations is {is}, replayed {was}", whole.id);
+        ensure!(code == Some(1) && said.contains(&told) && said.contains("1 differ"), "{said}");
+    }
+    // What was not captured in the range is not compared.
+    let first_seen = whole.first_seen.ok_or_else(|| anyhow::anyhow!("a track without a time"))?;
+    let before = Timestamp::from_millisecond(first_seen.timestamp_millis() - 1)?.to_string();
+    let (said, code) = replay(fleet, agent, &["--to", &before])?;
+    ensure!(code != Some(1) && !said.contains("differ;"), "{said}");
+    tracks.replace_one(doc! { "_id": &whole.id }, &whole).await?;
+
+    let observations = fleet.database.collection::<Document>("observations");
+    let seen = doc! { "_id": &whole.first_observation };
+    let retracked = doc! { "$set": { "detections.$[].track": "somebody" } };
+    observations.update_one(seen.clone(), retracked).await?;
+    let (said, code) = replay(fleet, agent, &["--json"])?;
+    let line: serde_json::Value = serde_json::from_str(said.lines().next().unwrap_or_default())?;
+    let difference = &line["differences"][0];
+    ensure!(code == Some(1) && difference["id"] == whole.first_observation.as_str(), "{said}");
+    ensure!(difference["stored"] == "somebody", "{said}");
+    let wrong = ["--camera", "gate/nowhere"];
+    let (said, code) = replay(fleet, agent, &wrong)?;
+    ensure!(code == Some(2) && said.contains(&format!("{}/north", agent.device)), "{said}");
+
+    // An observation that is gone leaves the tracks unknown that it may have been of.
+    observations.delete_one(seen).await?;
+    let (said, code) = replay(fleet, agent, &[])?;
+    ensure!(code != Some(1) && said.contains("1 that the ledger has are stored no more"), "{said}");
+    Ok(())
 }
 
 /// The aggregator tells others of tracks from now on.
@@ -198,7 +257,7 @@ fn a_camera_that_was_away_gets_the_tracks_of_a_run_without_the_outage_and_no_oth
         let (usual, late) = (percentile(&calm, 90), percentile(&amid, 90));
         println!("the other camera, p90 in ms: {usual} before, {late} meanwhile");
         assert!(late < 2 * usual + 1000, "the other camera waited: {late} ms, {usual} before");
-        Ok(())
+        replays_to_the_same(&bench.fleet, &away).await
     })
     .unwrap();
 }

@@ -257,7 +257,7 @@ async fn the_same_id_with_other_bytes_is_a_conflict_and_the_same_bytes_are_a_res
     assert_eq!(letters.len(), 1);
     assert_eq!(header_of(&letters[0], dead_letter::REASON), dead_letter::IDENTITY_CONFLICT);
     until("the books of two observations", LIMIT, async || {
-        let findings = oracle::ask(&fleet.database, &["gate"], &[], &fleet.images()).await?;
+        let findings = oracle::ask(&fleet.database, &["gate"], &[], &fleet.pictures).await?;
         let stored: Vec<_> =
             findings.accounts.values().map(|account| account.stored.len()).collect();
         let is_so = findings.violations.is_empty() && stored == [2];

@@ -136,6 +136,8 @@ impl Pages {
             late: false,
             is_final: true,
             digest: String::new(),
+            classes: None,
+            classified_by: None,
             ingest: ingest(),
         };
         self.write(collection::OBSERVATIONS, &document).await;

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use mongodb::bson::Document;
+use mongodb::bson::RawDocumentBuf;
 use picket_wire::observation::{ClockState, EpochStart, Gap, GapOf, Observation, Reason, Skip};
 use picket_wire::{CameraKey, CameraRecord, EpochId};
 use serde::{Deserialize, Serialize};
@@ -20,7 +20,7 @@ use crate::store::bulk::Update;
 use crate::store::clocks::EpochClock;
 use crate::store::documents::{CentreAccounts, TrackDocument, collection};
 use crate::store::ledger::EpochLedger;
-use crate::store::{StoreError, encode};
+use crate::store::{StoreError, encode_raw};
 use crate::track::Settings as TrackSettings;
 use crate::upsert::{self, LostRun, Origin, Retention, Tracking};
 
@@ -112,7 +112,7 @@ pub enum Verdict {
 #[derive(Debug, Default)]
 pub struct Changes {
     /// New documents for `observations`.
-    pub records: Vec<Document>,
+    pub records: Vec<RawDocumentBuf>,
     /// Newest version of each changed track.
     pub tracks: BTreeMap<String, TrackDocument>,
     /// Tracks that end without a summary, because their tracker's state is gone.
@@ -205,6 +205,7 @@ impl Camera {
                 let ingest = origin.ingest(self.retention.observations_days);
                 let relations = self.relations(other.id().epoch);
                 let document = upsert::other(other, relations, digest, ingest)?;
+                let document = encode_raw(collection::OBSERVATIONS, &document)?;
                 match other {
                     CameraRecord::Skip(r) => self.take_skip(r, origin, changes),
                     CameraRecord::Gap(r) => self.take_gap(r, origin, changes),
@@ -346,7 +347,8 @@ impl Camera {
             for (first, last) in holes.into_iter().filter(|(first, last)| first <= last) {
                 let gap = LostRun { epoch: previous.epoch, first, last };
                 let ingest = origin.ingest(self.retention.observations_days);
-                changes.records.push(upsert::crash_gap(record, gap, digest, &ingest)?);
+                let gap = upsert::crash_gap(record, gap, digest, &ingest)?;
+                changes.records.push(encode_raw(collection::OBSERVATIONS, &gap)?);
             }
             self.settle(previous.epoch, (first, last), false, (origin, changes), |a, n| {
                 add_reason(&mut a.dropped, Reason::CRASH, n);
@@ -373,7 +375,7 @@ impl Camera {
         let late = standing == Standing::Late;
         let tracking = Tracking { tracks: &tracks, late, is_final: standing != Standing::Ahead };
         let document = upsert::observation(record, relations, &tracking, digest, ingest);
-        changes.records.push(encode(collection::OBSERVATIONS, &document)?);
+        changes.records.push(encode_raw(collection::OBSERVATIONS, &document)?);
         self.settle(epoch, (seq, seq), true, (origin, changes), |a, n| add(&mut a.stored, n));
         Ok(late)
     }

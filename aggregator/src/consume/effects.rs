@@ -1,6 +1,6 @@
 //! A batch: what was read, and what it does, worked out before anything is written.
 
-use mongodb::bson::DateTime;
+use mongodb::bson::{DateTime, RawDocumentBuf};
 use object_store::PutPayload;
 use picket_wire::{Message, Outgoing, Reject, Topic};
 use serde::Deserialize;
@@ -64,6 +64,7 @@ impl Entry {
 }
 
 /// A picture on its way to the object store.
+#[derive(Clone)]
 pub struct Image {
     /// Where to.
     pub path: String,
@@ -78,7 +79,9 @@ pub struct Effects {
     pub dead_letters: Vec<DeadLetter>,
     /// Then: pictures, before the documents that point at them.
     pub images: Vec<Image>,
-    /// Then: documents whose ids follow from the log, by collection.
+    /// Then: new documents, whose ids follow from the log, by collection.
+    pub inserts: Vec<(&'static str, Vec<RawDocumentBuf>)>,
+    /// Then: changes of documents, by collection.
     pub writes: Vec<(&'static str, Vec<Update>)>,
     /// Then: what others are told of tracks.
     pub told: Vec<Outgoing>,
@@ -95,10 +98,11 @@ pub struct Effects {
 impl Effects {
     /// Whether nothing is to be done.
     pub fn is_empty(&self) -> bool {
-        let Self { dead_letters, images, writes, told, end, .. } = self;
+        let Self { dead_letters, images, inserts, writes, told, end, .. } = self;
         dead_letters.is_empty()
             && told.is_empty()
             && images.is_empty()
+            && inserts.iter().all(|(_, documents)| documents.is_empty())
             && writes.iter().all(|(_, updates)| updates.is_empty())
             && end.ledger.is_empty()
             && end.checkpoints.is_empty()

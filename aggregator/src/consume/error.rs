@@ -91,6 +91,14 @@ impl PartitionError {
         )
     }
 
+    /// Whether somebody changed a document that the partition cannot do without.
+    pub fn is_unreadable(&self) -> bool {
+        matches!(
+            self,
+            Self::Claim(StoreError::Unreadable { .. }) | Self::Load(StoreError::Unreadable { .. })
+        )
+    }
+
     /// The step, for metrics.
     pub fn step(&self) -> &'static str {
         match self {

@@ -12,7 +12,7 @@ use crate::store::bulk::Update;
 use crate::store::clocks::look_at_pictures;
 use crate::store::documents::collection;
 use crate::store::relations::Stretch;
-use crate::store::{Store, StoreError, encode};
+use crate::store::{Store, StoreError, encode_raw};
 use crate::upsert::{self, Retention};
 
 /// Pictures have no state but what is stored.
@@ -38,7 +38,8 @@ impl Frames {
             .collect();
         let ids: Vec<_> = ids.into_iter().collect();
         let fields = Some(Stored::fields());
-        let found = self.store.find_by_ids::<Stored>(collection::FRAMES, &ids, fields).await?;
+        let found =
+            self.store.find_readable_by_ids::<Stored>(collection::FRAMES, &ids, fields).await?;
         Ok(found.into_iter().map(Stored::known).collect())
     }
 
@@ -78,13 +79,13 @@ impl Frames {
             }
             let ingest = entry.origin.ingest(self.retention.frames_days);
             let document = upsert::frame(picture, &entry.digest, ingest);
-            documents.push(Update::insert_once(&id, encode(collection::FRAMES, &document)?));
+            documents.push(encode_raw(collection::FRAMES, &document)?);
             known.insert(id, Known::new(&entry.digest, &entry.origin));
             let path = document.path;
             let jpeg = entry.record.value.unwrap_or_default().into();
             effects.images.push(Image { path, jpeg });
         }
-        effects.writes.push((collection::FRAMES, documents));
+        effects.inserts.push((collection::FRAMES, documents));
         // After them: whoever learns of their epoch's clocks before this finds them, and whoever knew
         // already is told of them.
         effects.writes.push((collection::CLOCKS, unsure.updates()));

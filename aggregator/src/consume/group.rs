@@ -62,6 +62,18 @@ pub enum GroupError {
          consume.group_protocol = \"classic\""
     )]
     Protocol(#[source] KafkaError),
+    /// Another member has its name.
+    #[error(
+        "another aggregator is in the group as {name:?}: give each one a consume.static_member of its \
+         own. If one was killed, its name is free once the brokers miss it \
+         (group.consumer.session.timeout.ms, 45 s unless they are told otherwise)"
+    )]
+    NameTaken {
+        /// The name.
+        name: String,
+        /// What the brokers say.
+        source: KafkaError,
+    },
     /// The client gave up.
     #[error("the consumer failed for good")]
     Fatal(#[source] KafkaError),
@@ -192,6 +204,15 @@ impl Group {
                     RDKafkaErrorCode::UnsupportedVersion | RDKafkaErrorCode::UnsupportedFeature,
                 ),
             ) => return Err(GroupError::Protocol(e)),
+            // The newcomer is told the first, and with the classic protocol the other one the second.
+            Err(
+                source @ KafkaError::MessageConsumptionFatal(
+                    RDKafkaErrorCode::UnreleasedInstanceId | RDKafkaErrorCode::FencedInstanceId,
+                ),
+            ) => {
+                let name = self.works.shared.settings.static_member.clone().unwrap_or_default();
+                return Err(GroupError::NameTaken { name, source });
+            }
             Err(e @ KafkaError::MessageConsumptionFatal(_)) => return Err(GroupError::Fatal(e)),
             Err(KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset)) => {
                 let unseen = self.held.ids().into_iter().collect();
@@ -262,7 +283,8 @@ impl Group {
             counter!(names::PARTITIONS_STOPPED, "why" => "fenced").increment(1);
             tracing::warn!(topic, partition, "{topic}/{partition} stopped: {}", chain(error));
         } else {
-            counter!(names::PARTITIONS_STOPPED, "why" => "failed").increment(1);
+            let why = if error.is_unreadable() { "unreadable" } else { "failed" };
+            counter!(names::PARTITIONS_STOPPED, "why" => why).increment(1);
             tracing::error!(
                 topic,
                 partition,

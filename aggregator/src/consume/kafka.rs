@@ -6,6 +6,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{ClientConfig, ClientContext};
 
 use super::settings::{Connection, GroupProtocol, PASSWORD_FILE, Settings};
@@ -72,19 +73,63 @@ pub fn check_extra(
     })
 }
 
+/// A client that reads without being part of the group. One is named because the client wants it; it is
+/// neither joined nor told of anything.
+pub fn reader(
+    connection: &Connection,
+    group: &str,
+    name: &str,
+) -> Result<BaseConsumer<ClientLog>, ClientError> {
+    let mut config = client(connection, name)?;
+    config
+        .set("group.id", group)
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("auto.offset.reset", "error")
+        .set("allow.auto.create.topics", "false")
+        .set("enable.partition.eof", "true")
+        .set("queued.max.messages.kbytes", "16384");
+    Ok(config.create_with_context(ClientLog)?)
+}
+
+/// A connection that broke is made again by the client.
+pub fn is_passing(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::BrokerTransportFailure
+                | RDKafkaErrorCode::AllBrokersDown
+                | RDKafkaErrorCode::NotLeaderForPartition
+        )
+    )
+}
+
 /// The settings of the group's consumer.
 pub fn consumer(settings: &Settings, instance: &str) -> Result<ClientConfig, ClientError> {
+    let mut config = member(settings, &settings.group, instance)?;
+    // Where to begin is decided by the checkpoint; silently jumping elsewhere would be a loss.
+    config.set("auto.offset.reset", "error");
+    Ok(config)
+}
+
+/// The settings of a member of a group, which says itself what it has done.
+pub fn member(
+    settings: &Settings,
+    group: &str,
+    instance: &str,
+) -> Result<ClientConfig, ClientError> {
     let connection = settings.connection();
     let mut config = client(&connection, instance)?;
     set_reading(&mut config, settings.group_protocol, &connection.extra);
     config
-        .set("group.id", &settings.group)
+        .set("group.id", group)
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
-        // Where to begin is decided by the checkpoint; silently jumping elsewhere would be a loss.
-        .set("auto.offset.reset", "error")
         .set("allow.auto.create.topics", "false")
         .set("statistics.interval.ms", "2000");
+    if let Some(name) = &settings.static_member {
+        config.set("group.instance.id", name);
+    }
     Ok(config)
 }
 

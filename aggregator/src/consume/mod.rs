@@ -27,7 +27,7 @@ mod frames;
 mod group;
 mod held;
 mod inbox;
-mod kafka;
+pub(crate) mod kafka;
 mod lag;
 pub mod letters;
 mod membership;
@@ -38,6 +38,7 @@ mod outbox;
 mod partition;
 mod provisional;
 mod renewal;
+pub mod replay;
 mod returned;
 mod runs;
 mod settings;
@@ -109,7 +110,7 @@ impl Centre {
         store: Store,
         images: Images,
     ) -> Result<Self, CentreError> {
-        let instance = match &settings.instance {
+        let instance = match settings.instance.as_ref().or(settings.static_member.as_ref()) {
             Some(name) => name.clone(),
             None => format!("aggregator-{:08x}", getrandom::u32().map_err(CentreError::Instance)?),
         };

@@ -17,7 +17,7 @@ use super::provisional::{Replaced, StoredObservation};
 use super::returned::{Refused, Returned};
 use super::runs::{EpochRuns, Stretch};
 use super::stored_runs::{self, Tracking};
-use crate::metrics::{DROPPED, TRACKERS_DISCARDED};
+use crate::metrics::{DROPPED, TRACKERS_DISCARDED, UNREADABLE};
 use crate::store::bulk::Update;
 use crate::store::checkpoints::{
     CameraCheckpoint, Claim, RunsCheckpoint, camera_checkpoint_id, runs_checkpoint_id,
@@ -92,12 +92,10 @@ impl Observations {
         reading: Reading,
     ) -> Result<Self, StoreError> {
         let Reading { horizon_ms, reread_until, log_since, tells } = reading;
-        let text = encode(collection::CHECKPOINTS, &settings)?;
-        let sha256 = upsert::digest(text.to_string().as_bytes());
         Ok(Self {
             store,
             claim,
-            tracking: Tracking { settings, sha256 },
+            tracking: Tracking::new(settings)?,
             retention,
             horizon_ms,
             cameras: HashMap::new(),
@@ -140,7 +138,7 @@ impl Observations {
         let ids: Vec<_> = ids.into_iter().collect();
         let found = self
             .store
-            .find_by_ids::<Stored>(collection::OBSERVATIONS, &ids, Some(Stored::fields()))
+            .find_readable_by_ids::<Stored>(collection::OBSERVATIONS, &ids, Some(Stored::fields()))
             .await?;
         Ok(found.into_iter().map(Stored::known).collect())
     }
@@ -203,6 +201,7 @@ impl Observations {
             Ok(observation) => Some(observation),
             // Whoever changed it: the others are tracked all the same.
             Err(error) => {
+                counter!(UNREADABLE, "collection" => name).increment(1);
                 tracing::warn!(error = chain(&error), "a stored observation is not tracked");
                 None
             }
@@ -301,7 +300,7 @@ impl Observations {
                 camera.runs.insert(epoch, runs);
             } else if ledger.accounted.last().is_some() {
                 let mut runs = EpochRuns::new(self.tracking.settings.clone());
-                runs.finals.until = ledger.accounted.complete_until();
+                runs.begin_anew(ledger.accounted.complete_until());
                 camera.runs.insert(epoch, runs);
             }
             camera.ledgers.insert(epoch, ledger);
@@ -458,11 +457,7 @@ impl Observations {
         if self.tells {
             self.tell(&changes, effects);
         }
-        let records = changes.records.into_iter().map(|document| {
-            let id = document.get_str("_id").unwrap_or_default().to_owned();
-            Update::insert_once(&id, document)
-        });
-        effects.writes.push((collection::OBSERVATIONS, records.collect()));
+        effects.inserts.push((collection::OBSERVATIONS, changes.records));
         let tracks = changes.tracks.values().map(|track| {
             let document = encode(collection::TRACKS, track)?;
             Ok(Update::keep_higher(&track.id, &TrackDocument::ORDER, document))

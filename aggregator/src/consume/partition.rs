@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
-use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
+use futures_util::{FutureExt, StreamExt, stream};
 use jiff::Timestamp;
 use metrics::{counter, histogram};
+use mongodb::bson::RawDocumentBuf;
 use picket_wire::Outgoing;
 use rdkafka::message::{Header, OwnedHeaders};
 use tokio::sync::{mpsc, watch};
@@ -223,9 +224,13 @@ impl Worker {
         clock.step_done("work");
         self.put_aside(&effects, name).await?;
         clock.step_done("dead-letters");
-        self.put_images(std::mem::take(&mut effects.images), name).await?;
+        let paths = effects.images.iter().map(|image| image.path.clone()).collect();
+        let claim = self.shared.images.claim(paths).await;
+        let pictures_since = Instant::now();
+        self.put_images(&effects.images, name).await?;
         clock.step_done("images");
-        self.write(&effects, name).await?;
+        self.write(&effects, pictures_since, name).await?;
+        drop(claim);
         clock.step_done("documents");
         self.tell(&effects.told, name).await?;
         clock.step_done("tracks");
@@ -288,21 +293,48 @@ impl Worker {
         Ok(())
     }
 
-    async fn put_images(&self, images: Vec<Image>, name: &str) -> Result<(), PartitionError> {
+    /// Writes pictures until the store has them all.
+    async fn put_images(&self, images: &[Image], name: &str) -> Result<(), PartitionError> {
         let store = &self.shared.images;
-        let writes = images.into_iter().map(|image| async move {
-            let mut backoff = Backoff::new(name);
-            while let Err(e) = store.put(&image.path, image.jpeg.clone()).await {
-                backoff.absorb(PartitionError::Image(e)).await?;
-            }
-            Ok(())
-        });
-        stream::iter(writes).buffer_unordered(IMAGES_AT_ONCE).try_collect().await
+        let mut backoff = Backoff::new(name);
+        let mut left = images.to_vec();
+        loop {
+            let puts = left.into_iter().map(|image| async move {
+                let outcome = store.put(&image.path, image.jpeg.clone()).await;
+                outcome.err().map(|error| (image, error))
+            });
+            let failed = stream::iter(puts).buffer_unordered(IMAGES_AT_ONCE);
+            let failed: Vec<_> = failed.filter_map(std::future::ready).collect().await;
+            let (images, errors): (Vec<_>, Vec<_>) = failed.into_iter().unzip();
+            // Told of once, not for each picture.
+            let Some(error) = errors.into_iter().next() else { return Ok(()) };
+            backoff.absorb(PartitionError::Image(error)).await?;
+            left = images;
+        }
     }
 
-    async fn write(&mut self, effects: &Effects, name: &str) -> Result<(), PartitionError> {
+    /// Writes documents until MongoDB has them all. Pictures that wait for theirs are written again
+    /// before they are so old that another instance takes them for orphans.
+    async fn write(
+        &mut self,
+        effects: &Effects,
+        mut pictures_since: Instant,
+        name: &str,
+    ) -> Result<(), PartitionError> {
         let mut backoff = Backoff::new(name);
-        for (collection, updates) in &effects.writes {
+        for (collection, documents) in effects.inserts.iter().filter(|(_, all)| !all.is_empty()) {
+            loop {
+                if pictures_since.elapsed() > self.shared.images.renew_after() {
+                    pictures_since = Instant::now();
+                    self.put_images(&effects.images, name).await?;
+                }
+                match self.try_insert(collection, documents).await {
+                    Ok(()) => break,
+                    Err(e) => backoff.absorb(e).await?,
+                }
+            }
+        }
+        for (collection, updates) in effects.writes.iter().filter(|(_, all)| !all.is_empty()) {
             while let Err(e) = self.try_write(collection, updates).await {
                 backoff.absorb(e).await?;
             }
@@ -310,21 +342,35 @@ impl Worker {
         Ok(())
     }
 
+    async fn try_insert(
+        &mut self,
+        collection: &'static str,
+        documents: &[RawDocumentBuf],
+    ) -> Result<(), PartitionError> {
+        self.prove_ownership().await?;
+        let written = self.shared.store.insert_once(collection, documents).await;
+        written.map_err(PartitionError::Write)
+    }
+
     async fn try_write(
         &mut self,
         collection: &'static str,
         updates: &[Update],
     ) -> Result<(), PartitionError> {
-        if updates.is_empty() {
-            return Ok(());
-        }
-        let store = &self.shared.store;
+        self.prove_ownership().await?;
+        let written = self.shared.store.write(collection, updates).await;
+        written.map_err(PartitionError::Write)
+    }
+
+    /// Asks whether somebody else owns the partition by now, unless that was seen a moment ago.
+    async fn prove_ownership(&mut self) -> Result<(), PartitionError> {
         if self.proved.elapsed() > PROOF {
             let asked = Instant::now();
-            store.prove(&self.owner.claim).await.map_err(PartitionError::Ownership)?;
+            let proof = self.shared.store.prove(&self.owner.claim).await;
+            proof.map_err(PartitionError::Ownership)?;
             self.proved = asked;
         }
-        store.write(collection, updates.to_vec()).await.map_err(PartitionError::Write)
+        Ok(())
     }
 
     /// Tells others of tracks, each at least once. What is one camera's keeps its order.

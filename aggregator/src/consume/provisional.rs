@@ -57,6 +57,26 @@ impl StoredObservation {
         fields
     }
 
+    /// Its id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Its number.
+    pub fn seq(&self) -> u64 {
+        self.seq.unsigned_abs()
+    }
+
+    /// Whether its tracks stay.
+    pub fn is_final(&self) -> bool {
+        self.is_final
+    }
+
+    /// The track of each detection.
+    pub fn tracks(&self) -> impl ExactSizeIterator<Item = Option<&str>> {
+        self.detections.iter().map(|detection| detection.track.as_deref())
+    }
+
     /// What was found, as a tracker takes it.
     pub fn detections(&self) -> Vec<Detection<'_>> {
         let all = self.detections.iter();

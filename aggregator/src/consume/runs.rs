@@ -9,12 +9,12 @@
 //! `finals` goes on when the missing records come, or are told to be lost, or have been missing for
 //! longer than the horizon. What was stored beyond them is then read back ([`Stretch`]).
 
-use picket_wire::observation::ClockState;
+use picket_wire::observation::{ClockState, Observation, Stamp};
 use serde::{Deserialize, Serialize};
 
 use crate::store::ledger::Ranges;
 use crate::track::{Detection, ObservationRef, Settings, TrackSummary, Tracker};
-use crate::upsert::WallTimes;
+use crate::upsert::{self, WallTimes};
 
 /// Most holes of an epoch that are told apart by when they were noticed. Of more, older ones count as
 /// noticed with the next younger one: they are waited for longer.
@@ -37,6 +37,21 @@ pub struct Frame<'a> {
     pub clock: ClockState,
     /// What was found.
     pub detections: &'a [Detection<'a>],
+}
+
+impl<'a> Frame<'a> {
+    /// Of a record of the log.
+    pub fn of(record: &Observation, id: &'a str, detections: &'a [Detection<'a>]) -> Self {
+        let Stamp { mono_us, captured_at, clock } = record.stamp;
+        let captured_ns = upsert::nanoseconds(captured_at);
+        Self { id, seq: record.id.seq, mono_us, captured_ns, clock, detections }
+    }
+}
+
+/// What was found, as a tracker takes it.
+pub fn detections(record: &Observation) -> Vec<Detection<'_>> {
+    let all = record.detections.iter();
+    all.map(|d| Detection { box_px: d.box_px, score: d.score, class: &d.class }).collect()
 }
 
 /// What a run makes of an observation.
@@ -169,6 +184,9 @@ pub struct EpochRuns {
     pub superseded_ms: Option<i64>,
     /// All of its tracks are final.
     pub is_over: bool,
+    /// The `seq` after which the tracker began anew, because the state of the one before could not be
+    /// taken over.
+    pub anew_after: Option<u64>,
     /// Whether it differs from what is stored.
     pub dirty: bool,
 }
@@ -185,8 +203,14 @@ impl EpochRuns {
             end: None,
             superseded_ms: None,
             is_over: false,
+            anew_after: None,
             dirty: false,
         }
+    }
+
+    /// Goes on after this `seq` without knowing of anything before.
+    pub fn begin_anew(&mut self, after: u64) {
+        (self.finals.until, self.anew_after) = (after, Some(after));
     }
 
     /// How an observation stands that is not accounted for. Which ones are late follows from the log:

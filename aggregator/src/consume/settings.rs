@@ -17,6 +17,8 @@ pub(super) const PASSWORD_FILE: &str = "consume.sasl.password_file";
 const MAX_BATCH_RECORDS: usize = 100_000;
 /// A GiB: a batch is in memory whole, and each partition has one.
 const MAX_BATCH_KIB: usize = 1024 * 1024;
+/// As long as the brokers let a member's name be.
+const MAX_MEMBER_BYTES: usize = 249;
 /// A TiB: more is a slip of the finger.
 const MAX_QUEUE_MIB: usize = 1024 * 1024;
 
@@ -57,9 +59,16 @@ pub struct Settings {
     /// that would break what Picket promises are refused by name.
     #[serde(default)]
     pub extra: Extra,
-    /// Name of this instance in logs and checkpoints; drawn at random if it is not set.
+    /// Name of this instance in logs and checkpoints; `static_member` or drawn at random if it is not
+    /// set.
     #[serde(default)]
     pub instance: Option<String>,
+    /// Makes this aggregator a static member of the group, under this name (`group.instance.id`), of which
+    /// no other one may be. Its partitions wait for it while it starts again, unread, for as long as the
+    /// brokers let a session last (`group.consumer.session.timeout.ms`), instead of moving to the others
+    /// and back; one that ends for good keeps them as long.
+    #[serde(default)]
+    pub static_member: Option<String>,
     /// Most records in one batch.
     #[serde(default = "default_batch_records")]
     pub batch_records: usize,
@@ -160,6 +169,14 @@ impl Settings {
             return Err(Problem::new("group", "must not be empty"));
         }
         let fits = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+        if let Some(name) = &self.static_member {
+            let is_name = (1..=MAX_MEMBER_BYTES).contains(&name.len()) && name.bytes().all(fits);
+            if !is_name || name == "." || name == ".." {
+                let problem =
+                    "must be 1 to 249 letters, digits, '.', '_' and '-', and not '.' or '..'";
+                return Err(Problem::new("static_member", problem));
+            }
+        }
         if self.topic_prefix.is_empty() || !self.topic_prefix.bytes().all(fits) {
             return Err(Problem::new("topic_prefix", "must be letters, digits, '.', '_' and '-'"));
         }
@@ -348,6 +365,19 @@ mod tests {
                 "brokers = ['a:1']\nallow_plaintext = true\n{field} = 9223372036854775807"
             ));
             assert_eq!(most.check().unwrap_err().field, field);
+        }
+    }
+
+    #[test]
+    fn a_static_members_name_is_one_that_the_brokers_take() {
+        let with = |name: &str| {
+            let text =
+                format!("brokers = ['a:1']\nallow_plaintext = true\nstatic_member = '{name}'");
+            settings(&text).check()
+        };
+        with("centre-1.north_2").unwrap();
+        for name in ["", ".", "..", "centre 1", "centre/1", &"x".repeat(250)] {
+            assert_eq!(with(name).unwrap_err().field, "static_member");
         }
     }
 

@@ -10,7 +10,7 @@ use crate::store::checkpoints::{Claim, RunsCheckpoint, runs_checkpoint_id};
 use crate::store::documents::collection;
 use crate::store::{StoreError, encode};
 use crate::track::{Settings, TRACKER_VERSION, Tracker};
-use crate::upsert::WallTimes;
+use crate::upsert::{self, WallTimes};
 
 #[derive(Debug, Serialize, Deserialize)]
 struct RunState {
@@ -30,6 +30,8 @@ struct State {
     end: Option<u64>,
     superseded_ms: Option<i64>,
     is_over: bool,
+    #[serde(default)]
+    anew_after: Option<u64>,
 }
 
 /// A tracker's settings, and their digest.
@@ -39,6 +41,14 @@ pub struct Tracking {
     pub settings: Settings,
     /// SHA-256 of them, hex.
     pub sha256: String,
+}
+
+impl Tracking {
+    /// Settings with their digest.
+    pub fn new(settings: Settings) -> Result<Self, StoreError> {
+        let text = encode(collection::CHECKPOINTS, &settings)?;
+        Ok(Self { sha256: upsert::digest(text.to_string().as_bytes()), settings })
+    }
 }
 
 /// Runs whose tracker cannot go on.
@@ -70,7 +80,7 @@ pub fn restored(
     let state: State = match bson::deserialize_from_bson(checkpoint.state) {
         Ok(state) => state,
         Err(e) => {
-            runs.finals.until = complete_until;
+            runs.begin_anew(complete_until);
             return (runs, Some(Discarded::new("unreadable", e.to_string())));
         }
     };
@@ -80,9 +90,16 @@ pub fn restored(
     }
     (runs.has_begun, runs.end, runs.superseded_ms, runs.is_over) =
         (state.has_begun, state.end, state.superseded_ms, state.is_over);
-    runs.finals.until = state.finals.until;
-    let mut discarded = if checkpoint.tracker_version != i64::from(TRACKER_VERSION) {
-        Some(Discarded::new("version", "it is of another version of the tracker"))
+    (runs.finals.until, runs.anew_after) = (state.finals.until, state.anew_after);
+    let version = checkpoint.tracker_version;
+    let mut discarded = if version != i64::from(TRACKER_VERSION) {
+        let is_newer = version > i64::from(TRACKER_VERSION);
+        let label = if is_newer { "newer-version" } else { "version" };
+        let why = format!(
+            "its state is of version {version} of the tracker, and this aggregator has version \
+             {TRACKER_VERSION}"
+        );
+        Some(Discarded::new(label, why))
     } else if checkpoint.tracker_settings != tracking.sha256 {
         Some(Discarded::new("settings", "the tracker's settings have changed"))
     } else {
@@ -97,6 +114,9 @@ pub fn restored(
                 discarded = Some(Discarded::new("unreadable", e.to_string()));
             }
         }
+    }
+    if discarded.is_some() {
+        runs.begin_anew(runs.finals.until);
     }
     (runs, discarded.map(|discarded| Discarded { tracks, ..discarded }))
 }
@@ -129,6 +149,7 @@ pub fn update(
         end: runs.end,
         superseded_ms: runs.superseded_ms,
         is_over: runs.is_over,
+        anew_after: runs.anew_after,
     };
     let checkpoint = RunsCheckpoint {
         id: runs_checkpoint_id(key, epoch),
@@ -167,6 +188,7 @@ mod tests {
         runs.holes.push(Noticed { before: 12, at_ms: 3 });
         runs.aside.insert(20, 21);
         (runs.has_begun, runs.end, runs.superseded_ms) = (true, Some(30), Some(4));
+        runs.anew_after = Some(2);
         let wall = WallTimes {
             track: "gate/north/1-00000001/7#0".to_owned(),
             first_ns: None,
@@ -190,11 +212,16 @@ mod tests {
         let of_settings = restored(stored(&runs()), &tracking("b"), 0);
         let newer = RunsCheckpoint { tracker_version: i64::MAX, ..stored(&runs()) };
         let of_version = restored(newer, &tracking("a"), 0);
-        for (label, (runs, discarded)) in [("settings", of_settings), ("version", of_version)] {
+        let older = RunsCheckpoint { tracker_version: 0, ..stored(&runs()) };
+        let of_older = restored(older, &tracking("a"), 0);
+        for (label, (runs, discarded)) in
+            [("settings", of_settings), ("newer-version", of_version), ("version", of_older)]
+        {
             let discarded = discarded.unwrap();
             assert_eq!(discarded.label, label);
             assert_eq!(discarded.tracks, ["gate/north/1-00000001/7#0"]);
             assert_eq!((runs.finals.until, runs.end, runs.live), (7, Some(30), None));
+            assert_eq!(runs.anew_after, Some(7));
         }
     }
 
@@ -203,5 +230,6 @@ mod tests {
         let spoilt = RunsCheckpoint { state: Bson::Int32(3), ..stored(&runs()) };
         let (runs, discarded) = restored(spoilt, &tracking("a"), 9);
         assert_eq!((runs.finals.until, discarded.unwrap().label), (9, "unreadable"));
+        assert_eq!(runs.anew_after, Some(9));
     }
 }

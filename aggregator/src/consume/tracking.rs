@@ -4,15 +4,17 @@
 use metrics::counter;
 use mongodb::bson::doc;
 use picket_service::logging::chain;
-use picket_wire::observation::{EpochStart, Observation, Stamp};
+use picket_wire::observation::{EpochStart, Observation};
 use picket_wire::{EpochId, ObservationId, Outgoing};
 use serde::{Deserialize, Serialize};
 
 use super::camera::{Camera, Changes, Newest};
 use super::provisional::{StoredObservation, replaced, retracked, set};
-use super::runs::{EpochRuns, Frame, Standing, Stretch, Tracked};
+use super::runs::{EpochRuns, Frame, Standing, Stretch, Tracked, detections};
 use crate::metrics::TRACKERS_DISCARDED;
-use crate::track::{Detection, TrackSummary};
+use crate::store::documents::collection;
+use crate::store::encode_raw;
+use crate::track::TrackSummary;
 use crate::upsert::{self, LostRun, Origin, WallTimes};
 
 /// Epochs of a camera that may wait for something at one time; of more, the one that has waited
@@ -42,15 +44,9 @@ impl Camera {
     ) -> (Vec<Option<String>>, Standing) {
         let (epoch, seq) = (record.id.epoch, record.id.seq);
         self.enter(epoch, origin, changes);
-        let detections: Vec<_> = record
-            .detections
-            .iter()
-            .map(|d| Detection { box_px: d.box_px, score: d.score, class: &d.class })
-            .collect();
-        let Stamp { mono_us, clock, .. } = record.stamp;
-        let captured_ns = upsert::nanoseconds(record.stamp.captured_at);
+        let detections = detections(record);
         let id = record.id.to_string();
-        let frame = Frame { id: &id, seq, mono_us, captured_ns, clock, detections: &detections };
+        let frame = Frame::of(record, &id, &detections);
         let given_up_ms = self.given_up_ms(origin);
         let runs = self.runs_of(epoch);
         let standing = runs.standing(seq, given_up_ms);
@@ -72,6 +68,7 @@ impl Camera {
             _ => {}
         }
         if standing != Standing::Late && self.is_newest(&record.id) {
+            let Frame { captured_ns, mono_us, clock, .. } = frame;
             self.place.newest = Some(Newest { id, captured_ns, mono_us, clock: Some(clock) });
         }
         (tracked.assigned, standing)
@@ -246,7 +243,8 @@ impl Camera {
                  go on without them");
             let ingest = origin.ingest(self.retention.observations_days);
             let lost = LostRun { epoch, first, last };
-            match upsert::given_up(&self.key, lost, &ingest) {
+            let document = upsert::given_up(&self.key, lost, &ingest);
+            match document.and_then(|d| encode_raw(collection::OBSERVATIONS, &d)) {
                 Ok(document) => changes.records.push(document),
                 Err(error) => tracing::error!(error = chain(&error), "a gap cannot be stored"),
             }

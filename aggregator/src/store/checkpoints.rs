@@ -17,6 +17,7 @@ use mongodb::bson::{Bson, DateTime, Document, doc};
 use mongodb::options::{ReadConcern, ReturnDocument, TransactionOptions};
 use mongodb::{ClientSession, error};
 use picket_wire::{CameraKey, EpochId};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::bulk::Update;
@@ -24,6 +25,7 @@ use super::client::{Store, durable};
 use super::documents::collection;
 use super::error::StoreError;
 use super::ledger::ledger_id;
+use super::schema::Date;
 use super::{decode, encode};
 
 /// A partition that this instance owns, and since which epoch.
@@ -62,7 +64,7 @@ pub fn camera_checkpoint_id(camera: &str) -> String {
 }
 
 /// A partition's checkpoint.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PartitionCheckpoint {
     /// `partition/<topic>/<number>`.
     #[serde(rename = "_id")]
@@ -84,6 +86,7 @@ pub struct PartitionCheckpoint {
     /// The latest time at which the broker appended anything that stands before `next_offset`; null
     /// before the first batch, and in the checkpoint of an older build.
     #[serde(default)]
+    #[schemars(with = "Option<Date>")]
     pub newest_at: Option<DateTime>,
     /// The owner epoch since which it is this log: what was noted before that tells offsets of another.
     #[serde(default)]
@@ -94,7 +97,7 @@ pub struct PartitionCheckpoint {
 }
 
 /// A log that does not go on where the checkpoint says.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct BrokenLog {
     /// `log-out-of-range`, `topic-recreated` or `other-cluster`.
     pub state: String,
@@ -103,11 +106,12 @@ pub struct BrokenLog {
     /// Where it went on.
     pub to_offset: i64,
     /// When it was noticed.
+    #[schemars(with = "Date")]
     pub noticed_at: DateTime,
 }
 
 /// A camera's checkpoint: what is not of one of its epochs.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CameraCheckpoint {
     /// `camera/<device>/<camera>`.
     #[serde(rename = "_id")]
@@ -124,11 +128,12 @@ pub struct CameraCheckpoint {
     #[serde(default)]
     pub waits: bool,
     /// The state of the camera.
+    #[schemars(with = "serde_json::Value")]
     pub state: Bson,
 }
 
 /// The tracking of one epoch of a camera.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RunsCheckpoint {
     /// `runs/<device>/<camera>/<epoch>-<instance>`.
     #[serde(rename = "_id")]
@@ -144,6 +149,7 @@ pub struct RunsCheckpoint {
     /// SHA-256 of the tracker's settings, hex.
     pub tracker_settings: String,
     /// The state of the runs.
+    #[schemars(with = "serde_json::Value")]
     pub state: Bson,
 }
 
@@ -366,7 +372,7 @@ impl Store {
             change: change.into(),
             upsert: false,
         };
-        let fence = self.write_in(session, collection::CHECKPOINTS, vec![partition]).await?;
+        let fence = self.write_in(session, collection::CHECKPOINTS, &[partition]).await?;
         if fence.matched == 0 {
             return Err(StoreError::Fenced { partition: claim.id() });
         }
@@ -376,7 +382,7 @@ impl Store {
             (collection::CAMERAS, &end.cameras),
             (collection::DEAD_LETTERS, &end.letters),
         ] {
-            self.write_in(session, collection, updates.clone()).await?;
+            self.write_in(session, collection, updates).await?;
         }
         Ok(())
     }

@@ -18,6 +18,7 @@ use mongodb::bson::{Bson, Document, doc};
 use mongodb::options::Hint;
 use picket_wire::observation::ClockState;
 use picket_wire::{CameraKey, EpochId};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::bulk::Update;
@@ -143,7 +144,7 @@ pub fn look_at_pictures(
 
 /// What is due of an epoch for one reason, as far as it is set apart. What became due since stands
 /// beside it, as `from_us` and `to_us`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Work {
     /// What is worked off now, or was when somebody crashed.
     #[serde(default)]
@@ -151,7 +152,7 @@ pub struct Work {
 }
 
 /// A stretch that is set apart, and does not change until it is done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Doing {
     /// Which.
     pub stretch: Stretch,
@@ -161,7 +162,7 @@ pub struct Doing {
 
 /// What is known of the clocks of one epoch of one camera. `_id` is
 /// `<device>/<camera>/<epoch>-<instance>`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ClockDocument {
     /// Epoch of a camera.
     #[serde(rename = "_id")]
@@ -243,7 +244,7 @@ impl Store {
         let change =
             vec![doc! { "$set": { doing: set_apart } }, doc! { "$unset": [from_us, to_us] }];
         let update = Update { filter, change: pipeline(change), upsert: false };
-        self.write(collection::CLOCKS, vec![update]).await
+        self.write(collection::CLOCKS, &[update]).await
     }
 
     /// Notes that what was set apart with this number is done; of another one nothing is noted.
@@ -255,7 +256,7 @@ impl Store {
         let rest = doc! { "$cond": [is_all, "$$REMOVE", now] };
         let change = vec![doc! { "$unset": doing }, doc! { "$set": { field: rest } }];
         let update = Update { filter, change: pipeline(change), upsert: false };
-        self.write(collection::CLOCKS, vec![update]).await
+        self.write(collection::CLOCKS, &[update]).await
     }
 }
 

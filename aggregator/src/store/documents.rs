@@ -6,7 +6,11 @@ use std::collections::BTreeMap;
 
 use mongodb::bson::{DateTime, Document};
 use picket_wire::observation::Quality;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use super::classes::{Class, ClassifiedBy};
+use super::schema::Date;
 
 /// Names of the collections.
 pub mod collection {
@@ -28,10 +32,14 @@ pub mod collection {
     pub const CLOCKS: &str = "clocks";
     /// What became of dead letters that somebody dealt with.
     pub const DEAD_LETTERS: &str = "dead_letters";
+    /// What a second look found in frames whose observation is not there yet.
+    pub const UNCLAIMED_CLASSES: &str = "unclaimed_classes";
+    /// Which form the documents have.
+    pub const SCHEMA: &str = "schema";
 }
 
 /// How a document came here.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Ingest {
     /// Topic's full name.
     pub topic: String,
@@ -40,10 +48,13 @@ pub struct Ingest {
     /// Offset.
     pub offset: i64,
     /// When the broker appended the record.
+    #[schemars(with = "Date")]
     pub broker_time: DateTime,
     /// When the aggregator wrote the document.
+    #[schemars(with = "Date")]
     pub stored_at: DateTime,
     /// When MongoDB may delete it: broker time + retention.
+    #[schemars(with = "Date")]
     pub expire_at: DateTime,
     /// How many relations of the epoch's clocks were known when the document's wall times were last
     /// looked at; absent if none was, or the device knew the time. Who knows fewer changes nothing.
@@ -57,9 +68,10 @@ pub struct Ingest {
 
 /// What the device said of a time that follows from its clock records instead, because its clock was
 /// not kept by a time source when the record was made.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Correction {
     /// Wall time by the device; null where its clock was never set.
+    #[schemars(with = "Option<Date>")]
     pub device_captured_at: Option<DateTime>,
     /// The same in nanoseconds since 1970.
     pub device_captured_ns: Option<i64>,
@@ -68,16 +80,18 @@ pub struct Correction {
 }
 
 /// The same of a track.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TrackCorrection {
     /// First seen, by the device.
+    #[schemars(with = "Option<Date>")]
     pub device_first_seen: Option<DateTime>,
     /// Last seen, by the device.
+    #[schemars(with = "Option<Date>")]
     pub device_last_seen: Option<DateTime>,
 }
 
 /// A detection, with the track it belongs to.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct DetectionDocument {
     /// x, y, width, height; pixels of the captured frame.
     #[serde(rename = "box")]
@@ -95,7 +109,7 @@ pub struct DetectionDocument {
 }
 
 /// An observation. `_id` is the observation's id.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ObservationDocument {
     /// `<device>/<camera>/<epoch>-<instance>/<seq>`.
     #[serde(rename = "_id")]
@@ -113,6 +127,7 @@ pub struct ObservationDocument {
     /// Number of the frame in its epoch.
     pub seq: i64,
     /// Wall time of capture.
+    #[schemars(with = "Option<Date>")]
     pub captured_at: Option<DateTime>,
     /// The same in nanoseconds since 1970.
     pub captured_ns: Option<i64>,
@@ -144,13 +159,20 @@ pub struct ObservationDocument {
     pub is_final: bool,
     /// SHA-256 of the message's value, hex: the same id with another digest is a conflict.
     pub digest: String,
+    /// What a second look at its frame found, the surest first; absent where there was none. It follows
+    /// from the frame and a model, not from the log of observations: comparisons leave it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classes: Option<Vec<Class>>,
+    /// What gave it these.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classified_by: Option<ClassifiedBy>,
     /// How it came here.
     pub ingest: Ingest,
 }
 
 /// Summary of a track; bounded in size. `_id` is the track's id: the observation of birth, `#`, the
 /// index of the detection.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TrackDocument {
     /// Track id.
     #[serde(rename = "_id")]
@@ -164,10 +186,12 @@ pub struct TrackDocument {
     /// What it is.
     pub class: String,
     /// First seen, wall time.
+    #[schemars(with = "Option<Date>")]
     pub first_seen: Option<DateTime>,
     /// First seen, microseconds since the epoch's start.
     pub first_mono_us: i64,
     /// Last seen, wall time.
+    #[schemars(with = "Option<Date>")]
     pub last_seen: Option<DateTime>,
     /// Last seen, microseconds since the epoch's start.
     pub last_mono_us: i64,
@@ -213,7 +237,7 @@ impl TrackDocument {
 }
 
 /// A stored picture. `_id` is the id of its observation, or `<observation>#<index>` for a crop.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct FrameDocument {
     /// Picture id.
     #[serde(rename = "_id")]
@@ -227,6 +251,7 @@ pub struct FrameDocument {
     /// Camera.
     pub camera: String,
     /// Wall time of capture.
+    #[schemars(with = "Option<Date>")]
     pub captured_at: Option<DateTime>,
     /// The same in nanoseconds since 1970.
     pub captured_ns: Option<i64>,
@@ -258,19 +283,20 @@ pub struct FrameDocument {
 }
 
 /// The newest status of a device. `_id` is the device's name.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct DeviceDocument {
     /// Device.
     #[serde(rename = "_id")]
     pub id: String,
     /// The status message's body, as it came (`picket_wire::status::Status`).
+    #[schemars(with = "serde_json::Map<String, serde_json::Value>")]
     pub status: Document,
     /// How it came here; the higher `broker_time` stands.
     pub ingest: Ingest,
 }
 
 /// A camera as the centre sees it. `_id` is `<device>/<camera>`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CameraDocument {
     /// `<device>/<camera>`.
     #[serde(rename = "_id")]
@@ -282,6 +308,7 @@ pub struct CameraDocument {
     /// Id of the newest observation that was stored.
     pub newest_observation: Option<String>,
     /// Its wall time.
+    #[schemars(with = "Option<Date>")]
     pub newest_captured_at: Option<DateTime>,
     /// Epoch in which it stands.
     pub epoch: Option<String>,
@@ -289,6 +316,7 @@ pub struct CameraDocument {
     /// final.
     pub complete_until: i64,
     /// Since when something has been missing, in any epoch, by the broker's time.
+    #[schemars(with = "Option<Date>")]
     pub waiting_since: Option<DateTime>,
     /// What the centre has of this camera, over all epochs.
     pub accounts: CentreAccounts,
@@ -297,7 +325,7 @@ pub struct CameraDocument {
 }
 
 /// What the centre has of a camera, in frames.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CentreAccounts {
     /// Stored observations.
     pub stored: i64,
@@ -313,7 +341,7 @@ pub struct CentreAccounts {
 
 /// Which `seq` of one epoch of one camera are accounted for. `_id` is
 /// `<device>/<camera>/<epoch>-<instance>`. Kept for ever: it is what makes a resend harmless.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LedgerDocument {
     /// Epoch of a camera.
     #[serde(rename = "_id")]

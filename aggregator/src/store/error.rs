@@ -103,6 +103,61 @@ pub enum StoreError {
         #[source]
         source: Box<Driver>,
     },
+    /// Who logged in may not do what is to be done.
+    #[error(
+        "MongoDB does not let this aggregator's user {action} on {collection}: give it the role dbAdmin \
+         beside readWrite, both on the database of store.database"
+    )]
+    NoRight {
+        /// Which.
+        collection: &'static str,
+        /// As MongoDB calls it.
+        action: &'static str,
+        /// Why.
+        #[source]
+        source: Box<Driver>,
+    },
+    /// Somebody made an index that ours cannot stand beside.
+    #[error(
+        "an index of {collection} that was made by hand has the keys or the name of one that the \
+         aggregator needs, and does something else: drop it (db.{collection}.dropIndex), it is made anew"
+    )]
+    IndexInTheWay {
+        /// Where.
+        collection: &'static str,
+        /// Which.
+        #[source]
+        source: Box<Driver>,
+    },
+    /// A newer build was here.
+    #[error(
+        "the database {database} has schema version {found}, made by picket-aggregator {by}, and this is \
+         {program}, which knows schema version {own}: run {by} or newer here, or give this one a database \
+         of its own (store.database)"
+    )]
+    NewerSchema {
+        /// Which.
+        database: String,
+        /// Its version.
+        found: i64,
+        /// Whose it is.
+        by: String,
+        /// That of this build.
+        own: i64,
+        /// Version of this build.
+        program: String,
+    },
+    /// Somebody changed the number by which builds know each other.
+    #[error(
+        "the document `schema` of the collection schema in the database {database} must have a whole \
+         number in the field version, not {found}: put it right, or delete the document"
+    )]
+    SchemaVersion {
+        /// Which.
+        database: String,
+        /// What stands there.
+        found: String,
+    },
     /// A read.
     #[error("cannot read {collection}")]
     Read {
@@ -165,12 +220,17 @@ pub enum StoreError {
         partition: String,
     },
     /// A document that does not read back as what it should be.
-    #[error("the document {id} in {collection} is not readable")]
+    #[error(
+        "the document {id} in {collection} is not readable at {field}: whoever changed it puts it right, \
+         or deletes it where docs/running.md says so"
+    )]
     Unreadable {
         /// Where.
         collection: &'static str,
         /// Which.
         id: String,
+        /// Where in it; `.` for the document itself, which lacks something.
+        field: String,
         /// Why.
         #[source]
         source: Box<mongodb::bson::error::Error>,
@@ -206,6 +266,10 @@ impl StoreError {
             | Self::Host { .. }
             | Self::Client(_)
             | Self::NoReplicaSet { .. }
+            | Self::NoRight { .. }
+            | Self::IndexInTheWay { .. }
+            | Self::NewerSchema { .. }
+            | Self::SchemaVersion { .. }
             | Self::Fenced { .. }
             | Self::Unreadable { .. } => Remedy::Stop,
         }

@@ -12,21 +12,22 @@
 use std::time::Duration;
 
 use mongodb::bson::{DateTime, Document, doc};
-use picket_service::logging::chain;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::bulk::Update;
 use super::client::Store;
 use super::documents::collection;
+use super::encode;
 use super::error::StoreError;
-use super::{decode, encode};
+use super::schema::Date;
 
 /// How long a document stays after the last time that somebody dealt with its message. Letters stay for
 /// 30 days on their topic, unless it was told otherwise.
 const KEPT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// Where a message lies in a log.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LogPlace {
     /// Topic's full name.
     pub topic: String,
@@ -37,7 +38,7 @@ pub struct LogPlace {
 }
 
 /// What became of a message that was a dead letter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum LetterState {
     /// It is on its way to its topic, or the retry was cut short and nobody knows.
@@ -53,7 +54,7 @@ pub enum LetterState {
 }
 
 /// A message that somebody dealt with. `_id` is the SHA-256 of its topic, key, headers and value, hex.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LetterDocument {
     /// Of the message.
     #[serde(rename = "_id")]
@@ -73,8 +74,10 @@ pub struct LetterDocument {
     #[serde(default)]
     pub arrived: Option<LogPlace>,
     /// When somebody dealt with it the last time.
+    #[schemars(with = "Date")]
     pub changed_at: DateTime,
     /// When MongoDB may delete this.
+    #[schemars(with = "Date")]
     pub expire_at: DateTime,
 }
 
@@ -137,16 +140,8 @@ impl LetterDocument {
 impl Store {
     /// What is known of these messages; nothing of those that nobody has dealt with.
     pub async fn letters(&self, ids: &[String]) -> Result<Vec<LetterDocument>, StoreError> {
-        let found: Vec<Document> = self.find_by_ids(collection::DEAD_LETTERS, ids, None).await?;
-        let read = |document| match decode(collection::DEAD_LETTERS, document) {
-            Ok(letter) => Some(letter),
-            // Whoever changed it: it stops neither its partition nor what is done with others.
-            Err(error) => {
-                tracing::warn!(error = chain(&error), "the state of a dead letter is not known");
-                None
-            }
-        };
-        Ok(found.into_iter().filter_map(read).collect())
+        // One that somebody spoilt stops neither its partition nor what is done with others.
+        self.find_readable_by_ids(collection::DEAD_LETTERS, ids, None).await
     }
 
     /// Whether something was put back that is counted as refused in these cameras' accounts.
@@ -169,7 +164,7 @@ impl Store {
         let anew = doc! { "$unset": { "to": "", "arrived": "" } };
         let updates =
             letters.iter().map(|letter| letter.update(LetterState::Retrying, anew.clone()));
-        self.write(collection::DEAD_LETTERS, updates.collect::<Result<_, _>>()?).await
+        self.write(collection::DEAD_LETTERS, &updates.collect::<Result<Vec<_>, _>>()?).await
     }
 
     /// Says that these are on their topics. The centre may have met them by now.
@@ -185,7 +180,7 @@ impl Store {
                 updates.push(Update { filter, change, upsert: false });
             }
         }
-        self.write(collection::DEAD_LETTERS, updates).await
+        self.write(collection::DEAD_LETTERS, &updates).await
     }
 
     /// Says that these lie where they lay: they were not put back.
@@ -197,14 +192,14 @@ impl Store {
             let filter = doc! { "_id": id, "state": "retrying" };
             updates.push(Update { filter, change, upsert: false });
         }
-        self.write(collection::DEAD_LETTERS, updates).await
+        self.write(collection::DEAD_LETTERS, &updates).await
     }
 
     /// Says that nobody wants these.
     pub async fn drop_letters(&self, letters: &[Dealt]) -> Result<(), StoreError> {
         let updates =
             letters.iter().map(|letter| letter.update(LetterState::Dropped, Document::new()));
-        self.write(collection::DEAD_LETTERS, updates.collect::<Result<_, _>>()?).await
+        self.write(collection::DEAD_LETTERS, &updates.collect::<Result<Vec<_>, _>>()?).await
     }
 }
 

@@ -2,13 +2,14 @@
 //! time. Pure.
 
 use picket_wire::observation::{ClockRelation, ClockState};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Most relations that are kept of an epoch; what comes beyond is told by those that are there.
 const MOST_RELATIONS: usize = 4096;
 
 /// Both clocks of a device at one moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Relation {
     /// Microseconds since the epoch's start.
     pub mono_us: i64,
@@ -37,7 +38,7 @@ impl Relation {
 }
 
 /// A part of an epoch in monotonic time, both ends included.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Stretch {
     /// Microseconds since the epoch's start.
     pub from_us: i64,

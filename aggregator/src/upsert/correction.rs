@@ -239,7 +239,7 @@ impl Corrector {
 
     /// Writes it; returns where to go on.
     pub async fn write(&self, step: Step) -> Result<Option<Place>, StoreError> {
-        self.store.write(step.collection, step.updates).await?;
+        self.store.write(step.collection, &step.updates).await?;
         counter!(TIMES_CORRECTED, "collection" => step.collection).increment(step.corrected);
         Ok(step.next)
     }

@@ -1,72 +1,26 @@
 //! Pictures in the object store.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::TryStreamExt;
 use object_store::limit::LimitStore;
 use object_store::local::LocalFileSystem;
-use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
+use object_store::path::Path as ObjectPath;
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutPayload};
 
-use crate::remedy::Remedy;
+use super::bucket;
+use super::claims::{Claims, Writing};
+use super::error::ImageError;
+use super::place::Place;
+use super::settings::{Kept, Settings};
 
-/// Pictures that are written at a time, of all partitions: each takes a thread, of which the runtime has
-/// 512, until the disk has it.
+/// Pictures that are written at a time, of all partitions: on a disk each takes a thread, of which the
+/// runtime has 512, until the disk has it; in a bucket a connection.
 const PUTS_AT_ONCE: usize = 128;
-
-/// A step with pictures that failed.
-#[derive(Debug, thiserror::Error)]
-pub enum ImageError {
-    /// The directory could not be made.
-    #[error("cannot make the directory for pictures {}", path.display())]
-    Directory {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The directory could not be used.
-    #[error("cannot use the directory for pictures {}", path.display())]
-    Open {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: object_store::Error,
-    },
-    /// A picture could not be written.
-    #[error("cannot write the picture {path}")]
-    Put {
-        /// Which.
-        path: String,
-        /// Why.
-        #[source]
-        source: object_store::Error,
-    },
-    /// A picture could not be read.
-    #[error("cannot read the picture {path}")]
-    Get {
-        /// Which.
-        path: String,
-        /// Why.
-        #[source]
-        source: object_store::Error,
-    },
-    /// Old pictures could not be looked for or removed.
-    #[error("cannot remove old pictures")]
-    Sweep(#[source] object_store::Error),
-}
-
-impl ImageError {
-    /// What to do next. A full or absent disk may come back.
-    pub fn remedy(&self) -> Remedy {
-        match self {
-            Self::Directory { .. } | Self::Open { .. } => Remedy::Stop,
-            Self::Put { .. } => Remedy::Retry,
-            Self::Get { .. } | Self::Sweep(_) => Remedy::Discard,
-        }
-    }
-}
+/// A file of our own, which tells the time by the store's clock. No device has such a name.
+const CLOCK: &str = ".picket-sweep";
 
 /// The pictures of all cameras. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -74,23 +28,39 @@ pub struct Images {
     store: Arc<dyn ObjectStore>,
     /// The same for writing: whoever looks at pictures does not wait for those that come.
     puts: Arc<LimitStore<Arc<dyn ObjectStore>>>,
+    place: Place,
+    claims: Claims,
+    orphans_after: Duration,
 }
 
 impl Images {
+    /// Where the settings have them.
+    pub fn open(settings: &Settings) -> Result<Self, ImageError> {
+        let orphans_after = Duration::from_secs(settings.orphans_after_s.into());
+        let images = match settings.kept().map_err(ImageError::Settings)? {
+            Kept::Directory(directory) => Self::in_directory(directory)?,
+            Kept::Bucket(url, s3) => Self::new(bucket::open(&url, s3)?, Place::bucket(&url, s3)),
+        };
+        Ok(Self { orphans_after, ..images })
+    }
+
     /// Pictures below `directory`, which is made if it is missing.
     pub fn in_directory(directory: &Path) -> Result<Self, ImageError> {
         std::fs::create_dir_all(directory)
             .map_err(|source| ImageError::Directory { path: directory.to_owned(), source })?;
-        let store = LocalFileSystem::new_with_prefix(directory)
-            .map_err(|source| ImageError::Open { path: directory.to_owned(), source })?;
+        let store = LocalFileSystem::new_with_prefix(directory).map_err(|source| {
+            ImageError::Open { place: directory.display().to_string(), source }
+        })?;
         // Without fsync a document could outlive the picture that it points at.
         // Without cleanup the directories of all epochs would stay after their pictures.
-        Ok(Self::new(Arc::new(store.with_fsync(true).with_automatic_cleanup(true))))
+        let store = store.with_fsync(true).with_automatic_cleanup(true);
+        Ok(Self::new(Arc::new(store), Place::Directory(directory.to_owned())))
     }
 
-    fn new(store: Arc<dyn ObjectStore>) -> Self {
+    fn new(store: Arc<dyn ObjectStore>, place: Place) -> Self {
         let puts = Arc::new(LimitStore::new(Arc::clone(&store), PUTS_AT_ONCE));
-        Self { store, puts }
+        let orphans_after = Duration::from_secs(super::settings::default_orphans_after_s().into());
+        Self { store, puts, place, claims: Claims::default(), orphans_after }
     }
 
     /// The store below, for whoever only reads.
@@ -98,17 +68,74 @@ impl Images {
         Arc::clone(&self.store)
     }
 
+    /// Where they are.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Whether they are in a bucket.
+    pub fn is_bucket(&self) -> bool {
+        matches!(self.place, Place::Bucket { .. })
+    }
+
+    /// Who has which of them in hand.
+    pub fn claims(&self) -> &Claims {
+        &self.claims
+    }
+
+    /// The age at which a picture that no document points at is removed.
+    pub fn orphans_after(&self) -> Duration {
+        self.orphans_after
+    }
+
+    /// Takes these for writing, until what is returned is dropped: nobody in this process removes them.
+    pub async fn claim(&self, paths: Vec<String>) -> Writing {
+        self.claims.write(paths).await
+    }
+
+    /// A picture whose document is not written after so long is written again before it: somebody else
+    /// may be about to take it for one that nothing points at.
+    pub fn renew_after(&self) -> Duration {
+        self.orphans_after / 4
+    }
+
+    /// Whether the store can be listed, takes what it is given, and gives it back.
+    pub async fn check(&self) -> Result<(), ImageError> {
+        let first = self.store.list(None).try_next().await;
+        first.map_err(|source| self.unusable(source))?;
+        self.store_time().await.map(drop)
+    }
+
+    /// The time by the store's own clock, by which it tells the age of what it has.
+    pub async fn store_time(&self) -> Result<ObjectMeta, ImageError> {
+        let path = ObjectPath::from(CLOCK);
+        let asked = async {
+            self.store.put(&path, "When pictures were last looked through.\n".into()).await?;
+            self.store.head(&path).await
+        };
+        asked.await.map_err(|source| self.unusable(source))
+    }
+
+    /// The store refused what is not about one picture.
+    pub(super) fn unusable(&self, source: object_store::Error) -> ImageError {
+        let advice = self.place.advice(&source);
+        ImageError::Unusable { place: self.place.to_string(), advice, source: source.into() }
+    }
+
     /// Writes a picture whole or not at all; returns once it is durable.
     pub async fn put(&self, path: &str, jpeg: PutPayload) -> Result<(), ImageError> {
-        let place = object_store::path::Path::from(path);
+        let place = ObjectPath::from(path);
         let result = self.puts.put(&place, jpeg).await;
-        result.map(drop).map_err(|source| ImageError::Put { path: path.to_owned(), source })
+        result.map(drop).map_err(|source| {
+            let advice = self.place.advice(&source);
+            ImageError::Put { path: path.to_owned(), advice, source: source.into() }
+        })
     }
 
     /// Reads a picture.
     pub async fn get(&self, path: &str) -> Result<Vec<u8>, ImageError> {
         let failed = |source| ImageError::Get { path: path.to_owned(), source };
-        let place = object_store::path::Path::from(path);
+        let place = ObjectPath::from(path);
         let found = self.store.get(&place).await.map_err(failed)?;
         Ok(found.bytes().await.map_err(failed)?.to_vec())
     }
@@ -128,7 +155,10 @@ mod tests {
     async fn pictures_of_all_partitions_leave_threads_to_others() {
         const PUT: Duration = Duration::from_millis(200);
         let slow = ThrottleConfig { wait_put_per_call: PUT, ..ThrottleConfig::default() };
-        let images = Images::new(Arc::new(ThrottledStore::new(InMemory::new(), slow)));
+        let images = Images::new(
+            Arc::new(ThrottledStore::new(InMemory::new(), slow)),
+            Place::Directory("/nowhere".into()),
+        );
         let begin = Instant::now();
         let paths: Vec<_> = (0..3 * PUTS_AT_ONCE).map(|n| format!("{n}.jpg")).collect();
         let puts = join_all(paths.iter().map(|path| images.put(path, vec![0xff].into()))).await;

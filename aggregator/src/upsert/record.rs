@@ -92,6 +92,8 @@ pub fn observation(
         late: tracking.late,
         is_final: tracking.is_final,
         digest: digest.to_owned(),
+        classes: None,
+        classified_by: None,
         ingest: by_what_is_known(ingest, &[record.stamp.clock], relations),
     }
 }

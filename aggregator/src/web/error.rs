@@ -34,9 +34,12 @@ pub enum WebError {
     /// MongoDB took too long.
     #[error("MongoDB does not answer: reading {0} took too long")]
     DatabaseLate(&'static str),
-    /// A picture is recorded and cannot be read.
+    /// A picture is recorded and cannot be read now.
     #[error("the picture cannot be read from the object store")]
     Picture(#[source] object_store::Error),
+    /// A picture is recorded, and whoever else can write to the object store has removed it.
+    #[error("the picture is recorded, and no longer in the object store")]
+    PictureGone,
     /// As many pages are open as are served at once.
     #[error("{0} pages are open already; close one and try again")]
     TooManyViewers(usize),
@@ -58,10 +61,11 @@ impl WebError {
             Self::Invalid { .. } => StatusCode::BAD_REQUEST,
             Self::Missing(_) => StatusCode::NOT_FOUND,
             Self::ForeignHost(_) => StatusCode::MISDIRECTED_REQUEST,
-            Self::Database { .. } | Self::DatabaseLate(_) | Self::TooManyViewers(_) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
-            Self::Picture(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::PictureGone => StatusCode::GONE,
+            Self::Database { .. }
+            | Self::DatabaseLate(_)
+            | Self::Picture(_)
+            | Self::TooManyViewers(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! The way to a picture leads over its document: its path is what the writer recorded and never what
 //! a request says, so no request can name a file; and a picture whose document was deleted is no
-//! longer served, even while its file is still being cleaned up.
+//! longer served, even while its file is still being cleaned up. One that is recorded and not there is
+//! told as such (410), and so is a store that does not answer (503).
 
 use std::sync::Arc;
 
@@ -70,7 +71,10 @@ pub(super) async fn image(
         .map_err(|e| WebError::Picture(object_store::Error::from(e)))?;
     let object = match shared.images.get(&path).await {
         Ok(object) => object,
-        Err(object_store::Error::NotFound { .. }) => return Err(WebError::Missing("picture")),
+        Err(object_store::Error::NotFound { .. }) => {
+            tracing::warn!(target: "web", id, "the picture is recorded, and no longer in the store");
+            return Err(WebError::PictureGone);
+        }
         Err(error) => return Err(WebError::Picture(error)),
     };
     let headers = [

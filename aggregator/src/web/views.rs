@@ -9,6 +9,7 @@ use picket_wire::status::{CameraStatus, Status};
 use picket_wire::{CameraKey, ObservationId};
 use serde::Serialize;
 
+use crate::store::classes::{Class, ClassifiedBy};
 use crate::store::documents::{
     CameraDocument, DetectionDocument, DeviceDocument, FrameDocument, ObservationDocument,
     TrackDocument,
@@ -295,6 +296,12 @@ pub struct ObservationView {
     pub frame: String,
     /// In the order of the message.
     pub detections: Vec<DetectionView>,
+    /// What a second look at its frame found, the surest first; absent where there was none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub classes: Option<Vec<Class>>,
+    /// What gave it these.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub classified_by: Option<ClassifiedBy>,
     /// Came too late to be tracked.
     pub late: bool,
     /// Whether its detections keep their tracks.
@@ -327,6 +334,8 @@ impl From<&ObservationDocument> for ObservationView {
             motion_score: o.motion_score,
             frame: o.frame.clone(),
             detections: o.detections.iter().map(Into::into).collect(),
+            classes: o.classes.clone(),
+            classified_by: o.classified_by.clone(),
             late: o.late,
             is_final: o.is_final,
             received_at: timestamp(o.ingest.broker_time),

@@ -5,11 +5,11 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use picket_onnx::Provider;
 use picket_wire::observation::Detection;
 use serde::Serialize;
 
 use super::detector::{DetectError, Detector, LoadError};
-use super::provider::Provider;
 use super::settings::{DetectSettings, SettingsError};
 use crate::capture::CaptureError;
 use crate::capture::pipeline::{Next, Pipeline};

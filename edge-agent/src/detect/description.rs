@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+pub use picket_onnx::colours::Channels;
+use picket_onnx::colours::{self, one, ones};
 use picket_service::config::{self, ConfigError, Problem};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -79,17 +81,6 @@ pub struct InputDescription {
     pub stride: u32,
 }
 
-/// Order of the colours.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "UPPERCASE")]
-pub enum Channels {
-    /// Red, green, blue.
-    #[default]
-    Rgb,
-    /// Blue, green, red.
-    Bgr,
-}
-
 /// Where a picture lies in a larger input.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -99,14 +90,6 @@ pub enum Place {
     Centre,
     /// In the upper left corner.
     UpperLeft,
-}
-
-fn one() -> f32 {
-    1.0
-}
-
-fn ones() -> [f32; 3] {
-    [1.0; 3]
 }
 
 fn default_fill() -> u8 {
@@ -226,18 +209,7 @@ impl Description {
 
 impl InputDescription {
     fn check(&self) -> Result<(), Problem> {
-        if !self.scale.is_finite() || self.scale == 0.0 {
-            return Err(Problem::new(
-                "scale",
-                format!("{} must be a number other than 0", self.scale),
-            ));
-        }
-        if !self.mean.iter().all(|mean| mean.is_finite()) {
-            return Err(Problem::new("mean", "must be three numbers"));
-        }
-        if !self.std.iter().all(|std| std.is_finite() && *std != 0.0) {
-            return Err(Problem::new("std", "must be three numbers other than 0"));
-        }
+        colours::check(self.scale, &self.mean, &self.std)?;
         if !(1..=256).contains(&self.stride) {
             return Err(Problem::new("stride", format!("{} must be 1 to 256", self.stride)));
         }

@@ -1,6 +1,7 @@
 //! The detector: planes in, things out.
 
 use ort::value::TensorRef;
+use picket_onnx::{Provider, Runtime, RuntimeError};
 use picket_service::logging::chain;
 use picket_wire::CameraName;
 use picket_wire::observation::{Detection, MAX_DETECTIONS};
@@ -9,9 +10,7 @@ use super::candidate::{Candidate, Output, OutputError};
 use super::description::{Decoder, Description};
 use super::model::{self, Model, ModelError, ModelFile};
 use super::privacy::PrivacySettings;
-use super::provider::Provider;
 use super::resize::ResizeError;
-use super::runtime::{Runtime, RuntimeError};
 use super::settings::DetectSettings;
 use super::suppression;
 use super::tensor::{Form, Tensor};
@@ -156,7 +155,8 @@ impl Detector {
     /// Loads the runtime and the model. A provider that cannot be used is replaced by the processor,
     /// unless it is required; the identity says so.
     pub fn load(settings: &DetectSettings) -> Result<Self, LoadError> {
-        let runtime = Runtime::load(&settings.runtime_library).map_err(LoadError::Runtime)?;
+        let runtime = Runtime::load(model::SECTION, &settings.runtime_library);
+        let runtime = runtime.map_err(LoadError::Runtime)?;
         let file = ModelFile::read(settings).map_err(LoadError::Model)?;
         let provider = settings.provider;
         let source = match Self::load_on(provider, settings, &runtime, &file) {
@@ -183,7 +183,7 @@ impl Detector {
         let form = Form::new(&description.input, model.fixed_px, settings.input_width_px);
         let identity = DetectorIdentity {
             model_name: description.name.clone(),
-            model_sha256: file.sha256.clone(),
+            model_sha256: file.sha256().to_owned(),
             runtime_version: runtime.version().to_owned(),
             provider,
             fallback: None,

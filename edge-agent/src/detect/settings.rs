@@ -2,10 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use picket_onnx::Provider;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-
-use super::provider::Provider;
 
 /// The detector, which all cameras share.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

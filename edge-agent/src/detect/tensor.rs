@@ -1,5 +1,7 @@
 //! Planes to the numbers a model takes.
 
+use picket_onnx::colours;
+
 use super::colour::ToRgb;
 use super::description::{Channels, InputDescription, Place};
 use super::resize::{PlaneResizer, ResizeError, height_at};
@@ -30,16 +32,8 @@ impl Form {
     /// Of a described input, which the model fixes to a size or not.
     pub fn new(input: &InputDescription, fixed_px: Option<(u32, u32)>, width_px: u32) -> Self {
         let InputDescription { channels, scale, mean, std, fill, place, stride, .. } = *input;
-        Self {
-            fixed_px,
-            width_px,
-            stride_px: stride,
-            channels,
-            place,
-            fill,
-            factor: std.map(|std| scale / std),
-            offset: [0, 1, 2].map(|channel| -mean[channel] / std[channel]),
-        }
+        let (factor, offset) = colours::numbers(scale, mean, std);
+        Self { fixed_px, width_px, stride_px: stride, channels, place, fill, factor, offset }
     }
 
     /// Sizes of the picture and of the whole input, for a frame of this size. A size that the model

@@ -68,7 +68,7 @@ pub fn run(path: &Path, loaded: Loaded<Settings>) -> Result<Ended> {
         let heartbeat = Arc::clone(&agent.heartbeat);
         let render = heartbeat.at_rest(render);
         let health: ops::Health = Arc::new(move || heartbeat.problem().map_or(Ok(()), Err));
-        tokio::spawn(ops::serve(listen, render, health));
+        tokio::spawn(ops::serve(ops::Endpoint { field: ops::OPS, listen }, render, health));
         let mut asked = Asked::listen(&agent.in_use.settings.state_dir, hangup);
         let why = agent.watch(&shutdown, &mut asked).await;
         agent.end(why, &shutdown).await

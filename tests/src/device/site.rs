@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -207,14 +208,15 @@ impl Site {
 
     /// Asks the oracle, until every frame is stored, spooled or counted as lost with a reason.
     pub async fn accounts_balance(&mut self) -> Result<Findings> {
-        let images = self.fleet.images();
+        let pictures = Arc::clone(&self.fleet.pictures);
         let copy = self.machine.share().join("spool.sqlite");
         let database = self.fleet.database.clone();
         let findings =
             until_every("the books to balance", self.limit(SETTLED), LOOK_EVERY, async || {
                 self.copy_spool().await?;
                 let findings =
-                    oracle::ask(&database, &[DEVICE], std::slice::from_ref(&copy), &images).await?;
+                    oracle::ask(&database, &[DEVICE], std::slice::from_ref(&copy), &pictures)
+                        .await?;
                 Ok(match findings.violations.is_empty() {
                     true => Ok(findings),
                     false => Err(findings.violations.join("; ")),

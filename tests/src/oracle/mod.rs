@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use futures_util::TryStreamExt;
 use mongodb::Database;
 use mongodb::bson::{Document, doc};
+use object_store::ObjectStore;
 
 pub use account::Account;
 pub use tracks::wrong_tracks;
@@ -57,13 +58,13 @@ pub async fn ask(
     database: &Database,
     devices: &[&str],
     spools: &[PathBuf],
-    images: &Path,
+    pictures: &dyn ObjectStore,
 ) -> Result<Findings> {
     let mut findings = Findings::default();
     let own = doc! { "device": { "$in": devices } };
     read_log_documents(database, &own, &mut findings).await?;
     read_ledger(database, &own, &mut findings).await?;
-    read_pictures(database, &own, images, &mut findings).await?;
+    read_pictures(database, &own, pictures, &mut findings).await?;
     for spool in spools {
         read_spool(spool, &mut findings).with_context(|| format!("spool {}", spool.display()))?;
     }
@@ -164,16 +165,20 @@ async fn read_ledger(database: &Database, own: &Document, findings: &mut Finding
 async fn read_pictures(
     database: &Database,
     own: &Document,
-    images: &Path,
+    pictures: &dyn ObjectStore,
     findings: &mut Findings,
 ) -> Result<()> {
-    let mut cursor = database.collection::<Document>("frames").find(own.clone()).await?;
-    while let Some(document) = cursor.try_next().await? {
+    let frames = database.collection::<Document>("frames");
+    let documents: Vec<_> = frames.find(own.clone()).await?.try_collect().await?;
+    // Afterwards: a picture is there before its document.
+    let listed: Vec<_> = pictures.list(None).try_collect().await?;
+    let sizes: BTreeMap<_, _> =
+        listed.into_iter().map(|picture| (picture.location.to_string(), picture.size)).collect();
+    for document in documents {
         let id = document.get_str("observation")?;
-        let path = images.join(document.get_str("path")?);
-        let bytes = std::fs::metadata(&path).map(|m| m.len()).unwrap_or_default();
+        let bytes = sizes.get(document.get_str("path")?).copied().unwrap_or_default();
         if bytes as i64 != document.get_i64("bytes")? {
-            findings.violations.push(format!("{id}: its picture has {bytes} bytes on disk"));
+            findings.violations.push(format!("{id}: its picture has {bytes} bytes in the store"));
         }
         let (epoch, seq) = id.rsplit_once('/').context("an id without /")?;
         let seq: u64 = seq.parse()?;

@@ -1,5 +1,6 @@
 //! The real services that the demo and the tests run on: Apache Kafka and MongoDB, with their own
-//! certificate authority, in one folder, on free ports of 127.0.0.1.
+//! certificate authority, in one folder, on free ports of 127.0.0.1; and [`SeaweedFs`], an S3-compatible
+//! store, for the tests that ask for it.
 //!
 //! ```text
 //! <dir>/settings.toml, settings.env   how to connect: [`Settings`]
@@ -25,6 +26,7 @@ mod kafka;
 mod mongodb;
 mod part;
 mod ports;
+mod seaweedfs;
 mod settings;
 
 use std::fs::{self, File, TryLockError};
@@ -40,6 +42,7 @@ pub use enrol::enrol_device;
 pub use kafka::PLAIN_USER;
 use part::Part;
 use ports::Lease;
+pub use seaweedfs::{BUCKET, SeaweedFs};
 pub use settings::{Credentials, KafkaSettings, MongoSettings, Settings};
 
 /// The services listen here and nowhere else.

@@ -245,7 +245,7 @@ async fn make_users(settings: &Settings, direct: &Client) -> Result<()> {
 }
 
 /// The secret in this file, made when it is not there.
-fn secret(path: &Path) -> Result<String> {
+pub(super) fn secret(path: &Path) -> Result<String> {
     if path.exists() {
         return Ok(fs::read_to_string(path)?);
     }
@@ -262,7 +262,7 @@ fn write_uri(path: &Path, settings: &Settings, user: &str, password: &str) -> Re
     write_secret(path, &uri)
 }
 
-fn write_secret(path: &Path, text: &str) -> Result<()> {
+pub(super) fn write_secret(path: &Path, text: &str) -> Result<()> {
     let mut file =
         OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     file.write_all(text.as_bytes()).with_context(|| format!("write {}", path.display()))

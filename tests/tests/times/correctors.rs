@@ -216,7 +216,7 @@ fn a_former_owner_that_wakes_up_undoes_no_correction_of_a_track() {
         let write = async |track: &Document| {
             let id = track.get_str("_id").unwrap();
             let update = Update::keep_higher(id, &TrackDocument::ORDER, track.clone());
-            store.write("tracks", vec![update]).await.unwrap();
+            store.write("tracks", &[update]).await.unwrap();
         };
         for name in ["observations", "frames"] {
             store.database().collection::<Document>(name).insert_one(epoch.unsure(1)).await?;

@@ -2,10 +2,9 @@
 
 use futures_util::TryStreamExt;
 use mongodb::bson::{DateTime, Document, doc};
-use picket_aggregator::store::bulk::Update;
 use picket_aggregator::store::clocks::{Due, EpochClock, look_at_pictures};
 use picket_aggregator::store::relations::{Relation, Stretch};
-use picket_aggregator::store::{Settings, Store};
+use picket_aggregator::store::{Settings, Store, encode_raw};
 use picket_tests::fleet::Fleet;
 use picket_wire::observation::ClockState;
 use picket_wire::{CameraKey, EpochId};
@@ -90,14 +89,14 @@ impl Epoch {
     pub async fn learn(&mut self, store: &Store, relation: Relation) {
         self.owner.learn(relation);
         let update = self.owner.take_update(&self.key, self.epoch).unwrap().unwrap();
-        store.write("clocks", vec![update]).await.unwrap();
+        store.write("clocks", &[update]).await.unwrap();
     }
 
     /// As a batch of pictures ends.
     pub async fn pictures_came(&self, store: &Store, clock: ClockState, from_us: i64, to_us: i64) {
         let stretch = Stretch { from_us, to_us };
         let update = look_at_pictures(&self.key, self.epoch, clock, stretch);
-        store.write("clocks", vec![update]).await.unwrap();
+        store.write("clocks", &[update]).await.unwrap();
     }
 
     /// What is set apart of it.
@@ -128,8 +127,8 @@ impl Epoch {
                 "device_last_seen": DateTime::from_millis(said / 1_000_000),
             },
         });
-        let id = document.get_str("_id").unwrap().to_owned();
-        store.write(collection, vec![Update::insert_once(&id, document)]).await.unwrap();
+        let document = encode_raw(collection, &document).unwrap();
+        store.insert_once(collection, &[document]).await.unwrap();
     }
 
     /// Its documents, all of which must have their right times.

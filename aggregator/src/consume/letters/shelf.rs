@@ -118,19 +118,8 @@ impl Shelf {
     pub fn open(settings: &Settings, connection: &Connection) -> Result<Self, ShelfError> {
         let topics = settings.topics();
         let topic = topics.name(Topic::DeadLetter);
-        let mut config =
-            kafka::client(connection, "picket-dead-letter").map_err(ShelfError::Client)?;
-        // A group is named because the client wants one; it is neither joined nor told of anything.
-        config
-            .set("group.id", &settings.group)
-            .set("enable.auto.commit", "false")
-            .set("enable.auto.offset.store", "false")
-            .set("auto.offset.reset", "error")
-            .set("allow.auto.create.topics", "false")
-            .set("enable.partition.eof", "true")
-            .set("queued.max.messages.kbytes", "16384");
-        let consumer: BaseConsumer<ClientLog> =
-            config.create_with_context(ClientLog).map_err(|e| ShelfError::Client(e.into()))?;
+        let consumer = kafka::reader(connection, &settings.group, "picket-dead-letter");
+        let consumer = consumer.map_err(ShelfError::Client)?;
         let away = |source| ShelfError::Away {
             brokers: connection.brokers.join(", "),
             topic: topic.clone(),
@@ -261,7 +250,7 @@ impl Iterator for Letters<'_> {
                     return Some(Ok(Letter::open(partition, record, &self.shelf.topics)));
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) => _ = self.left.remove(&partition),
-                Some(Err(error)) if is_passing(&error) && !wait.is_zero() => {}
+                Some(Err(error)) if kafka::is_passing(&error) && !wait.is_zero() => {}
                 Some(Err(error)) => return Some(Err(self.fail(error))),
                 None => {
                     self.left.clear();
@@ -279,16 +268,4 @@ impl Letters<'_> {
         self.left.clear();
         self.shelf.failed(error)
     }
-}
-
-/// A connection that broke is made again by the client.
-fn is_passing(error: &KafkaError) -> bool {
-    matches!(
-        error.rdkafka_error_code(),
-        Some(
-            RDKafkaErrorCode::BrokerTransportFailure
-                | RDKafkaErrorCode::AllBrokersDown
-                | RDKafkaErrorCode::NotLeaderForPartition
-        )
-    )
 }

@@ -182,6 +182,7 @@ impl Centre {
     /// As MongoDB would.
     fn write(&mut self, changes: Changes) {
         for document in changes.records {
+            let document = Document::try_from(document).unwrap();
             let id = document.get_str("_id").unwrap().to_owned();
             self.observations.entry(id).or_insert(document);
         }

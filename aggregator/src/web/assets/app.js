@@ -242,6 +242,7 @@ function drawCameras() {
     if (status?.decoder) facts.push(['decoder', status.decoder]);
     if (newest && newest.clock !== 'synchronised') facts.push(['clock', newest.clock]);
     let trouble = status?.problem ?? status?.degraded ?? (status?.picture === 'black' ? 'The picture is black' : null);
+    if (camera.card.gone) trouble ??= 'The newest picture is no longer in the object store';
     if (!feedWorks()) trouble = null;
     else if (heard != null && silent) trouble = `No word from ${camera.device} for ${span(heard)}`;
     else if (view.state === 'stale' && view.label === 'Stale' && newest) {

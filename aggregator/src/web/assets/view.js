@@ -113,6 +113,7 @@ export class Card {
     const [device, camera] = key.split('/');
     this.shown = null;
     this.loading = false;
+    this.gone = false; // Whether the newest picture is recorded, and no longer in the object store.
     this.chip = el('span', 'chip');
     this.age = el('span', 'chip');
     this.frame = el('div', 'frame');
@@ -155,8 +156,12 @@ export class Card {
       try {
         await image.decode();
       } catch {
-        continue; // Expired or unreachable: the older picture stays, with its age.
+        // Expired or unreachable: the older picture stays, with its age.
+        const answer = await fetch(wanted.url, { method: 'HEAD' }).catch(() => null);
+        this.gone = answer?.status === 410;
+        continue;
       }
+      this.gone = false;
       this.frame.querySelector('img')?.remove();
       this.frame.prepend(image);
       this.drawBoxes(wanted);

@@ -1,4 +1,4 @@
-//! ONNX Runtime, loaded from a shared library when the agent starts.
+//! ONNX Runtime, loaded from a shared library when the program starts.
 
 use std::ffi::{CStr, CString};
 use std::os::unix::ffi::OsStrExt;
@@ -19,16 +19,20 @@ pub struct Runtime {
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
     /// The file is not there.
-    #[error("detect.runtime_library: cannot read {}", path.display())]
+    #[error("{section}.runtime_library: cannot read {}", path.display())]
     Missing {
+        /// Of the config.
+        section: &'static str,
         /// The file.
         path: PathBuf,
         /// Why.
         source: std::io::Error,
     },
     /// It is there and is no ONNX Runtime, or too old a one.
-    #[error("detect.runtime_library: {} is not an ONNX Runtime that can be used", path.display())]
+    #[error("{section}.runtime_library: {} is not an ONNX Runtime that can be used", path.display())]
     Load {
+        /// Of the config.
+        section: &'static str,
         /// The file.
         path: PathBuf,
         /// Why.
@@ -44,10 +48,12 @@ pub enum RuntimeError {
     },
     /// Another one is in use already.
     #[error(
-        "detect.runtime_library: {} cannot be loaded, {} is in use until the agent is restarted",
+        "{section}.runtime_library: {} cannot be loaded, {} is in use until the program is restarted",
         path.display(), loaded.display()
     )]
     OtherLoaded {
+        /// Of the config.
+        section: &'static str,
         /// The file.
         path: PathBuf,
         /// What is in use.
@@ -58,24 +64,27 @@ pub enum RuntimeError {
 static LOADED: Mutex<Option<Runtime>> = Mutex::new(None);
 
 impl Runtime {
-    /// Loads the library, or gives the one that is loaded.
-    pub fn load(path: &Path) -> Result<Self, RuntimeError> {
-        let library = path
-            .canonicalize()
-            .map_err(|source| RuntimeError::Missing { path: path.to_owned(), source })?;
+    /// Loads the library, or gives the one that is loaded. `section` of the config names it in
+    /// `runtime_library`.
+    pub fn load(section: &'static str, path: &Path) -> Result<Self, RuntimeError> {
+        let library = path.canonicalize().map_err(|source| RuntimeError::Missing {
+            section,
+            path: path.to_owned(),
+            source,
+        })?;
         let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
         match &*loaded {
             Some(runtime) if runtime.library == library => return Ok(runtime.clone()),
             Some(runtime) => {
                 let loaded = runtime.library.clone();
-                return Err(RuntimeError::OtherLoaded { path: path.to_owned(), loaded });
+                return Err(RuntimeError::OtherLoaded { section, path: path.to_owned(), loaded });
             }
             None => {}
         }
         let environment = ort::init_from(&library)
-            .map_err(|source| RuntimeError::Load { path: path.to_owned(), source })?
+            .map_err(|source| RuntimeError::Load { section, path: path.to_owned(), source })?
             .with_name("picket")
-            // A camera box tells nobody what it computes.
+            // Picket tells nobody what it computes.
             .with_telemetry(false)
             .build()
             .map_err(|source| RuntimeError::Start { path: path.to_owned(), source })?;
@@ -98,7 +107,7 @@ impl Runtime {
         &self.library
     }
 
-    pub(super) fn environment(&self) -> &Environment {
+    pub(crate) fn environment(&self) -> &Environment {
         &self.environment
     }
 }

@@ -1,8 +1,9 @@
-//! Collections and indexes: made at start, and again after an upgrade that adds one.
+//! Which indexes each collection has. Pure.
 //!
 //! TTL of what comes from devices stands on `ingest.expire_at` and nowhere else: broker time plus
 //! retention. A box whose clock says 1970 would otherwise see its observations deleted as they arrive.
-//! What people did with dead letters expires by the clock of whoever did it. The ledger and the
+//! What people did with dead letters expires by the clock of whoever did it, labels without an
+//! observation by the broker time of their frame. The ledger and the
 //! checkpoints never expire.
 
 use std::time::Duration;
@@ -11,25 +12,8 @@ use mongodb::IndexModel;
 use mongodb::bson::{Document, doc};
 use mongodb::options::IndexOptions;
 
-use super::client::Store;
-use super::clocks::Due;
-use super::documents::collection;
-use super::error::StoreError;
-
-/// `NamespaceExists`: another instance was faster, or it is not the first start.
-const NAMESPACE_EXISTS: i32 = 48;
-
-const ALL: [&str; 9] = [
-    collection::OBSERVATIONS,
-    collection::TRACKS,
-    collection::FRAMES,
-    collection::DEVICES,
-    collection::CAMERAS,
-    collection::CHECKPOINTS,
-    collection::LEDGER,
-    collection::CLOCKS,
-    collection::DEAD_LETTERS,
-];
+use crate::store::clocks::Due;
+use crate::store::documents::collection;
 
 fn index(keys: Document) -> IndexModel {
     IndexModel::builder().keys(keys).build()
@@ -66,7 +50,8 @@ fn due(due: Due) -> IndexModel {
     IndexModel::builder().keys(doc! { "_id": 1, due.version(): 1 }).options(options).build()
 }
 
-fn indexes(collection: &str) -> Vec<IndexModel> {
+/// The indexes of a collection, beside that of ids.
+pub fn indexes(collection: &str) -> Vec<IndexModel> {
     // With `_id` at the end as the pages sort: a list that goes on where the last one ended.
     let by_time = |field: &str| index(doc! { field: -1, "_id": -1 });
     let of_camera = |field: &str| index(doc! { "device": 1, "camera": 1, field: -1, "_id": -1 });
@@ -95,36 +80,11 @@ fn indexes(collection: &str) -> Vec<IndexModel> {
         collection::DEAD_LETTERS => {
             vec![expiry("expire_at"), index(doc! { "camera": 1, "state": 1 })]
         }
+        collection::UNCLAIMED_CLASSES => vec![expiry("expire_at")],
         collection::CAMERAS | collection::LEDGER => {
             vec![index(doc! { "device": 1, "camera": 1 })]
         }
         _ => Vec::new(),
-    }
-}
-
-impl Store {
-    /// Makes what is missing. Collections are made here because a transaction cannot.
-    pub async fn prepare(&self) -> Result<(), StoreError> {
-        for name in ALL {
-            let failed = |e| StoreError::Prepare { collection: name, source: Box::new(e) };
-            match self.database.create_collection(name).await {
-                Err(e) if !exists(&e) => return Err(failed(e)),
-                _ => {}
-            }
-            let models = indexes(name);
-            if !models.is_empty() {
-                let target = self.database.collection::<Document>(name);
-                target.create_indexes(models).await.map_err(failed)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-fn exists(error: &mongodb::error::Error) -> bool {
-    match &*error.kind {
-        mongodb::error::ErrorKind::Command(e) => e.code == NAMESPACE_EXISTS,
-        _ => false,
     }
 }
 
@@ -144,6 +104,7 @@ mod tests {
             collection::TRACKS,
             collection::FRAMES,
             collection::DEAD_LETTERS,
+            collection::UNCLAIMED_CLASSES,
         ] {
             assert!(expires(name), "{name}");
         }

@@ -7,7 +7,7 @@ use ort::ep::{self, ExecutionProvider, ExecutionProviderDispatch};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::runtime::Runtime;
+use crate::runtime::Runtime;
 
 /// What computes the model.
 #[derive(
@@ -68,7 +68,7 @@ impl Provider {
     }
 
     /// What is asked of the runtime for it: nothing for the processor, which is always there.
-    pub(super) fn request(self, threads: usize) -> Option<ExecutionProviderDispatch> {
+    pub(crate) fn request(self, threads: usize) -> Option<ExecutionProviderDispatch> {
         let threads = NonZeroUsize::new(threads).unwrap_or(NonZeroUsize::MIN);
         let request = match self {
             Self::Cpu => return None,
@@ -95,7 +95,7 @@ pub struct MissingLibrary(String);
 impl MissingLibrary {
     /// Reads it off an error of ONNX Runtime's, which holds what the C library said. Nothing else tells
     /// it apart: the error's code is the one of all failures.
-    pub(super) fn in_error(message: &str) -> Option<Self> {
+    pub(crate) fn in_error(message: &str) -> Option<Self> {
         let (before, _) = message.split_once(": cannot open shared object file")?;
         before.split_whitespace().next_back().map(|name| Self(name.to_owned()))
     }

@@ -1,0 +1,347 @@
+//! The consumer: frames of the partitions that the group gives to this instance, to the worker and back.
+//!
+//! One loop polls, whatever else happens: the group takes a member that does not poll for dead. So nothing
+//! is waited for in the loop but what comes next; while too much waits for the worker, reading pauses and
+//! polling goes on.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use metrics::{counter, gauge};
+use picket_service::shutdown::Shutdown;
+use picket_wire::Topic;
+use rdkafka::consumer::{CommitMode, Consumer, StreamConsumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Message as _};
+use rdkafka::{Offset, TopicPartitionList};
+use tokio::sync::mpsc;
+use tokio::task::{JoinError, JoinHandle};
+
+use super::context::{Change, Context};
+use super::metrics as names;
+use super::queue::{Message, Queue};
+use super::settings::Settings;
+use super::worker::{WorkError, Worker};
+use crate::consume::kafka::{self, ClientError, Received};
+use crate::consume::{Progress, Settings as ConsumeSettings};
+
+/// How often the loop turns at least, for the watchdog.
+const TICK: Duration = Duration::from_secs(1);
+/// How long the broker may take to say what it has of new partitions, or to let this instance go.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// Why the classifier ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The consumer could not be made.
+    #[error("cannot set up the consumer")]
+    Consumer(#[source] ClientError),
+    /// The topic could not be asked for.
+    #[error("cannot subscribe to {topic}")]
+    Subscribe {
+        /// Which.
+        topic: String,
+        /// Why.
+        #[source]
+        source: KafkaError,
+    },
+    /// The brokers are too old.
+    #[error(
+        "the brokers do not know the group protocol `consumer`, which needs Kafka 4.0: set \
+         consume.group_protocol = \"classic\""
+    )]
+    Protocol(#[source] KafkaError),
+    /// The client gave up.
+    #[error("the consumer failed for good")]
+    Fatal(#[source] KafkaError),
+    /// A batch cannot be done.
+    #[error("a batch cannot be done")]
+    Work(#[source] WorkError),
+    /// The task of a batch.
+    #[error("the task of a batch ended without a word")]
+    Task(#[source] JoinError),
+}
+
+/// The worker, the places of what it was given, and what became of it.
+type Done = (Worker, Vec<(i32, i64)>, Result<(), WorkError>);
+type Batch = JoinHandle<Done>;
+
+/// Reads frames.
+pub struct Reader {
+    consumer: Arc<StreamConsumer<Context>>,
+    changes: mpsc::UnboundedReceiver<Change>,
+    topic: String,
+    queue: Queue,
+    paused: bool,
+    release: Duration,
+    progress: Arc<Progress>,
+}
+
+impl Reader {
+    /// Asks to join the group. The brokers may be away: the client goes on trying.
+    pub fn join(
+        consume: &ConsumeSettings,
+        settings: &Settings,
+        instance: &str,
+        progress: Arc<Progress>,
+    ) -> Result<Self, ReadError> {
+        let (sender, changes) = mpsc::unbounded_channel();
+        let mut config =
+            kafka::member(consume, &settings.group, instance).map_err(ReadError::Consumer)?;
+        // What the group has not done yet begins with the oldest that is there. Where that is behind
+        // what was to come next, the difference is counted as lost.
+        config.set("auto.offset.reset", "earliest");
+        let consumer: StreamConsumer<Context> = config
+            .create_with_context(Context { changes: sender })
+            .map_err(|error| ReadError::Consumer(error.into()))?;
+        let topic = consume.topics().name(Topic::Frames);
+        consumer
+            .subscribe(&[&topic])
+            .map_err(|source| ReadError::Subscribe { topic: topic.clone(), source })?;
+        let max_bytes = settings.queue_mib << 20;
+        let wait = Duration::from_millis(settings.batch_wait_ms);
+        Ok(Self {
+            consumer: Arc::new(consumer),
+            changes,
+            topic,
+            queue: Queue::new(max_bytes, settings.batch_pictures, wait),
+            paused: false,
+            release: Duration::from_secs(consume.release_s),
+            progress,
+        })
+    }
+
+    /// Works until asked to end, then brings the batch in hand to its end and leaves. Gives the worker
+    /// back, unless it is the reason for the end or did not come to its own in time.
+    pub async fn run(
+        mut self,
+        worker: Worker,
+        shutdown: Shutdown,
+    ) -> Result<Option<Worker>, ReadError> {
+        let mut tick = tokio::time::interval(TICK);
+        let (mut idle, mut batch): (Option<Worker>, Option<Batch>) = (Some(worker), None);
+        let consumer = self.consumer.clone();
+        let result = loop {
+            if let Some(worker) = idle.take_if(|_| self.is_due()) {
+                batch = Some(self.begin(worker));
+            }
+            let due = self.queue.due(Instant::now()).filter(|_| batch.is_none());
+            tokio::select! {
+                () = shutdown.asked() => break Ok(()),
+                Some(change) = self.changes.recv() => self.change(change),
+                ended = ended(&mut batch) => match self.end(ended) {
+                    Ok(worker) => {
+                        batch = None;
+                        idle = Some(worker);
+                    }
+                    Err(e) => {
+                        batch = None;
+                        break Err(e);
+                    }
+                },
+                message = consumer.recv() => {
+                    if let Err(e) = self.receive(message) {
+                        break Err(e);
+                    }
+                }
+                () = at(due) => {}
+                _ = tick.tick() => self.tick(),
+            }
+        };
+        drop(consumer);
+        if let Some(running) = batch {
+            match tokio::time::timeout(self.release, running).await {
+                Ok(ended) => idle = Some(self.end(ended)?),
+                Err(_) => tracing::warn!("a batch was not done in time: it is read again"),
+            }
+        }
+        self.leave().await;
+        result.map(|()| idle)
+    }
+
+    fn is_due(&self) -> bool {
+        let now = Instant::now();
+        self.queue.due(now).is_some_and(|due| due <= now)
+    }
+
+    fn begin(&mut self, mut worker: Worker) -> Batch {
+        let messages = self.queue.take_batch();
+        tokio::spawn(async move {
+            let done = worker.work_off(&messages).await;
+            let place = |message: &Message| (message.partition, message.record.offset);
+            (worker, messages.iter().map(place).collect(), done)
+        })
+    }
+
+    /// What was done is committed: now, and not before, since a crash until here repeats it.
+    fn end(&mut self, ended: Result<Done, JoinError>) -> Result<Worker, ReadError> {
+        let (worker, places, done) = ended.map_err(ReadError::Task)?;
+        done.map_err(ReadError::Work)?;
+        self.queue.done(places);
+        self.commit();
+        self.resume_drained();
+        Ok(worker)
+    }
+
+    fn change(&mut self, change: Change) {
+        match change {
+            Change::Assigned(partitions) => {
+                tracing::info!(partitions = partitions.len(), "partitions of frames assigned");
+                self.queue.assign(&partitions);
+                self.look_for_lost(partitions);
+            }
+            Change::Revoked(partitions) => {
+                tracing::info!(partitions = partitions.len(), "handed over partitions of frames");
+                self.queue.revoke(&partitions);
+            }
+        }
+        gauge!(names::PARTITIONS).set(self.queue.partitions() as f64);
+    }
+
+    fn receive(
+        &mut self,
+        message: Result<BorrowedMessage<'_>, KafkaError>,
+    ) -> Result<(), ReadError> {
+        match message {
+            Ok(message) => {
+                // A change that came before it counts before it.
+                while let Ok(change) = self.changes.try_recv() {
+                    self.change(change);
+                }
+                let partition = message.partition();
+                let message = Message { partition, record: Received::copy(&message) };
+                let lost = self.queue.push(Instant::now(), message);
+                count_lost(&self.topic, partition, lost);
+                self.pause_full();
+            }
+            Err(
+                e @ KafkaError::MessageConsumptionFatal(
+                    RDKafkaErrorCode::UnsupportedVersion | RDKafkaErrorCode::UnsupportedFeature,
+                ),
+            ) => return Err(ReadError::Protocol(e)),
+            Err(e @ KafkaError::MessageConsumptionFatal(_)) => return Err(ReadError::Fatal(e)),
+            Err(e) => tracing::warn!(error = %e, "the consumer goes on after an error"),
+        }
+        Ok(())
+    }
+
+    /// Also when it has paused already: a partition that came since is read.
+    fn pause_full(&mut self) {
+        if self.queue.is_full() {
+            self.paused = true;
+            self.set_reading(false);
+        }
+    }
+
+    fn resume_drained(&mut self) {
+        if self.paused && self.queue.has_drained() {
+            self.paused = false;
+            self.set_reading(true);
+        }
+    }
+
+    fn set_reading(&self, on: bool) {
+        gauge!(names::PAUSED).set(if on { 0.0 } else { 1.0 });
+        let all = self.consumer.assignment();
+        let done = all.and_then(|all| match on {
+            true => self.consumer.resume(&all),
+            false => self.consumer.pause(&all),
+        });
+        // It fails for a partition that was just taken away, which settles the matter too.
+        if let Err(e) = done {
+            tracing::debug!(error = %e, on, "reading was not switched");
+        }
+    }
+
+    fn tick(&mut self) {
+        self.progress.beat();
+        self.resume_drained();
+    }
+
+    fn list(&self, offsets: &[(i32, i64)]) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        for (partition, offset) in offsets {
+            // It fails for an offset below 0, which no message has.
+            drop(list.add_partition_offset(&self.topic, *partition, Offset::Offset(*offset)));
+        }
+        list
+    }
+
+    /// Sent and not waited for, also at the end: leaving the group comes after it.
+    fn commit(&mut self) {
+        let done = self.queue.take_done();
+        let list = self.list(&done);
+        if list.count() == 0 {
+            return;
+        }
+        if let Err(e) = self.consumer.commit(&list, CommitMode::Async) {
+            tracing::debug!(error = %e, "offsets were not committed: this is done again after a crash");
+        }
+    }
+
+    /// Counts what the broker has deleted of new partitions since their last reader ended. Beside the
+    /// loop: the broker may be away.
+    fn look_for_lost(&self, partitions: Vec<i32>) {
+        let (consumer, topic) = (self.consumer.clone(), self.topic.clone());
+        tokio::task::spawn_blocking(move || {
+            let mut list = TopicPartitionList::new();
+            for partition in &partitions {
+                list.add_partition(&topic, *partition);
+            }
+            let Ok(committed) = consumer.committed_offsets(list, ANSWER) else { return };
+            for element in committed.elements() {
+                let Offset::Offset(next) = element.offset() else { continue };
+                let partition = element.partition();
+                let Ok((first, end)) = consumer.fetch_watermarks(&topic, partition, ANSWER) else {
+                    return;
+                };
+                count_lost(&topic, partition, u64::try_from(first - next).unwrap_or(0));
+                if next > end {
+                    tracing::warn!(
+                        partition,
+                        "{topic}/{partition} was made anew: it ends at {end}, and {next} came next; it is \
+                         read from its beginning"
+                    );
+                }
+            }
+        });
+    }
+
+    async fn leave(mut self) {
+        self.commit();
+        let consumer = self.consumer;
+        // Leaving waits for the broker, which is why it has a thread of its own.
+        let left = tokio::task::spawn_blocking(move || drop(consumer));
+        if tokio::time::timeout(ANSWER, left).await.is_err() {
+            tracing::warn!("the group was not left in time; it will miss this instance by itself");
+        }
+        gauge!(names::PARTITIONS).set(0.0);
+    }
+}
+
+fn count_lost(topic: &str, partition: i32, lost: u64) {
+    if lost > 0 {
+        counter!(names::SKIPPED, "reason" => "lost-in-broker").increment(lost);
+        tracing::error!(
+            partition,
+            lost,
+            "{topic}/{partition}: the broker deleted {lost} messages before they were classified"
+        );
+    }
+}
+
+/// The end of the batch under way; never, if there is none.
+async fn ended(batch: &mut Option<Batch>) -> Result<Done, JoinError> {
+    match batch {
+        Some(batch) => batch.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A moment; never, if there is none.
+async fn at(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
+    }
+}

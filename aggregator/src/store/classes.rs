@@ -1,0 +1,239 @@
+//! What a second look at a frame found: into its observation's document, which may not be there yet.
+//!
+//! A frame and its observation come by two topics, and either may be first by as much as one of them is
+//! behind. A document of an observation is made by who reads observations and by nobody else: one that was
+//! begun here would be taken for the observation itself, which is stored only where there is none. So
+//! what finds no observation waits in a collection of its own, until somebody finds one for it or its time
+//! is over.
+//!
+//! Every write may be done twice, by two classifiers at once, or be cut off at any point: what is set in
+//! an observation follows from the picture and the model, and the first picture of an id stands.
+
+use std::collections::HashMap;
+
+use futures_util::TryStreamExt;
+use mongodb::bson::{Bson, DateTime, Document, doc};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::bulk::Update;
+use super::client::Store;
+use super::documents::collection;
+use super::error::StoreError;
+use super::schema::Date;
+use super::{decode, encode, encode_raw};
+
+/// A label, and how sure the model is of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Class {
+    /// By the model's description.
+    pub label: String,
+    /// 0 to 1.
+    pub confidence: f32,
+}
+
+/// What gave a frame its labels.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ClassifiedBy {
+    /// Name of the model.
+    pub model: String,
+    /// SHA-256 of its file, hex.
+    pub model_sha256: String,
+    /// SHA-256 of the JPEG that it was shown, hex: that of the frame's document.
+    pub picture_sha256: String,
+}
+
+/// What was found in the frame of an observation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Classified {
+    /// Id of the observation.
+    #[serde(rename = "_id")]
+    pub id: String,
+    /// The surest first.
+    pub classes: Vec<Class>,
+    /// What gave them.
+    pub classified_by: ClassifiedBy,
+}
+
+/// The same while there is no observation. `_id` is that of the observation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Waiting {
+    /// What was found.
+    #[serde(flatten)]
+    pub classified: Classified,
+    /// When it is given up.
+    #[schemars(with = "Date")]
+    pub give_up_at: DateTime,
+    /// When MongoDB deletes it if no classifier has run since: a day after that.
+    #[schemars(with = "Date")]
+    pub expire_at: DateTime,
+}
+
+/// What became of some that were put, in numbers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Put {
+    /// In their observations.
+    pub stored: u64,
+    /// Waiting for them.
+    pub waiting: u64,
+    /// Of another picture of an id that has its labels.
+    pub conflicts: u64,
+}
+
+/// What became of a page of those that wait.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Settled {
+    /// Their observation is there: they wait no more.
+    pub stored: u64,
+    /// Their time was over.
+    pub given_up: u64,
+    /// The first of these.
+    pub first_given_up: Option<String>,
+    /// Behind which the next page begins; none at the end.
+    pub next: Option<String>,
+}
+
+/// An observation, as far as it is classified.
+#[derive(Debug, Deserialize)]
+struct Found {
+    #[serde(rename = "_id")]
+    id: String,
+    classified_by: Option<ClassifiedBy>,
+}
+
+const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+
+impl Waiting {
+    /// From now until its time is over.
+    pub fn new(classified: Classified, give_up_ms: i64) -> Self {
+        Self {
+            classified,
+            give_up_at: DateTime::from_millis(give_up_ms),
+            expire_at: DateTime::from_millis(give_up_ms.saturating_add(DAY_MS)),
+        }
+    }
+}
+
+impl Classified {
+    fn fields(&self) -> Result<Document, StoreError> {
+        let mut fields = encode(collection::OBSERVATIONS, self)?;
+        fields.remove("_id");
+        Ok(fields)
+    }
+
+    /// Into its observation, unless that has labels of another picture.
+    fn update(&self) -> Result<Update, StoreError> {
+        let same = doc! { "classified_by.picture_sha256": &self.classified_by.picture_sha256 };
+        let filter = doc! { "_id": &self.id, "$or": [unclassified(), same] };
+        Ok(Update { filter, change: doc! { "$set": self.fields()? }.into(), upsert: false })
+    }
+
+    /// Into its observation, unless that has labels: those were put since, by a model that may be newer.
+    fn update_late(&self) -> Result<Update, StoreError> {
+        let mut filter = doc! { "_id": &self.id };
+        filter.extend(unclassified());
+        Ok(Update { filter, change: doc! { "$set": self.fields()? }.into(), upsert: false })
+    }
+}
+
+fn unclassified() -> Document {
+    doc! { "classified_by": { "$exists": false } }
+}
+
+impl Store {
+    /// Puts what was found into its observations, and what has none yet aside.
+    pub async fn put_classes(&self, all: &[Waiting]) -> Result<Put, StoreError> {
+        let updates = all.iter().map(|one| one.classified.update());
+        self.write(collection::OBSERVATIONS, &updates.collect::<Result<Vec<_>, _>>()?).await?;
+        let found = self.classified(all.iter().map(|one| &one.classified.id)).await?;
+        let (mut put, mut aside) = (Put::default(), Vec::new());
+        for one in all {
+            let Classified { id, classified_by: by, .. } = &one.classified;
+            match found.get(id) {
+                Some(Some(there)) if there.picture_sha256 == by.picture_sha256 => put.stored += 1,
+                Some(Some(_)) => put.conflicts += 1,
+                // Not there, or it came between the write and the look.
+                Some(None) | None => {
+                    put.waiting += 1;
+                    aside.push(encode_raw(collection::UNCLAIMED_CLASSES, one)?);
+                }
+            }
+        }
+        self.insert_once(collection::UNCLAIMED_CLASSES, &aside).await?;
+        Ok(put)
+    }
+
+    /// Those of the observations that are there, with what gave them their labels.
+    async fn classified(
+        &self,
+        ids: impl Iterator<Item = &String>,
+    ) -> Result<HashMap<String, Option<ClassifiedBy>>, StoreError> {
+        let ids: Vec<String> = ids.cloned().collect();
+        let fields = Some(doc! { "classified_by": 1 });
+        let found = self.find_by_ids::<Found>(collection::OBSERVATIONS, &ids, fields).await?;
+        Ok(found.into_iter().map(|found| (found.id, found.classified_by)).collect())
+    }
+
+    /// Looks for the observations of a page of those that wait.
+    pub async fn settle_classes(
+        &self,
+        after: Option<&str>,
+        page: usize,
+        now: DateTime,
+    ) -> Result<Settled, StoreError> {
+        let waiting = self.waiting_classes(after, page).await?;
+        let found = self.classified(waiting.iter().map(|one| &one.classified.id)).await?;
+        let (there, missing): (Vec<_>, Vec<_>) =
+            waiting.iter().partition(|one| found.contains_key(&one.classified.id));
+        let updates = there.iter().map(|one| one.classified.update_late());
+        self.write(collection::OBSERVATIONS, &updates.collect::<Result<Vec<_>, _>>()?).await?;
+        let over: Vec<_> = missing.into_iter().filter(|one| one.give_up_at <= now).collect();
+        let id = |one: &&Waiting| one.classified.id.clone();
+        let is_full = waiting.len() >= page;
+        Ok(Settled {
+            stored: self.forget_classes(there.iter().map(id).collect()).await?,
+            first_given_up: over.first().map(id),
+            given_up: self.forget_classes(over.iter().map(id).collect()).await?,
+            next: waiting.last().filter(|_| is_full).map(|last| last.classified.id.clone()),
+        })
+    }
+
+    async fn waiting_classes(
+        &self,
+        after: Option<&str>,
+        page: usize,
+    ) -> Result<Vec<Waiting>, StoreError> {
+        const COLLECTION: &str = collection::UNCLAIMED_CLASSES;
+        let failed = |e| StoreError::Read { collection: COLLECTION, source: Box::new(e) };
+        let filter = after.map_or_else(Document::new, |id| doc! { "_id": { "$gt": id } });
+        let waiting = self.database.collection::<Document>(COLLECTION);
+        let waiting = waiting.find(filter);
+        let waiting =
+            waiting.sort(doc! { "_id": 1 }).limit(i64::try_from(page).unwrap_or(i64::MAX));
+        let found: Vec<Document> =
+            waiting.await.map_err(failed)?.try_collect().await.map_err(failed)?;
+        found.into_iter().map(|document| decode(COLLECTION, document)).collect()
+    }
+
+    /// Deletes some that wait; returns how many nobody else had deleted.
+    async fn forget_classes(&self, ids: Vec<String>) -> Result<u64, StoreError> {
+        const COLLECTION: &str = collection::UNCLAIMED_CLASSES;
+        if ids.is_empty() {
+            return Ok(0);
+        }
+        let ids: Vec<Bson> = ids.into_iter().map(Bson::from).collect();
+        let waiting = self.database.collection::<Document>(COLLECTION);
+        let deleted = waiting.delete_many(doc! { "_id": { "$in": ids } }).await;
+        let deleted = deleted
+            .map_err(|e| StoreError::Write { collection: COLLECTION, source: Box::new(e) })?;
+        Ok(deleted.deleted_count)
+    }
+
+    /// How many wait, by MongoDB's own estimate.
+    pub async fn count_waiting_classes(&self) -> Result<u64, StoreError> {
+        const COLLECTION: &str = collection::UNCLAIMED_CLASSES;
+        let waiting = self.database.collection::<Document>(COLLECTION);
+        let count = waiting.estimated_document_count().await;
+        count.map_err(|e| StoreError::Read { collection: COLLECTION, source: Box::new(e) })
+    }
+}

@@ -1,0 +1,92 @@
+//! What a directory keeps after its pictures: directories that are empty, and files that a crash left
+//! in the middle of being written. A bucket has neither.
+
+use std::fs::{self, DirEntry};
+use std::io;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+/// What was removed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// Directories.
+    pub directories: u64,
+    /// Files that were never finished.
+    pub files: u64,
+}
+
+/// Removes what is below `root` and has not changed for so long.
+pub fn remove(root: &Path, age: Duration, now: SystemTime) -> io::Result<Removed> {
+    let mut removed = Removed::default();
+    let is_old = |entry: &DirEntry| {
+        let changed = entry.metadata().and_then(|metadata| metadata.modified());
+        changed.is_ok_and(|changed| now.duration_since(changed).is_ok_and(|since| since > age))
+    };
+    look(root, &is_old, &mut removed)?;
+    Ok(removed)
+}
+
+fn look(
+    directory: &Path,
+    is_old: &impl Fn(&DirEntry) -> bool,
+    removed: &mut Removed,
+) -> io::Result<()> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        // Another one that shares the pictures was faster.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e),
+    };
+    for entry in entries {
+        let entry = entry?;
+        let path = entry.path();
+        if entry.file_type()?.is_dir() {
+            // Before what it holds is taken out: that changes it.
+            let was_old = is_old(&entry);
+            look(&path, is_old, removed)?;
+            // Fails where it holds anything, also what came this moment.
+            if was_old && fs::remove_dir(&path).is_ok() {
+                removed.directories += 1;
+            }
+        } else if is_unfinished(&path) && is_old(&entry) && fs::remove_file(&path).is_ok() {
+            removed.files += 1;
+        }
+    }
+    Ok(())
+}
+
+/// A picture is written as `<name>.jpg#<number>` and renamed once the disk has it.
+fn is_unfinished(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.and_then(|name| name.split_once(".jpg#")).is_some_and(|(seq, number)| {
+        !seq.is_empty() && !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn empty_directories_and_unfinished_files_go_when_they_are_old_and_nothing_else_does() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |path: &str| root.path().join(path);
+        for directory in ["gate/north/1-0a1b2c3d", "gate/south/1-0a1b2c3d", "hall/west"] {
+            fs::create_dir_all(at(directory)).unwrap();
+        }
+        let kept = ["gate/north/1-0a1b2c3d/7.jpg", "gate/north/1-0a1b2c3d/notes#1", "gate/x.jpg#a"];
+        for file in kept.iter().chain(&["gate/south/1-0a1b2c3d/8.jpg#1"]) {
+            fs::write(at(file), "x").unwrap();
+        }
+        let now = SystemTime::now();
+        assert_eq!(remove(root.path(), HOUR, now).unwrap(), Removed::default());
+        let later = now + 2 * HOUR;
+        let removed = remove(root.path(), HOUR, later).unwrap();
+        assert_eq!(removed, Removed { directories: 4, files: 1 });
+        assert!(kept.iter().all(|file| at(file).exists()));
+        assert!(!at("gate/south").exists() && !at("hall").exists());
+        assert_eq!(remove(root.path(), HOUR, later).unwrap(), Removed::default());
+    }
+}
