@@ -46,8 +46,8 @@ pub const PARTITIONS: &str = "picket_aggregator_consume_partitions";
 pub const LAG: &str = "picket_aggregator_consume_lag_records";
 /// Partitions that wait for their writes.
 pub const PAUSED: &str = "picket_aggregator_consume_paused_partitions";
-/// Checkpoints outside the log.
-pub const OUT_OF_RANGE: &str = "picket_aggregator_consume_log_out_of_range_total";
+/// Logs that do not go on where their checkpoint says.
+pub const LOGS_BROKEN: &str = "picket_aggregator_consume_logs_broken_total";
 /// How often changed files were taken up.
 pub const RENEWALS: &str = "picket_aggregator_consume_renewals_total";
 /// Whether changed files cannot be.
@@ -183,11 +183,12 @@ pub const TABLE: &[Metric] = &[
         "Days from when it was taken up until the aggregator's certificate expires.",
     ),
     metric(
-        OUT_OF_RANGE,
+        LOGS_BROKEN,
         MetricKind::Counter,
-        &["topic"],
-        "Checkpoints that lay outside the log: records expired in the broker, or the topic was made \
-         anew. The checkpoint and an ERROR in the log say which offsets.",
+        &["topic", "state"],
+        "Partitions whose log does not go on where their checkpoint says: `log-out-of-range` (records \
+         expired before they were read, or the topic was made anew), `topic-recreated`, \
+         `other-cluster`. The checkpoint and an ERROR in the log say which offsets.",
     ),
     metric(
         TWINS,

@@ -107,6 +107,11 @@ impl Fleet {
         self.aggregator_ready().await
     }
 
+    /// Starts one more aggregator in the same group, and does not wait for it.
+    pub fn start_another_aggregator(&self) -> Result<Process> {
+        start_aggregator_logging(&self.dir, "aggregator.others.log")
+    }
+
     /// Starts again whatever a test has ended and not started again. What ended by itself is told.
     pub async fn start_what_is_stopped(&mut self) -> Result<()> {
         self.stack.start_what_is_stopped().await?;
@@ -152,9 +157,13 @@ impl Fleet {
 }
 
 fn start_aggregator(dir: &Path) -> Result<Process> {
+    start_aggregator_logging(dir, "aggregator.log")
+}
+
+fn start_aggregator_logging(dir: &Path, log: &str) -> Result<Process> {
     let config = dir.join("aggregator.toml");
     let args = ["run", "--config", path(&config)?];
-    Process::start("picket-aggregator", &args, &dir.join("aggregator.log"))
+    Process::start("picket-aggregator", &args, &dir.join(log))
 }
 
 /// An exit status that nothing else has.
@@ -412,24 +421,31 @@ fn watermarks(consumer: &BaseConsumer, topic: &str, partition: i32) -> Result<(i
 }
 
 impl Fleet {
-    /// Every message that a topic holds, read as the admin.
-    pub fn messages(&self, topic: Topic) -> Result<Vec<OwnedMessage>> {
+    fn reader(&self) -> Result<BaseConsumer> {
         let settings = self.stack.settings();
-        let consumer: BaseConsumer = settings
-            .kafka_client(Some(&settings.admin))
+        let mut config = settings.kafka_client(Some(&settings.admin));
+        config
             .set("group.id", "picket-tests-reader")
             .set("enable.auto.commit", "false")
-            .set("enable.partition.eof", "false")
-            .create()?;
-        let name = TopicNames::new(&settings.kafka.topic_prefix).name(topic);
-        let metadata = consumer.fetch_metadata(Some(&name), READY)?;
-        let partitions = metadata.topics().first().map_or(&[][..], |topic| topic.partitions());
+            .set("enable.partition.eof", "false");
+        Ok(config.create()?)
+    }
+
+    /// The first and the next offset of each partition of a topic.
+    pub fn logs(&self, topic: Topic) -> Result<Vec<(i32, i64, i64)>> {
+        let name = TopicNames::new(&self.stack.settings().kafka.topic_prefix).name(topic);
+        logs(&self.reader()?, &name)
+    }
+
+    /// Every message that a topic holds, read as the admin.
+    pub fn messages(&self, topic: Topic) -> Result<Vec<OwnedMessage>> {
+        let consumer = self.reader()?;
+        let name = TopicNames::new(&self.stack.settings().kafka.topic_prefix).name(topic);
         let mut wanted = 0;
         let mut assignment = TopicPartitionList::new();
-        for partition in partitions {
-            let (low, high) = watermarks(&consumer, &name, partition.id())?;
+        for (partition, low, high) in logs(&consumer, &name)? {
             wanted += usize::try_from(high - low)?;
-            assignment.add_partition_offset(&name, partition.id(), Offset::Offset(low))?;
+            assignment.add_partition_offset(&name, partition, Offset::Offset(low))?;
         }
         consumer.assign(&assignment)?;
         let mut messages = Vec::with_capacity(wanted);
@@ -446,4 +462,14 @@ impl Fleet {
     pub fn dead_letters(&self) -> Result<usize> {
         Ok(self.messages(Topic::DeadLetter)?.len())
     }
+}
+
+fn logs(consumer: &BaseConsumer, topic: &str) -> Result<Vec<(i32, i64, i64)>> {
+    let metadata = consumer.fetch_metadata(Some(topic), READY)?;
+    let partitions = metadata.topics().first().map_or(&[][..], |topic| topic.partitions());
+    let ends = partitions.iter().map(|partition| {
+        let (low, high) = watermarks(consumer, topic, partition.id())?;
+        Ok((partition.id(), low, high))
+    });
+    ends.collect()
 }

@@ -1,6 +1,7 @@
 //! End-to-end and fault tests, and what they and the demo share.
 //!
 //! - [`fleet`]: agents and aggregators on a stack, with their configs; [`process`]: as processes.
+//! - [`feed`]: made-up cameras that write to the topics themselves.
 //! - [`oracle`]: what became of every `seq`, asked of MongoDB and the spool.
 //! - [`drain`]: how fast a backlog drained, and how late what was live came meanwhile.
 //! - [`faults`]: what fault tests share: how long they last, what they feed in, what they wait for.
@@ -17,6 +18,7 @@ pub mod clock;
 pub mod device;
 pub mod drain;
 pub mod faults;
+pub mod feed;
 pub mod fleet;
 pub mod oracle;
 pub mod process;

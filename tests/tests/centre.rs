@@ -558,7 +558,7 @@ async fn records_that_expired_unread_are_a_named_state_and_reading_goes_on() {
     centre.stop().await.unwrap();
     let id = format!("partition/{topic}/{partition}");
     let checkpoint = one(&store, "checkpoints", &id).await.unwrap();
-    let hole = checkpoint.get_array("out_of_range").unwrap()[0].as_document().unwrap();
+    let hole = checkpoint.get_array("broken").unwrap()[0].as_document().unwrap();
     assert_eq!(hole.get_str("state").unwrap(), "log-out-of-range");
     assert_eq!(hole.get_i64("from_offset").unwrap(), lost);
     assert_eq!(hole.get_i64("to_offset").unwrap(), lost + 1);
@@ -741,7 +741,7 @@ async fn records_that_expire_under_a_reader_that_waits_are_a_named_state_too() {
     centre.stop().await.unwrap();
     let id = format!("partition/{topic}/{partition}");
     let checkpoint = one(&store, "checkpoints", &id).await.unwrap();
-    let holes = checkpoint.get_array("out_of_range").unwrap();
+    let holes = checkpoint.get_array("broken").unwrap();
     let hole = holes.last().unwrap().as_document().unwrap();
     assert_eq!(hole.get_i64("to_offset").unwrap(), last);
 }

@@ -68,6 +68,8 @@ pub struct Known {
     pub partition: i32,
     /// Where it came from.
     pub offset: i64,
+    /// When the broker appended it, milliseconds since 1970.
+    pub broker_time_ms: i64,
 }
 
 impl Known {
@@ -78,12 +80,15 @@ impl Known {
             topic: origin.topic.clone(),
             partition: origin.partition,
             offset: origin.offset,
+            broker_time_ms: origin.broker_time_ms,
         }
     }
 
-    /// Whether it is the document of this very record.
+    /// Whether it is the document of this very record. In a topic that was made anew another one may
+    /// stand at the same offset.
     pub fn is_from(&self, origin: &Origin) -> bool {
         self.offset == origin.offset
+            && self.broker_time_ms == origin.broker_time_ms
             && self.partition == origin.partition
             && self.topic == origin.topic
     }

@@ -1,6 +1,6 @@
 //! A batch: what was read, and what it does, worked out before anything is written.
 
-use mongodb::bson::RawDocumentBuf;
+use mongodb::bson::{DateTime, RawDocumentBuf};
 use object_store::PutPayload;
 use picket_wire::{Message, Outgoing, Reject, Topic};
 use serde::Deserialize;
@@ -125,6 +125,7 @@ struct Place {
     topic: String,
     partition: i32,
     offset: i64,
+    broker_time: DateTime,
 }
 
 impl Stored {
@@ -132,12 +133,14 @@ impl Stored {
     pub fn fields() -> mongodb::bson::Document {
         mongodb::bson::doc! {
             "digest": 1, "ingest.topic": 1, "ingest.partition": 1, "ingest.offset": 1,
+            "ingest.broker_time": 1,
         }
     }
 
     /// By id.
     pub fn known(self) -> (String, Known) {
-        let Place { topic, partition, offset } = self.ingest;
-        (self.id, Known { digest: self.digest, topic, partition, offset })
+        let Place { topic, partition, offset, broker_time } = self.ingest;
+        let broker_time_ms = broker_time.timestamp_millis();
+        (self.id, Known { digest: self.digest, topic, partition, offset, broker_time_ms })
     }
 }

@@ -14,15 +14,18 @@ pub enum PartitionError {
     /// Taking it over.
     #[error("cannot take over the partition")]
     Claim(#[source] StoreError),
-    /// Asking for the ends of its log.
-    #[error("cannot ask for the first and last offset")]
-    Watermarks(#[source] KafkaError),
-    /// Asking for them, on a thread that ended.
-    #[error("asking for the first and last offset did not end")]
-    WatermarksTask(#[source] tokio::task::JoinError),
-    /// Recording that its checkpoint lies outside the log.
-    #[error("cannot record that the checkpoint lies outside the log")]
-    OutOfRange(#[source] StoreError),
+    /// Asking for the ends of its log, or what it holds.
+    #[error("cannot ask for offsets")]
+    Offsets(#[source] KafkaError),
+    /// Asking the broker, on a thread that ended.
+    #[error("asking the broker did not end")]
+    AskTask(#[source] tokio::task::JoinError),
+    /// Asking for the cluster's id, which the broker did not tell in time.
+    #[error("no broker says which cluster it is of")]
+    Cluster,
+    /// Recording which log it is.
+    #[error("cannot record which log the checkpoint is of")]
+    NoteLog(#[source] StoreError),
     /// Reading what a batch builds upon.
     #[error("cannot load what is stored already")]
     Load(#[source] StoreError),
@@ -35,6 +38,9 @@ pub enum PartitionError {
     /// Writing a picture.
     #[error("cannot store a picture")]
     Image(#[source] ImageError),
+    /// Asking whether the partition has another owner.
+    #[error("cannot tell whether the partition is still its own")]
+    Ownership(#[source] StoreError),
     /// Writing documents.
     #[error("cannot write the batch")]
     Write(#[source] StoreError),
@@ -55,16 +61,18 @@ impl PartitionError {
     pub fn remedy(&self) -> Remedy {
         let remedy = match self {
             Self::Claim(e)
-            | Self::OutOfRange(e)
+            | Self::NoteLog(e)
             | Self::Load(e)
             | Self::Apply(e)
+            | Self::Ownership(e)
             | Self::Write(e)
             | Self::Checkpoint(e) => e.remedy(),
-            Self::Watermarks(e) => match e.rdkafka_error_code() {
+            Self::Offsets(e) => match e.rdkafka_error_code() {
                 Some(RDKafkaErrorCode::TopicAuthorizationFailed) => Remedy::Stop,
                 _ => Remedy::Retry,
             },
-            Self::WatermarksTask(_) | Self::Died => Remedy::Stop,
+            Self::Cluster => Remedy::Retry,
+            Self::AskTask(_) | Self::Died => Remedy::Stop,
             Self::DeadLetter(e) => e.remedy(),
             Self::Tell(SendError::NotAcknowledged(_)) => Remedy::Retry,
             Self::Tell(SendError::Producer(_)) => Remedy::Stop,
@@ -77,7 +85,8 @@ impl PartitionError {
     pub fn is_fenced(&self) -> bool {
         matches!(
             self,
-            Self::OutOfRange(StoreError::Fenced { .. })
+            Self::NoteLog(StoreError::Fenced { .. })
+                | Self::Ownership(StoreError::Fenced { .. })
                 | Self::Checkpoint(StoreError::Fenced { .. })
         )
     }
@@ -94,13 +103,14 @@ impl PartitionError {
     pub fn step(&self) -> &'static str {
         match self {
             Self::Claim(_)
-            | Self::Watermarks(_)
-            | Self::WatermarksTask(_)
-            | Self::OutOfRange(_) => "claim",
+            | Self::Offsets(_)
+            | Self::AskTask(_)
+            | Self::Cluster
+            | Self::NoteLog(_) => "claim",
             Self::Load(_) | Self::Apply(_) => "load",
             Self::DeadLetter(_) => "dead-letter",
             Self::Image(_) => "image",
-            Self::Write(_) => "write",
+            Self::Ownership(_) | Self::Write(_) => "write",
             Self::Tell(_) => "tracks",
             Self::Checkpoint(_) => "checkpoint",
             Self::Died => "work",

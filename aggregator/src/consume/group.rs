@@ -364,17 +364,8 @@ impl Group {
         for (id, result) in results {
             let started = result.and_then(|opened| {
                 let offset = opened.offset;
-                let (sender, receiver) = inbox(share.max(MIN_INBOX_BYTES));
-                Ok((
-                    offset,
-                    self.works.start(
-                        id,
-                        opened.owner,
-                        sender,
-                        receiver,
-                        (offset, opened.log_end),
-                    )?,
-                ))
+                let queue = inbox(share.max(MIN_INBOX_BYTES));
+                Ok((offset, self.works.start(id, opened, queue)?))
             });
             match started {
                 Ok((offset, work)) => {

@@ -43,6 +43,8 @@ pub struct Reading {
     pub horizon_ms: i64,
     /// Where the log ended when it was taken over: what comes from there on nobody has written before.
     pub reread_until: i64,
+    /// The owner epoch since which it is this log.
+    pub log_since: i64,
     /// Whether others are told of tracks.
     pub tells: bool,
 }
@@ -66,6 +68,8 @@ pub struct Observations {
     returned: Returned,
     /// A record of the log before this offset may have been written by a batch that did not end.
     reread_until: i64,
+    /// The owner epoch since which it is this log.
+    log_since: i64,
     /// Whether others are told of tracks.
     tells: bool,
 }
@@ -87,7 +91,7 @@ impl Observations {
         retention: Retention,
         reading: Reading,
     ) -> Result<Self, StoreError> {
-        let Reading { horizon_ms, reread_until, tells } = reading;
+        let Reading { horizon_ms, reread_until, log_since, tells } = reading;
         Ok(Self {
             store,
             claim,
@@ -100,6 +104,7 @@ impl Observations {
             read_back: Vec::new(),
             last_read_back: None,
             reread_until,
+            log_since,
             tells,
             returned: Returned::default(),
         })
@@ -238,8 +243,9 @@ impl Observations {
     }
 
     fn restore(&self, camera: &mut Camera, checkpoint: CameraCheckpoint) {
-        let same_log =
-            checkpoint.topic == self.claim.topic && checkpoint.partition == self.claim.partition;
+        let same_log = checkpoint.topic == self.claim.topic
+            && checkpoint.partition == self.claim.partition
+            && checkpoint.owner_epoch >= self.log_since;
         if same_log {
             camera.next_offset = checkpoint.next_offset;
         }

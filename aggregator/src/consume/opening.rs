@@ -4,20 +4,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::counter;
+use mongodb::bson::DateTime;
 use picket_wire::TopicNames;
 use rdkafka::consumer::{Consumer, StreamConsumer};
+use rdkafka::{Offset, TopicPartitionList};
 
 use super::backoff::Backoff;
 use super::context::Context;
 use super::error::PartitionError;
 use super::membership::PartitionId;
-use super::offsets::{Begin, Watermarks};
-use crate::metrics::OUT_OF_RANGE;
+use super::offsets::{Begin, Signs, Watermarks};
+use crate::metrics::LOGS_BROKEN;
 use crate::store::Store;
-use crate::store::checkpoints::Owner;
+use crate::store::checkpoints::{BrokenLog, Owner};
 
-/// How long the broker may take to say where a log begins and ends.
-const WATERMARKS: Duration = Duration::from_secs(10);
+/// How long the broker may take to answer.
+const BROKER: Duration = Duration::from_secs(10);
 
 /// A partition that was taken over.
 pub struct Opened {
@@ -27,6 +29,8 @@ pub struct Opened {
     pub offset: i64,
     /// Where the log ended.
     pub log_end: i64,
+    /// The owner epoch since which it is this log.
+    pub log_since: i64,
 }
 
 /// What taking over needs. Cheap to clone.
@@ -57,27 +61,48 @@ impl Opener {
     }
 
     async fn try_open(&self, topic: &str, id: PartitionId) -> Result<Opened, PartitionError> {
-        // The log's ends first: a claim takes the partition from its owner, so it is not made
-        // before everything else has succeeded.
+        // Whatever can be asked before the claim is: a claim takes the partition from its owner.
         let log = self.watermarks(id).await?;
+        let cluster = self.cluster().await?;
         let claimed = self.store.claim(topic, id.1, &self.instance).await;
-        let (owner, checkpoint) = claimed.map_err(PartitionError::Claim)?;
-        let begin = Begin::decide(checkpoint.next_offset, log);
-        if let Begin::OutOfRange { from, to } = begin {
-            let noted = self.store.note_out_of_range(&owner.claim, from, to).await;
-            noted.map_err(PartitionError::OutOfRange)?;
-            counter!(OUT_OF_RANGE, "topic" => id.0.suffix()).increment(1);
+        let (owner, mut checkpoint) = claimed.map_err(PartitionError::Claim)?;
+        let signs = Signs {
+            other_cluster: checkpoint.cluster.as_ref().is_some_and(|known| *known != cluster),
+            first_newer: match checkpoint.newest_at {
+                Some(newest) => self.first_after(id, newest.timestamp_millis()).await?,
+                None => None,
+            },
+        };
+        let begin = Begin::decide(checkpoint.next_offset, log, signs);
+        let broken = match begin {
+            Begin::At(_) => None,
+            Begin::Broken { why, from, to } => Some(BrokenLog {
+                state: why.as_str().to_owned(),
+                from_offset: from,
+                to_offset: to,
+                noticed_at: DateTime::now(),
+            }),
+        };
+        if broken.is_some() || checkpoint.cluster.as_ref() != Some(&cluster) {
+            let anew = begin.is_another_log();
+            let noted = self.store.note_log(&owner.claim, &cluster, broken, anew).await;
+            checkpoint = noted.map_err(PartitionError::NoteLog)?;
+        }
+        if let Begin::Broken { why, from, to } = begin {
+            let labels = [("topic", id.0.suffix()), ("state", why.as_str())];
+            counter!(LOGS_BROKEN, &labels).increment(1);
             tracing::error!(
                 topic,
                 partition = id.1,
                 from_offset = from,
                 to_offset = to,
-                "log-out-of-range: the log of {topic}/{} holds {} to {} and not the checkpoint's \
-                 {from}; reading goes on at {to}. Records expired before they were read, or the \
-                 topic was made anew",
+                "{}: {topic}/{} holds {} to {}, the checkpoint says {from}, and reading goes on at \
+                 {to}: {}",
+                why.as_str(),
                 id.1,
                 log.low,
-                log.high
+                log.high,
+                why.meaning()
             );
         }
         let offset = begin.offset();
@@ -90,19 +115,49 @@ impl Opener {
             "took over {topic}/{} at offset {offset}",
             id.1
         );
-        Ok(Opened { owner, offset, log_end: log.high })
+        Ok(Opened { owner, offset, log_end: log.high, log_since: checkpoint.log_since })
     }
 
     /// The first and the next offset of a log.
     pub async fn watermarks(&self, id: PartitionId) -> Result<Watermarks, PartitionError> {
-        let consumer = self.consumer.clone();
         let topic = self.topics.name(id.0);
-        // The call waits for the broker, which is why it has a thread of its own.
-        let asked = tokio::task::spawn_blocking(move || {
-            consumer.fetch_watermarks(&topic, id.1, WATERMARKS)
-        });
-        let ends = asked.await.map_err(PartitionError::WatermarksTask)?;
-        let (low, high) = ends.map_err(PartitionError::Watermarks)?;
+        let asked = self.ask(move |client| client.fetch_watermarks(&topic, id.1, BROKER)).await?;
+        let (low, high) = asked.map_err(PartitionError::Offsets)?;
         Ok(Watermarks { low, high })
+    }
+
+    /// The id of the cluster.
+    async fn cluster(&self) -> Result<String, PartitionError> {
+        let asked = self.ask(|client| client.client().fetch_cluster_id(BROKER)).await?;
+        asked.ok_or(PartitionError::Cluster)
+    }
+
+    /// The offset of the first record that the broker appended after this time, if there is one.
+    async fn first_after(&self, id: PartitionId, ms: i64) -> Result<Option<i64>, PartitionError> {
+        let mut times = TopicPartitionList::new();
+        let time = Offset::Offset(ms.saturating_add(1));
+        times
+            .add_partition_offset(&self.topics.name(id.0), id.1, time)
+            .map_err(PartitionError::Offsets)?;
+        let asked = self.ask(move |client| client.offsets_for_times(times, BROKER)).await?;
+        let found = asked.map_err(PartitionError::Offsets)?;
+        let found = found.elements().first().map(|partition| {
+            partition.error().map_err(PartitionError::Offsets)?;
+            Ok(match partition.offset() {
+                Offset::Offset(offset) => Some(offset),
+                _ => None,
+            })
+        });
+        found.unwrap_or(Ok(None))
+    }
+
+    /// Asks the broker something. The call waits for it, which is why it has a thread of its own.
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&StreamConsumer<Context>) -> T + Send + 'static,
+    ) -> Result<T, PartitionError> {
+        let consumer = self.consumer.clone();
+        let asked = tokio::task::spawn_blocking(move || question(&consumer));
+        asked.await.map_err(PartitionError::AskTask)
     }
 }

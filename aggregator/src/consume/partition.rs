@@ -7,6 +7,7 @@ use futures_util::future::try_join_all;
 use futures_util::{FutureExt, StreamExt, stream};
 use jiff::Timestamp;
 use metrics::{counter, histogram};
+use mongodb::bson::RawDocumentBuf;
 use picket_wire::Outgoing;
 use rdkafka::message::{Header, OwnedHeaders};
 use tokio::sync::{mpsc, watch};
@@ -27,11 +28,17 @@ use super::status;
 use super::twins::Twins;
 use crate::metrics as names;
 use crate::store::Store;
+use crate::store::bulk::Update;
 use crate::store::checkpoints::Owner;
 use crate::upsert::{Images, Origin};
 
 /// Pictures of a partition written at a time: each waits for the disk, which makes many durable in one go.
 const IMAGES_AT_ONCE: usize = 32;
+
+/// How long a proof of ownership stands: shorter than any group takes to give a partition to another
+/// instance. A batch that takes longer, because this process stood still or MongoDB was away, asks again
+/// before it writes.
+const PROOF: Duration = Duration::from_secs(2);
 
 /// What the work of all partitions shares.
 pub struct Shared {
@@ -142,6 +149,8 @@ pub struct Worker {
     pub shared: Arc<Shared>,
     /// Where it reports.
     pub reports: mpsc::UnboundedSender<Report>,
+    /// When it was last seen that nobody else owns the partition.
+    pub proved: Instant,
 }
 
 impl Worker {
@@ -205,11 +214,13 @@ impl Worker {
         let count = batch.len() as u64;
         let next_offset = batch.last().map_or(self.next_offset, |record| record.offset + 1);
         let entries = self.read(batch);
+        let newest_ms = entries.iter().map(|entry| entry.origin.broker_time_ms).max();
         let mut effects = self.lane.work(entries, self.next_offset - 1, name).await?;
         if next_offset == self.next_offset && effects.is_empty() {
             return Ok(());
         }
         effects.end.next_offset = next_offset;
+        effects.end.newest_ms = newest_ms;
         clock.step_done("work");
         self.put_aside(&effects, name).await?;
         clock.step_done("dead-letters");
@@ -305,28 +316,59 @@ impl Worker {
     /// Writes documents until MongoDB has them all. Pictures that wait for theirs are written again
     /// before they are so old that another instance takes them for orphans.
     async fn write(
-        &self,
+        &mut self,
         effects: &Effects,
         mut pictures_since: Instant,
         name: &str,
     ) -> Result<(), PartitionError> {
         let mut backoff = Backoff::new(name);
-        for (collection, documents) in &effects.inserts {
+        for (collection, documents) in effects.inserts.iter().filter(|(_, all)| !all.is_empty()) {
             loop {
                 if pictures_since.elapsed() > self.shared.images.renew_after() {
                     pictures_since = Instant::now();
                     self.put_images(&effects.images, name).await?;
                 }
-                match self.shared.store.insert_once(collection, documents).await {
+                match self.try_insert(collection, documents).await {
                     Ok(()) => break,
-                    Err(e) => backoff.absorb(PartitionError::Write(e)).await?,
+                    Err(e) => backoff.absorb(e).await?,
                 }
             }
         }
-        for (collection, updates) in &effects.writes {
-            while let Err(e) = self.shared.store.write(collection, updates).await {
-                backoff.absorb(PartitionError::Write(e)).await?;
+        for (collection, updates) in effects.writes.iter().filter(|(_, all)| !all.is_empty()) {
+            while let Err(e) = self.try_write(collection, updates).await {
+                backoff.absorb(e).await?;
             }
+        }
+        Ok(())
+    }
+
+    async fn try_insert(
+        &mut self,
+        collection: &'static str,
+        documents: &[RawDocumentBuf],
+    ) -> Result<(), PartitionError> {
+        self.prove_ownership().await?;
+        let written = self.shared.store.insert_once(collection, documents).await;
+        written.map_err(PartitionError::Write)
+    }
+
+    async fn try_write(
+        &mut self,
+        collection: &'static str,
+        updates: &[Update],
+    ) -> Result<(), PartitionError> {
+        self.prove_ownership().await?;
+        let written = self.shared.store.write(collection, updates).await;
+        written.map_err(PartitionError::Write)
+    }
+
+    /// Asks whether somebody else owns the partition by now, unless that was seen a moment ago.
+    async fn prove_ownership(&mut self) -> Result<(), PartitionError> {
+        if self.proved.elapsed() > PROOF {
+            let asked = Instant::now();
+            let proof = self.shared.store.prove(&self.owner.claim).await;
+            proof.map_err(PartitionError::Ownership)?;
+            self.proved = asked;
         }
         Ok(())
     }
@@ -351,9 +393,12 @@ impl Worker {
 
     async fn end(&mut self, effects: &Effects, name: &str) -> Result<(), PartitionError> {
         let mut backoff = Backoff::new(name);
+        let mut began = Instant::now();
         while let Err(e) = self.shared.store.end_batch(&mut self.owner, &effects.end).await {
             backoff.absorb(PartitionError::Checkpoint(e)).await?;
+            began = Instant::now();
         }
+        self.proved = began;
         Ok(())
     }
 }

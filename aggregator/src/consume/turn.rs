@@ -7,7 +7,7 @@ use tokio::task::JoinHandle;
 
 use super::error::PartitionError;
 use super::membership::PartitionId;
-use super::offsets::Begin;
+use super::offsets::{Begin, Signs};
 use super::opening::{Opened, Opener};
 use super::work::Work;
 
@@ -86,8 +86,8 @@ impl Turn {
                 let opener = opener.clone();
                 async move {
                     let log = opener.watermarks(id).await.ok()?;
-                    let begin = Begin::decide(Some(offset), log);
-                    matches!(begin, Begin::OutOfRange { .. }).then_some(id)
+                    let begin = Begin::decide(Some(offset), log, Signs::default());
+                    matches!(begin, Begin::Broken { .. }).then_some(id)
                 }
             });
             let found: Vec<_> = stream::iter(looked).buffer_unordered(AT_ONCE).collect().await;

@@ -1,7 +1,7 @@
 //! Workers: starting one for a partition, and ending it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use picket_wire::Topic;
 use tokio::sync::{mpsc, watch};
@@ -12,9 +12,9 @@ use super::frames::Frames;
 use super::inbox::{Inbox, Sender};
 use super::membership::PartitionId;
 use super::observations::{Observations, Reading};
+use super::opening::Opened;
 use super::partition::{Lane, Report, Shared, Worker};
 use super::twins::Twins;
-use crate::store::checkpoints::Owner;
 use crate::track::Settings as TrackSettings;
 use crate::upsert::Retention;
 
@@ -80,11 +80,10 @@ impl Works {
     pub fn start(
         &self,
         id: PartitionId,
-        owner: Owner,
-        sender: Sender,
-        inbox: Inbox,
-        (next_offset, log_end): (i64, i64),
+        opened: Opened,
+        (sender, inbox): (Sender, Inbox),
     ) -> Result<Work, PartitionError> {
+        let Opened { owner, offset: next_offset, log_end, log_since } = opened;
         let store = self.shared.store.clone();
         let lane = match id.0 {
             Topic::Observations => {
@@ -93,6 +92,7 @@ impl Works {
                 let reading = Reading {
                     horizon_ms: settings.horizon_ms(),
                     reread_until: log_end,
+                    log_since,
                     tells: settings.publish_tracks,
                 };
                 let claim = owner.claim.clone();
@@ -105,7 +105,8 @@ impl Works {
         let (stop, stopped) = watch::channel(false);
         let shared = self.shared.clone();
         let reports = self.reports.clone();
-        let worker = Worker { id, owner, lane, inbox, next_offset, shared, reports };
+        let proved = Instant::now();
+        let worker = Worker { id, owner, lane, inbox, next_offset, shared, reports, proved };
         Ok(Work { sender, stop, task: tokio::spawn(worker.run(stopped)) })
     }
 }

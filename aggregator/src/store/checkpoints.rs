@@ -80,15 +80,26 @@ pub struct PartitionCheckpoint {
     pub owner_epoch: i64,
     /// Which instance owns it.
     pub owner: String,
-    /// The newest holes in the log, oldest first.
+    /// The cluster whose log it is; null in the checkpoint of an older build.
     #[serde(default)]
-    pub out_of_range: Vec<OutOfRange>,
+    pub cluster: Option<String>,
+    /// The latest time at which the broker appended anything that stands before `next_offset`; null
+    /// before the first batch, and in the checkpoint of an older build.
+    #[serde(default)]
+    #[schemars(with = "Option<Date>")]
+    pub newest_at: Option<DateTime>,
+    /// The owner epoch since which it is this log: what was noted before that tells offsets of another.
+    #[serde(default)]
+    pub log_since: i64,
+    /// The newest places at which the log did not go on, oldest first.
+    #[serde(default)]
+    pub broken: Vec<BrokenLog>,
 }
 
-/// A checkpoint that the log no longer holds, or does not hold yet.
+/// A log that does not go on where the checkpoint says.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct OutOfRange {
-    /// Always `log-out-of-range`.
+pub struct BrokenLog {
+    /// `log-out-of-range`, `topic-recreated` or `other-cluster`.
     pub state: String,
     /// Where reading should have gone on.
     pub from_offset: i64,
@@ -152,6 +163,8 @@ pub fn runs_checkpoint_id(key: &CameraKey, epoch: EpochId) -> String {
 pub struct BatchEnd {
     /// Where to resume after it.
     pub next_offset: i64,
+    /// The latest time at which the broker appended one of its records, milliseconds since 1970.
+    pub newest_ms: Option<i64>,
     /// Changed ledgers.
     pub ledger: Vec<Update>,
     /// Changed cameras' checkpoints.
@@ -223,39 +236,48 @@ impl Store {
         Ok(())
     }
 
-    /// Records that the log does not hold what comes next, and where reading goes on.
-    pub async fn note_out_of_range(
+    /// Records of which cluster the log is and, where it does not go on as it should, where reading
+    /// goes on; returns the checkpoint as it is then. What is known of one log says nothing of another.
+    pub async fn note_log(
         &self,
         claim: &Claim,
-        from_offset: i64,
-        to_offset: i64,
-    ) -> Result<(), StoreError> {
-        let hole = OutOfRange {
-            state: "log-out-of-range".to_owned(),
-            from_offset,
-            to_offset,
-            noticed_at: DateTime::now(),
-        };
-        let hole = encode(collection::CHECKPOINTS, &hole)?;
-        let change = doc! {
-            "$set": { "next_offset": to_offset },
+        cluster: &str,
+        broken: Option<BrokenLog>,
+        is_another: bool,
+    ) -> Result<PartitionCheckpoint, StoreError> {
+        let name = collection::CHECKPOINTS;
+        let mut set = doc! { "cluster": cluster };
+        let mut change = Document::new();
+        if let Some(broken) = broken {
+            set.insert("next_offset", broken.to_offset);
             // Bounded: the log line and the counter remember the older ones.
-            "$push": { "out_of_range": { "$each": [hole], "$slice": -20 } },
-        };
-        let owned = doc! { "_id": claim.id(), "owner_epoch": claim.owner_epoch };
-        let result = self
-            .database
-            .collection::<Document>(collection::CHECKPOINTS)
-            .update_one(owned, change)
-            .await
-            .map_err(|e| StoreError::Write {
-                collection: collection::CHECKPOINTS,
-                source: Box::new(e),
-            })?;
-        if result.matched_count == 0 {
-            return Err(StoreError::Fenced { partition: claim.id() });
+            let last = doc! { "$each": [encode(name, &broken)?], "$slice": -20 };
+            change.insert("$push", doc! { "broken": last });
         }
-        Ok(())
+        if is_another {
+            set.insert("log_since", claim.owner_epoch);
+            change.insert("$unset", doc! { "newest_at": "" });
+        }
+        change.insert("$set", set);
+        let owned = doc! { "_id": claim.id(), "owner_epoch": claim.owner_epoch };
+        let checkpoints = self.database.collection::<Document>(name);
+        let changed = checkpoints.find_one_and_update(owned, change);
+        let changed = changed.return_document(ReturnDocument::After).await;
+        let changed = changed
+            .map_err(|e| StoreError::Write { collection: name, source: Box::new(e) })?
+            .ok_or_else(|| StoreError::Fenced { partition: claim.id() })?;
+        decode(name, changed)
+    }
+
+    /// Asks whether the partition has had no other owner since it was claimed.
+    pub async fn prove(&self, claim: &Claim) -> Result<(), StoreError> {
+        let name = collection::CHECKPOINTS;
+        let owned = doc! { "_id": claim.id(), "owner_epoch": claim.owner_epoch };
+        let checkpoints = self.database.collection::<Document>(name);
+        let found = checkpoints.find_one(owned).projection(doc! { "_id": 1 }).await;
+        let found =
+            found.map_err(|e| StoreError::Read { collection: name, source: Box::new(e) })?;
+        found.map(drop).ok_or_else(|| StoreError::Fenced { partition: claim.id() })
     }
 
     /// The checkpoints of these cameras that exist.
@@ -340,12 +362,14 @@ impl Store {
     ) -> Result<(), StoreError> {
         // The fence comes first: a new owner's claim touches the same document, so that one of the
         // two waits for the other or fails.
+        let mut change =
+            doc! { "$set": { "next_offset": end.next_offset, "updated_at": DateTime::now() } };
+        if let Some(newest) = end.newest_ms {
+            change.insert("$max", doc! { "newest_at": DateTime::from_millis(newest) });
+        }
         let partition = Update {
             filter: doc! { "_id": claim.id(), "owner_epoch": claim.owner_epoch },
-            change: doc! {
-                "$set": { "next_offset": end.next_offset, "updated_at": DateTime::now() },
-            }
-            .into(),
+            change: change.into(),
             upsert: false,
         };
         let fence = self.write_in(session, collection::CHECKPOINTS, &[partition]).await?;

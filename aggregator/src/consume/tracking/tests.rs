@@ -169,6 +169,7 @@ impl Centre {
                 topic: at.get_str("topic").unwrap().to_owned(),
                 partition: 0,
                 offset: at.get_i64("offset").unwrap(),
+                broker_time_ms: at.get_datetime("broker_time").unwrap().timestamp_millis(),
             }
         });
         let (origin, mut changes) = (self.origin(), Changes::default());

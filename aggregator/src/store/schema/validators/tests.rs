@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::*;
-use crate::store::checkpoints::OutOfRange;
+use crate::store::checkpoints::BrokenLog;
 use crate::store::classes::{Class, Classified, ClassifiedBy};
 use crate::store::clocks::{Doing, Work};
 use crate::store::documents::{CentreAccounts, Correction, DetectionDocument, TrackCorrection};
@@ -301,8 +301,8 @@ fn mongodb_refuses_books_that_readers_cannot_read_and_no_others() {
         pictures_due: None,
     };
     assert!(agrees(collection::CLOCKS, &clocks) > 25);
-    let hole =
-        OutOfRange { state: text(), from_offset: 1, to_offset: 2, noticed_at: DateTime::MIN };
+    let broken =
+        BrokenLog { state: text(), from_offset: 1, to_offset: 2, noticed_at: DateTime::MIN };
     let partition = PartitionCheckpoint {
         id: "partition/t/0".to_owned(),
         topic: text(),
@@ -310,7 +310,10 @@ fn mongodb_refuses_books_that_readers_cannot_read_and_no_others() {
         next_offset: Some(1),
         owner_epoch: 1,
         owner: text(),
-        out_of_range: vec![hole],
+        cluster: Some(text()),
+        newest_at: Some(DateTime::MIN),
+        log_since: 1,
+        broken: vec![broken],
     };
     assert!(agrees(collection::CHECKPOINTS, &partition) > 20);
     let camera = CameraCheckpoint {
