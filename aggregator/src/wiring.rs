@@ -15,7 +15,7 @@ use picket_wire::Topic;
 use tokio::sync::watch;
 
 use crate::config::Settings;
-use crate::consume::{Centre, Membership, Progress, Renewal};
+use crate::consume::{Centre, CentreError, GroupError, Membership, Progress, Renewal};
 use crate::metrics;
 use crate::remedy::Remedy;
 use crate::store::{self, Store};
@@ -98,10 +98,16 @@ pub async fn run(settings: Settings) -> Result<()> {
             // What is in hand is brought to its end and the group left and joined anew: where to
             // resume stands in MongoDB.
             () = renewal.changed() => {}
-            ended = centre.ended() => {
-                shutdown.ask();
-                pages.await??;
-                return ended.context("consuming ended by itself");
+            ended = centre.ended() => match ended {
+                // The client cannot change over; a new one can, and finds another log.
+                Err(CentreError::Group(error @ GroupError::OtherCluster)) => {
+                    tracing::error!("joining the group anew: {}", chain(&error));
+                }
+                ended => {
+                    shutdown.ask();
+                    pages.await??;
+                    return ended.context("consuming ended by itself");
+                }
             }
         }
         let stopped = tokio::select! {

@@ -58,22 +58,7 @@ impl Fleet {
         let dir = std::fs::canonicalize(dir)?;
         let config = dir.join("aggregator.toml");
         std::fs::write(&config, aggregator_config(stack.settings(), &dir))?;
-        let log = dir.join("topics.log");
-        let admin = &stack.settings().admin;
-        let args = [
-            "topics",
-            "create",
-            "--config",
-            path(&config)?,
-            "--certificate-file",
-            path(&admin.certificate)?,
-            "--key-file",
-            path(&admin.key)?,
-        ];
-        let args = [&args, topics].concat();
-        let mut topics = Process::start("picket-aggregator", &args, &log)?;
-        let status = topics.ended(READY).await?;
-        ensure!(status.success(), "topics create ended with {status}:\n{}", topics.log_tail());
+        create_topics(&stack, &dir, topics).await?;
         let database = database(stack.settings()).await?;
         let aggregator = start_aggregator(&dir)?;
         let images = dir.join("images");
@@ -82,6 +67,11 @@ impl Fleet {
         let mut fleet = Self { stack, aggregator, database, pictures, dir };
         fleet.aggregator_ready().await?;
         Ok(fleet)
+    }
+
+    /// Makes the topics that are missing, as these arguments have it.
+    pub async fn create_topics(&self, options: &[&str]) -> Result<()> {
+        create_topics(&self.stack, &self.dir, options).await
     }
 
     /// Waits until the aggregator says that it is ready.
@@ -154,6 +144,26 @@ impl Fleet {
         ensure!(status.success(), "aggregator: {status}:\n{}", self.aggregator.log_tail());
         self.stack.stop().await
     }
+}
+
+async fn create_topics(stack: &Stack, dir: &Path, options: &[&str]) -> Result<()> {
+    let config = dir.join("aggregator.toml");
+    let admin = &stack.settings().admin;
+    let args = [
+        "topics",
+        "create",
+        "--config",
+        path(&config)?,
+        "--certificate-file",
+        path(&admin.certificate)?,
+        "--key-file",
+        path(&admin.key)?,
+    ];
+    let args = [&args, options].concat();
+    let mut process = Process::start("picket-aggregator", &args, &dir.join("topics.log"))?;
+    let status = process.ended(READY).await?;
+    ensure!(status.success(), "topics create ended with {status}:\n{}", process.log_tail());
+    Ok(())
 }
 
 fn start_aggregator(dir: &Path) -> Result<Process> {

@@ -9,8 +9,9 @@
 //! - [`device`]: a device as a virtual machine, for `make test-device`.
 //! - [`checkout`]: the repository, and what was fetched into its cache.
 //! - [`proxy`]: a TCP proxy before Kafka that fails on cue.
+//! - [`sameness`]: comparing what is stored with an undisturbed run over the same log.
 //! - [`scratch`]: folders that go when the test process ends.
-//! - [`topics`]: settings of a topic that a test changes at the broker.
+//! - [`topics`]: what a test does with topics at the broker.
 //! - [`stack`]: Kafka and MongoDB, with certificates, on free ports.
 
 pub mod checkout;
@@ -23,6 +24,7 @@ pub mod fleet;
 pub mod oracle;
 pub mod process;
 pub mod proxy;
+pub mod sameness;
 pub mod scratch;
 pub mod stack;
 pub mod topics;

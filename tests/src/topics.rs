@@ -1,4 +1,4 @@
-//! What tests do with topics at the broker: change a setting, and look at what lies there.
+//! What tests do with topics at the broker: change a setting, delete, and look at what lies there.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -10,10 +10,12 @@ use rdkafka::admin::{
 };
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::{Headers, Message};
+use rdkafka::message::{Headers, Message, OwnedMessage};
+use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::fleet::{Agent, Fleet};
+use crate::process::until;
 use crate::stack::Settings;
 
 /// How long the broker may take to answer.
@@ -94,6 +96,49 @@ pub async fn delete_records(fleet: &Fleet, topic: Topic) -> Result<()> {
     for partition in deleted.elements() {
         let failed = || format!("delete what {name} holds of partition {}", partition.partition());
         partition.error().with_context(failed)?;
+    }
+    Ok(())
+}
+
+/// Deletes topics, and returns once the broker tells of them no more.
+pub async fn delete(fleet: &Fleet, topics: &[Topic]) -> Result<()> {
+    let stack = fleet.stack.settings();
+    let admin: AdminClient<DefaultClientContext> =
+        stack.kafka_client(Some(&stack.admin)).create()?;
+    let names = TopicNames::new(&stack.kafka.topic_prefix);
+    let names: Vec<String> = topics.iter().map(|topic| names.name(*topic)).collect();
+    let all: Vec<&str> = names.iter().map(String::as_str).collect();
+    for deleted in admin.delete_topics(&all, &AdminOptions::new()).await? {
+        deleted.map_err(|(topic, code)| anyhow::anyhow!("delete {topic}: {code}"))?;
+    }
+    let reader: BaseConsumer = stack.kafka_client(Some(&stack.admin)).create()?;
+    until("the topics to be gone", ANSWER, async || {
+        let metadata = reader.fetch_metadata(None, ANSWER)?;
+        let there = metadata.topics().iter().find(|topic| all.contains(&topic.name()));
+        Ok(there.map_or(Ok(()), |topic| Err(format!("{} is there", topic.name()))))
+    })
+    .await
+}
+
+/// Writes messages that topics held to the partitions in which they lay, in their order.
+pub async fn write_back(fleet: &Fleet, messages: &[OwnedMessage]) -> Result<()> {
+    let stack = fleet.stack.settings();
+    let mut config = stack.kafka_client(Some(&stack.admin));
+    let producer: FutureProducer = config.set("enable.idempotence", "true").create()?;
+    let mut underway = Vec::with_capacity(messages.len());
+    for message in messages {
+        let mut record = FutureRecord::to(message.topic()).partition(message.partition());
+        if let Some(key) = message.key() {
+            record = record.key(key);
+        }
+        if let Some(headers) = message.headers() {
+            record = record.headers(headers.clone());
+        }
+        let record = record.payload(message.payload().unwrap_or_default());
+        underway.push(producer.send_result(record).map_err(|(error, _)| error)?);
+    }
+    for sent in futures_util::future::try_join_all(underway).await? {
+        sent.map_err(|(error, _)| error)?;
     }
     Ok(())
 }

@@ -8,20 +8,20 @@
     reason = "a panic in a test is a failed test"
 )]
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use futures_util::TryStreamExt;
+use anyhow::{Result, ensure};
 use mongodb::bson::{Document, doc};
 use picket_aggregator::store::documents::collection;
 use picket_tests::faults::{Bench, Chance, LIMIT, on_bench_of, short_or_long};
 use picket_tests::feed::Feed;
-use picket_tests::fleet::Fleet;
-use picket_tests::oracle::wrong_tracks;
-use picket_tests::process::{Process, until};
+use picket_tests::fleet::{FEW_PARTITIONS, Fleet};
+use picket_tests::process::Process;
+use picket_tests::sameness::{caught_up, is_as_if_nothing_had_happened, more_stored};
 use picket_tests::stack::StackOptions;
-use picket_wire::{Topic, TopicNames};
+use picket_tests::topics;
+use picket_wire::Topic;
 
 /// One that died is missed soon.
 const SESSION: Duration = Duration::from_secs(6);
@@ -32,102 +32,6 @@ const MOST: usize = 3;
 
 fn on_a_quick_group(test: impl AsyncFnOnce(&mut Bench) -> Result<()>) {
     on_bench_of(StackOptions { session: SESSION, ..StackOptions::default() }, test).unwrap();
-}
-
-/// Waits until all that stands in the log is stored, and nothing of it is provisional.
-async fn caught_up(fleet: &Fleet) -> Result<()> {
-    let checkpoints = fleet.database.collection::<Document>(collection::CHECKPOINTS);
-    let names = TopicNames::new(&fleet.stack.settings().kafka.topic_prefix);
-    let mut wanted = Vec::new();
-    for topic in Topic::OF_DEVICES {
-        for (partition, low, high) in fleet.logs(topic)? {
-            if low < high {
-                wanted.push((format!("partition/{}/{partition}", names.name(topic)), high));
-            }
-        }
-    }
-    until("the centre to have caught up", LIMIT, async || {
-        for (id, end) in &wanted {
-            let found = checkpoints.find_one(doc! { "_id": id }).await?;
-            let at = found.and_then(|checkpoint| checkpoint.get_i64("next_offset").ok());
-            if at != Some(*end) {
-                return Ok(Err(format!("{id} stands at {at:?} of {end}")));
-            }
-        }
-        let waiting = checkpoints.count_documents(doc! { "waits": true }).await?;
-        Ok(if waiting == 0 { Ok(()) } else { Err(format!("{waiting} cameras wait")) })
-    })
-    .await
-}
-
-/// What is stored of a device, by collection and id: all but how it came here. Of tracks the final ones,
-/// for which provisional ones there were in between depends on what happened.
-async fn stored(fleet: &Fleet, device: &str) -> Result<BTreeMap<String, Document>> {
-    let mut all = BTreeMap::new();
-    for (name, filter) in [
-        (collection::OBSERVATIONS, doc! {}),
-        (collection::FRAMES, doc! {}),
-        (collection::LEDGER, doc! {}),
-        (collection::CAMERAS, doc! {}),
-        (collection::TRACKS, doc! { "final": true, "state": { "$ne": "replaced" } }),
-    ] {
-        let mut filter = filter;
-        filter.insert("device", device);
-        let target = fleet.database.collection::<Document>(name);
-        let found: Vec<Document> = target.find(filter).await?.try_collect().await?;
-        for mut document in found {
-            document.remove("ingest");
-            if name == collection::CAMERAS {
-                // The offset of the batch that wrote it.
-                document.remove("rev");
-            }
-            all.insert(format!("{name} {}", document.get_str("_id")?), document);
-        }
-    }
-    Ok(all)
-}
-
-/// Compares what is stored of a device with what a run over the same log stores to which nothing happens.
-async fn is_as_if_nothing_had_happened(bench: &mut Bench, device: &str) -> Result<()> {
-    let fleet = &mut bench.fleet;
-    caught_up(fleet).await?;
-    let disturbed = stored(fleet, device).await?;
-    let wrong = wrong_tracks(&fleet.database, &[device]).await?;
-    ensure!(wrong.is_empty(), "{} wrong tracks: {}", wrong.len(), wrong[0]);
-    fleet.aggregator.terminate(LIMIT).await?;
-    for name in fleet.database.list_collection_names().await? {
-        fleet.database.collection::<Document>(&name).delete_many(doc! {}).await?;
-    }
-    fleet.restart_aggregator().await?;
-    caught_up(fleet).await?;
-    let undisturbed = stored(fleet, device).await?;
-    let observations = undisturbed.keys().filter(|id| id.starts_with(collection::OBSERVATIONS));
-    let tracks = undisturbed.keys().filter(|id| id.starts_with(collection::TRACKS));
-    let (observations, tracks) = (observations.count(), tracks.count());
-    println!(
-        "{device}: {} documents, {observations} observations, {tracks} tracks",
-        undisturbed.len()
-    );
-    ensure!(observations > 500 && tracks > 20, "too little to compare");
-    for (id, document) in &undisturbed {
-        let found = disturbed.get(id).with_context(|| format!("{id} is missing"))?;
-        ensure!(found == document, "{id} is\n{found}\nand should be\n{document}");
-    }
-    let more: Vec<_> = disturbed.keys().filter(|id| !undisturbed.contains_key(*id)).collect();
-    ensure!(more.is_empty(), "should not be there: {more:?}");
-    Ok(())
-}
-
-/// Waits until a device has so many more observations.
-async fn more_stored(fleet: &Fleet, device: &str, more: u64) -> Result<()> {
-    let observations = fleet.database.collection::<Document>(collection::OBSERVATIONS);
-    let filter = doc! { "device": device };
-    let wanted = observations.count_documents(filter.clone()).await? + more;
-    until("more observations", LIMIT, async || {
-        let seen = observations.count_documents(filter.clone()).await?;
-        Ok(if seen >= wanted { Ok(()) } else { Err(format!("{seen} of {wanted}")) })
-    })
-    .await
 }
 
 #[test]
@@ -161,7 +65,7 @@ fn a_storm_of_aggregators_that_join_and_leave_and_are_killed_changes_no_document
         for mut member in members {
             member.kill()?;
         }
-        is_as_if_nothing_had_happened(bench, "storm").await
+        is_as_if_nothing_had_happened(bench, &["storm"]).await
     });
 }
 
@@ -183,7 +87,7 @@ fn an_aggregator_that_stood_still_and_finds_others_in_its_place_changes_no_docum
             ensure!(other.terminate(LIMIT).await?.success(), other.log_tail());
         }
         feed.stop().await?;
-        is_as_if_nothing_had_happened(bench, "frozen").await
+        is_as_if_nothing_had_happened(bench, &["frozen"]).await
     });
 }
 
@@ -197,6 +101,102 @@ fn a_store_that_was_away_changes_no_document() {
         bench.fleet.stack.start_mongodb().await?;
         more_stored(&bench.fleet, "away", 100).await?;
         feed.stop().await?;
-        is_as_if_nothing_had_happened(bench, "away").await
+        is_as_if_nothing_had_happened(bench, &["away"]).await
+    });
+}
+
+#[test]
+fn an_aggregator_that_is_killed_again_and_again_changes_no_document() {
+    on_a_quick_group(async |bench| {
+        let mut chance = Chance::new()?;
+        let feed = Feed::start(&bench.fleet.stack, "killed", chance.another()).await?;
+        for _ in 0..short_or_long(2, 100) {
+            more_stored(&bench.fleet, "killed", 60).await?;
+            tokio::time::sleep(chance.between_ms(0, 1000)).await;
+            bench.fleet.aggregator.kill()?;
+            bench.fleet.restart_aggregator().await?;
+        }
+        feed.stop().await?;
+        is_as_if_nothing_had_happened(bench, &["killed"]).await
+    });
+}
+
+/// Topics of which the centre keeps what it has read.
+const RECORDS: [Topic; 2] = [Topic::Observations, Topic::Frames];
+
+/// Has the topics hold what they held, in other topics of the same names or another cluster, and more.
+async fn held_elsewhere(
+    bench: &mut Bench,
+    (device, more): (&str, &str),
+    elsewhere: impl AsyncFnOnce(&mut Fleet) -> Result<()>,
+) -> Result<()> {
+    let mut chance = Chance::new()?;
+    let feed = Feed::start(&bench.fleet.stack, device, chance.another()).await?;
+    more_stored(&bench.fleet, device, 300).await?;
+    feed.stop().await?;
+    caught_up(&bench.fleet).await?;
+    let held = RECORDS.map(|topic| bench.fleet.messages(topic));
+    elsewhere(&mut bench.fleet).await?;
+    for messages in held {
+        topics::write_back(&bench.fleet, &messages?).await?;
+    }
+    let feed = Feed::start(&bench.fleet.stack, more, chance.another()).await?;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    feed.stop().await
+}
+
+/// The states of which logs were found to be broken.
+async fn broken(fleet: &Fleet) -> Result<BTreeSet<String>> {
+    let checkpoints = fleet.database.collection::<Document>(collection::CHECKPOINTS);
+    let found = checkpoints.distinct("broken.state", doc! {}).await?;
+    Ok(found.iter().filter_map(|state| state.as_str().map(str::to_owned)).collect())
+}
+
+#[test]
+fn topics_that_are_made_anew_under_a_running_aggregator_are_read_whole_and_change_no_document() {
+    on_a_quick_group(async |bench| {
+        let devices = ["under", "under-more"];
+        held_elsewhere(bench, devices.into(), async |fleet| {
+            topics::delete(fleet, &RECORDS).await?;
+            fleet.create_topics(&FEW_PARTITIONS).await
+        })
+        .await?;
+        caught_up(&bench.fleet).await?;
+        ensure!(!broken(&bench.fleet).await?.is_empty(), "nobody noticed");
+        is_as_if_nothing_had_happened(bench, &devices).await
+    });
+}
+
+#[test]
+fn topics_that_were_made_anew_while_no_aggregator_ran_are_told_by_their_times() {
+    on_a_quick_group(async |bench| {
+        let devices = ["anew", "anew-more"];
+        held_elsewhere(bench, devices.into(), async |fleet| {
+            ensure!(fleet.aggregator.terminate(LIMIT).await?.success());
+            topics::delete(fleet, &RECORDS).await?;
+            fleet.create_topics(&FEW_PARTITIONS).await
+        })
+        .await?;
+        bench.fleet.restart_aggregator().await?;
+        caught_up(&bench.fleet).await?;
+        let broken = broken(&bench.fleet).await?;
+        ensure!(broken.contains("topic-recreated"), "{broken:?}");
+        is_as_if_nothing_had_happened(bench, &devices).await
+    });
+}
+
+#[test]
+fn a_cluster_that_is_another_one_is_told_by_its_id_and_read_whole() {
+    on_a_quick_group(async |bench| {
+        let devices = ["moved", "moved-more"];
+        held_elsewhere(bench, devices.into(), async |fleet| {
+            fleet.stack.start_another_cluster().await?;
+            fleet.create_topics(&FEW_PARTITIONS).await
+        })
+        .await?;
+        caught_up(&bench.fleet).await?;
+        let broken = broken(&bench.fleet).await?;
+        ensure!(broken.contains("other-cluster"), "{broken:?}");
+        is_as_if_nothing_had_happened(bench, &devices).await
     });
 }

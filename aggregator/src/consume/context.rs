@@ -16,6 +16,9 @@ use super::kafka;
 use super::lag::LogEnds;
 use super::membership::PartitionId;
 
+/// Under what librdkafka logs that a broker is of another cluster than those before it.
+const OTHER_CLUSTER: &str = "CLUSTERID";
+
 /// A change of this instance's part. The group waits until it is answered by `incremental_assign` or
 /// `incremental_unassign`; the heartbeat goes on meanwhile.
 #[derive(Debug)]
@@ -38,6 +41,8 @@ pub struct Context {
     pub ends: Arc<LogEnds>,
     /// Set once nobody answers rebalances any more.
     pub closing: Arc<AtomicBool>,
+    /// Set once a broker is of another cluster than those before it.
+    pub other_cluster: Arc<AtomicBool>,
 }
 
 /// The list as this stage knows partitions.
@@ -48,6 +53,10 @@ pub fn partitions(topics: &TopicNames, list: &TopicPartitionList) -> Vec<Partiti
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        // There is no other way to hear of it, and the client goes on as if nothing had happened.
+        if facility == OTHER_CLUSTER {
+            self.other_cluster.store(true, Ordering::Release);
+        }
         kafka::log(level, facility, message);
     }
 

@@ -74,6 +74,12 @@ pub enum GroupError {
         /// What the brokers say.
         source: KafkaError,
     },
+    /// The addresses lead to another cluster than they did: it was set up anew, or a name leads
+    /// elsewhere by now.
+    #[error(
+        "the brokers at consume.brokers are another cluster's than before; they must all be of one"
+    )]
+    OtherCluster,
     /// The client gave up.
     #[error("the consumer failed for good")]
     Fatal(#[source] KafkaError),
@@ -94,6 +100,7 @@ pub struct Group {
     consumer: Arc<StreamConsumer<Context>>,
     rebalances: mpsc::UnboundedReceiver<Rebalance>,
     closing: Arc<AtomicBool>,
+    other_cluster: Arc<AtomicBool>,
     topics: TopicNames,
     ends: Arc<LogEnds>,
     works: Works,
@@ -119,12 +126,14 @@ impl Group {
         let (rebalance_sender, rebalances) = mpsc::unbounded_channel();
         let (report_sender, reports) = mpsc::unbounded_channel();
         let topics = shared.settings.topics();
-        let (ends, closing) = (Arc::new(LogEnds::default()), Arc::new(AtomicBool::new(false)));
+        let ends = Arc::new(LogEnds::default());
+        let (closing, other_cluster) = <(Arc<AtomicBool>, Arc<AtomicBool>)>::default();
         let context = Context {
             rebalances: rebalance_sender,
             topics: topics.clone(),
             ends: ends.clone(),
             closing: closing.clone(),
+            other_cluster: other_cluster.clone(),
         };
         let config = kafka::consumer(&shared.settings, &instance).map_err(GroupError::Consumer)?;
         let consumer: StreamConsumer<Context> = config
@@ -144,6 +153,7 @@ impl Group {
             consumer,
             rebalances,
             closing,
+            other_cluster,
             topics,
             ends,
             works: works(report_sender),
@@ -219,7 +229,7 @@ impl Group {
                 let until = Instant::now() + SUSPECT_FOR;
                 self.suspicion = Some(Suspicion { until, unseen });
             }
-            Err(e) => tracing::warn!(error = %e, "the consumer goes on after an error"),
+            Err(e) => kafka::log_error(&e, "the consumer goes on"),
         }
         Ok(())
     }
@@ -434,6 +444,9 @@ impl Group {
 
     fn tick(&mut self) -> Result<(), GroupError> {
         self.progress.beat();
+        if self.other_cluster.load(Ordering::Acquire) {
+            return Err(GroupError::OtherCluster);
+        }
         self.miss_workers();
         // A queue that drained before its pause was noted tells nobody, so all are asked.
         self.resume_drained(&self.held.ids());

@@ -1,5 +1,9 @@
 //! Clients of Kafka: what they all share, and the record as the rest of this stage sees it.
 
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
 use picket_service::kafka::{Extra, Login};
 use picket_service::renewed::Unreadable;
 use rdkafka::config::RDKafkaLogLevel;
@@ -177,18 +181,32 @@ impl ClientContext for ClientLog {
 
 impl ConsumerContext for ClientLog {}
 
-/// librdkafka's own log lines, in the log of the program.
+/// How soon an error that goes on is said again.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
+
+/// librdkafka's own log lines, in the log of the program. What ends a connection comes as an error too.
 pub fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
-    if (level as i32) <= (RDKafkaLogLevel::Warning as i32) {
+    if (level as i32) <= (RDKafkaLogLevel::Warning as i32) && facility != "FAIL" {
         tracing::warn!(facility, "Kafka client: {message}");
     } else {
         tracing::debug!(facility, "Kafka client: {message}");
     }
 }
 
-/// An error that librdkafka reports and handles by itself, such as a broker that went away.
+/// An error that librdkafka reports and handles by itself, such as a broker that went away. It comes with
+/// every attempt of every client, ten times a second, and is said once a minute.
 pub fn log_error(error: &KafkaError, reason: &str) {
-    tracing::warn!(error = %error, "Kafka client: {reason}");
+    static SAID: Mutex<BTreeMap<String, Instant>> = Mutex::new(BTreeMap::new());
+    // Behind this stands how long the attempt took.
+    let what = format!("{error} {}", reason.split(" (after ").next().unwrap_or_default());
+    let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
+    said.retain(|_, at| at.elapsed() < SAY_AGAIN);
+    if said.contains_key(&what) {
+        tracing::debug!(error = %error, "Kafka client: {reason}");
+    } else {
+        said.insert(what, Instant::now());
+        tracing::warn!(error = %error, "Kafka client: {reason}");
+    }
 }
 
 /// A record as it came.

@@ -20,6 +20,8 @@ use crate::process::{output_within, until};
 const START_LIMIT: Duration = Duration::from_secs(240);
 /// 16 bytes in base64, "picket-stack-001": an id that every stack may share, as none meets another.
 const CLUSTER_ID: &str = "cGlja2V0LXN0YWNrLTAwMQ";
+/// The same with 002 at its end.
+const OTHER_CLUSTER_ID: &str = "cGlja2V0LXN0YWNrLTAwMg";
 
 /// The one principal that may log in by PLAIN, and its password: Kafka reads these at its start.
 pub const PLAIN_USER: (&str, &str) = ("device-plain", "plain-Pa55word");
@@ -80,14 +82,21 @@ impl Kafka {
         };
         fs::write(&kafka.properties, format!("{listeners}{}", shared(&dir)))?;
         if !dir.join("data/meta.properties").exists() {
-            kafka.format()?;
+            kafka.format(CLUSTER_ID)?;
         }
         Ok(kafka)
     }
 
-    fn format(&self) -> Result<()> {
+    /// Forgets all that it holds, and which cluster it is of.
+    pub fn make_another_cluster(&self) -> Result<()> {
+        let data = self.properties.with_file_name("data");
+        fs::remove_dir_all(&data).with_context(|| format!("remove {}", data.display()))?;
+        self.format(OTHER_CLUSTER_ID)
+    }
+
+    fn format(&self, cluster: &str) -> Result<()> {
         let config = self.properties.display().to_string();
-        let tool = ["kafka.tools.StorageTool", "format", "--cluster-id", CLUSTER_ID, "--config"];
+        let tool = ["kafka.tools.StorageTool", "format", "--cluster-id", cluster, "--config"];
         let mut command = Command::new(java());
         command.args(self.jvm_args()).args(tool).arg(config);
         let output = output_within(&mut command, START_LIMIT)

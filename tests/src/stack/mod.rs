@@ -168,6 +168,14 @@ impl Stack {
         self.kafka.start(&self.settings).await
     }
 
+    /// Has another cluster of one broker, without topics, take the place of the one that is there.
+    pub async fn start_another_cluster(&mut self) -> Result<()> {
+        self.kafka.part.stop().await?;
+        self.kafka.make_another_cluster()?;
+        self.start_kafka().await?;
+        enrol::grant_aggregator(&self.settings).await
+    }
+
     /// Ends one of several brokers in order: it hands its partitions over before it goes.
     pub async fn stop_broker(&mut self, node: i32) -> Result<()> {
         self.broker(node)?.part.stop().await
