@@ -16,10 +16,12 @@ use picket_aggregator::store::{self, Store, StoreError};
 use picket_pki::{Authority, IssueOptions, Role};
 use picket_service::logging::chain;
 use picket_tests::faults::{
-    Bench, LIMIT, end, nothing_is_lost, on_bench_of, short_or_long, ten_a_second, wait_for_drained,
+    Bench, Chance, LIMIT, end, nothing_is_lost, on_bench_of, short_or_long, ten_a_second, wait_for_drained,
     wait_for_stored,
 };
+use picket_tests::feed::Feed;
 use picket_tests::process::until;
+use picket_tests::sameness::is_as_if_nothing_had_happened;
 use picket_tests::stack::{Stack, StackOptions};
 
 fn on_three_members(test: impl AsyncFnOnce(&mut Bench) -> Result<()>) {
@@ -49,6 +51,7 @@ async fn whole(bench: &Bench) -> Result<()> {
 fn a_primary_that_steps_down_or_is_killed_under_load_loses_nothing_and_doubles_nothing() {
     on_three_members(async |bench| {
         whole(bench).await?;
+        let feed = Feed::start(&bench.fleet.stack, "feed", Chance::new()?).await?;
         let agent = bench.fleet.enrol("gate", &ten_a_second("north")?).await?;
         let mut process = agent.start()?;
         wait_for_stored(&bench.fleet, &agent, &mut process, 20).await?;
@@ -64,6 +67,7 @@ fn a_primary_that_steps_down_or_is_killed_under_load_loses_nothing_and_doubles_n
             bench.fleet.stack.start_member(second).await?;
             whole(bench).await?;
         }
+        feed.stop().await?;
         wait_for_drained(&agent, &mut process, LIMIT).await?;
         end(&mut process).await?;
         nothing_is_lost(&bench.fleet, &[&agent]).await?;
@@ -77,7 +81,7 @@ fn a_primary_that_steps_down_or_is_killed_under_load_loses_nothing_and_doubles_n
             );
         }
         ensure!(!log.contains("ERROR"), "{log}");
-        Ok(())
+        is_as_if_nothing_had_happened(bench, &["gate", "feed"]).await
     });
 }
 
