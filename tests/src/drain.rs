@@ -2,12 +2,13 @@
 //! times in MongoDB's documents, not of Picket's own counters.
 
 use std::fmt;
+use std::ops::Range;
 
 use anyhow::{Context, Result};
 use futures_util::TryStreamExt;
 use jiff::Timestamp;
 use mongodb::Database;
-use mongodb::bson::{Document, doc};
+use mongodb::bson::{DateTime, Document, doc};
 
 /// When something was captured, when the broker had it, and when it was stored, milliseconds since 1970.
 #[derive(Debug, Clone, Copy)]
@@ -39,6 +40,19 @@ pub struct Drain {
 pub struct Latency(Vec<i64>);
 
 impl Latency {
+    /// From capture to store, of what a device with the right time captured in this one.
+    pub async fn ask(
+        database: &Database,
+        device: &str,
+        captured: Range<Timestamp>,
+    ) -> Result<Self> {
+        let date = |at: Timestamp| DateTime::from_millis(at.as_millisecond());
+        let captured_at = doc! { "$gte": date(captured.start), "$lt": date(captured.end) };
+        let filter = doc! { "kind": "observation", "device": device, "captured_at": captured_at };
+        let passages = passages(database, "observations", filter).await?;
+        Ok(Self::of(passages.iter().map(|p| p.stored_ms - p.captured_ms)))
+    }
+
     fn of(passages: impl Iterator<Item = i64>) -> Self {
         let mut sorted: Vec<_> = passages.collect();
         sorted.sort_unstable();
@@ -70,8 +84,9 @@ impl Drain {
         outage: (Timestamp, Timestamp),
     ) -> Result<Self> {
         let (from_ms, to_ms) = (outage.0.as_millisecond(), outage.1.as_millisecond());
-        let observations = passages(database, "observations", "observation").await?;
-        let pictures = passages(database, "frames", "frame").await?;
+        let observations =
+            passages(database, "observations", doc! { "kind": "observation" }).await?;
+        let pictures = passages(database, "frames", doc! { "kind": "frame" }).await?;
         let live = || observations.iter().filter(|passage| passage.captured_ms > to_ms);
         let warm_ms = warm.as_millisecond();
         let is_before = |p: &&Passage| p.captured_ms > warm_ms && p.stored_ms < from_ms;
@@ -87,9 +102,9 @@ impl Drain {
     }
 }
 
-async fn passages(database: &Database, collection: &str, kind: &str) -> Result<Vec<Passage>> {
+async fn passages(database: &Database, collection: &str, filter: Document) -> Result<Vec<Passage>> {
     let mut passages = Vec::new();
-    let mut found = database.collection::<Document>(collection).find(doc! { "kind": kind }).await?;
+    let mut found = database.collection::<Document>(collection).find(filter).await?;
     while let Some(document) = found.try_next().await? {
         let ingest = document.get_document("ingest")?;
         let captured = document.get_datetime("captured_at").context("no captured_at")?;

@@ -11,16 +11,18 @@
 use std::collections::BTreeMap;
 use std::process::Command;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use futures_util::TryStreamExt;
 use jiff::Timestamp;
-use mongodb::bson::{DateTime, Document, doc};
+use mongodb::bson::{Document, doc};
 use picket_aggregator::store::documents::TrackDocument;
+use picket_tests::drain::Latency;
 use picket_tests::faults::{
     Bench, Chance, LIMIT, end, nothing_is_lost, on_bench, short_or_long, stored, ten_a_second,
-    ten_a_second_without_pictures, wait_for_drained, wait_for_spooled, wait_for_stored,
+    ten_a_second_without_pictures, tracks_are_final, wait_for_drained, wait_for_spooled,
+    wait_for_stored,
 };
-use picket_tests::fleet::{Agent, Fleet};
+use picket_tests::fleet::{Agent, Fleet, settled};
 use picket_tests::process::{Process, output_within, program, until};
 use picket_tests::proxy::Fault;
 use picket_wire::track::{Change, Complete, Track};
@@ -45,6 +47,27 @@ async fn two(bench: &Bench, name: &str, uplink: &str) -> Result<[(Agent, Process
     Ok([(away, away_process), (other, other_process)])
 }
 
+/// Ends both once the one that was away has sent what it had.
+async fn both_end(away: &Agent, process: &mut Process, other: &mut Process) -> Result<()> {
+    wait_for_drained(away, process, LIMIT).await?;
+    end(process).await?;
+    end(other).await
+}
+
+/// What was captured before the outage and amid it came to the store alike.
+async fn other_did_not_wait(
+    fleet: &Fleet,
+    other: &Agent,
+    (before, began, ended): (Timestamp, Timestamp, Timestamp),
+) -> Result<()> {
+    let latency = async |captured| Latency::ask(&fleet.database, &other.device, captured).await;
+    let calm = latency(before..began).await?.ms(90).context("nothing before")?;
+    let amid = latency(began..ended).await?.ms(90).context("nothing meanwhile")?;
+    println!("the other camera, p90 in ms: {calm} before, {amid} meanwhile");
+    ensure!(amid < 2 * calm + 1000, "the other camera waited: {amid} ms, {calm} before");
+    Ok(())
+}
+
 /// The camera as the centre has it.
 async fn camera(fleet: &Fleet, agent: &Agent) -> Result<Document> {
     let cameras = fleet.database.collection::<Document>("cameras");
@@ -63,29 +86,6 @@ async fn wait_for_provisional(fleet: &Fleet, agent: &Agent) -> Result<()> {
         Ok(if waits && count > 0 { Ok(()) } else { Err(format!("{count}: {camera}")) })
     })
     .await
-}
-
-/// From capture to store, milliseconds, sorted, of what a device captured between these.
-async fn latencies_ms(fleet: &Fleet, agent: &Agent, from: Timestamp, to: Timestamp) -> Vec<i64> {
-    let date = |at: Timestamp| DateTime::from_millis(at.as_millisecond());
-    let filter = doc! {
-        "kind": "observation", "device": &agent.device,
-        "captured_at": { "$gte": date(from), "$lt": date(to) },
-    };
-    let observations = fleet.database.collection::<Document>("observations");
-    let found: Vec<_> = observations.find(filter).await.unwrap().try_collect().await.unwrap();
-    let latency = |document: &Document| {
-        let stored = document.get_document("ingest").unwrap().get_datetime("stored_at").unwrap();
-        let captured = document.get_datetime("captured_at").unwrap();
-        stored.timestamp_millis() - captured.timestamp_millis()
-    };
-    let mut latencies: Vec<_> = found.iter().map(latency).collect();
-    latencies.sort_unstable();
-    latencies
-}
-
-fn percentile(sorted: &[i64], percent: usize) -> i64 {
-    sorted[(sorted.len() - 1) * percent / 100]
 }
 
 /// What `picket-aggregator replay` says of a device, and how it ends.
@@ -199,9 +199,7 @@ fn who_reads_the_topic_of_tracks_knows_the_same_as_the_store_after_an_outage_and
         wait_for_provisional(&bench.fleet, &away).await?;
         bench.fleet.aggregator.kill()?;
         bench.fleet.restart_aggregator().await?;
-        wait_for_drained(&away, &mut process, LIMIT).await?;
-        end(&mut process).await?;
-        end(&mut other_process).await?;
+        both_end(&away, &mut process, &mut other_process).await?;
         nothing_is_lost(&bench.fleet, &[&away, &other]).await?;
         for agent in [&away, &other] {
             let (mut tracks, complete) = told(&bench.fleet, agent)?;
@@ -252,11 +250,7 @@ fn a_camera_that_was_away_gets_the_tracks_of_a_run_without_the_outage_and_no_oth
         let complete = camera.get_i64("complete_until")?;
         assert!(complete > missing_from + 50, "{missing_from} to {complete}");
 
-        let calm = latencies_ms(&bench.fleet, &other, before, began).await;
-        let amid = latencies_ms(&bench.fleet, &other, began, ended).await;
-        let (usual, late) = (percentile(&calm, 90), percentile(&amid, 90));
-        println!("the other camera, p90 in ms: {usual} before, {late} meanwhile");
-        assert!(late < 2 * usual + 1000, "the other camera waited: {late} ms, {usual} before");
+        other_did_not_wait(&bench.fleet, &other, (before, began, ended)).await?;
         replays_to_the_same(&bench.fleet, &away).await
     })
     .unwrap();
@@ -278,11 +272,8 @@ fn a_centre_that_is_killed_while_it_reads_back_comes_to_the_same_tracks() {
             bench.fleet.aggregator.kill()?;
             bench.fleet.restart_aggregator().await?;
         }
-        wait_for_drained(&away, &mut process, LIMIT).await?;
-        end(&mut process).await?;
-        end(&mut other_process).await?;
-        nothing_is_lost(&bench.fleet, &[&away, &other]).await?;
-        Ok(())
+        both_end(&away, &mut process, &mut other_process).await?;
+        nothing_is_lost(&bench.fleet, &[&away, &other]).await.map(drop)
     })
     .unwrap();
 }
@@ -296,11 +287,44 @@ fn a_link_that_flaps_makes_no_other_tracks() {
         let flaps = short_or_long(6, 50);
         let lasting: Vec<_> = (0..flaps * 2).map(|_| chance.between_ms(200, 2500)).collect();
         bench.proxy.flap(flaps, &lasting).await;
-        wait_for_drained(&away, &mut process, LIMIT).await?;
-        end(&mut process).await?;
-        end(&mut other_process).await?;
-        nothing_is_lost(&bench.fleet, &[&away, &other]).await?;
-        Ok(())
+        both_end(&away, &mut process, &mut other_process).await?;
+        nothing_is_lost(&bench.fleet, &[&away, &other]).await.map(drop)
+    })
+    .unwrap();
+}
+
+/// Rows of the backlog that the disk does not give back.
+const DAMAGED: u64 = 20;
+
+#[test]
+fn a_camera_that_comes_back_with_a_gap_gets_the_tracks_of_what_there_is_and_no_other_waits() {
+    on_bench(async |bench| {
+        let before = Timestamp::now();
+        let [(away, mut process), (other, mut other_process)] =
+            two(bench, "gap", SLOW_BACKLOG).await?;
+        let began = Timestamp::now();
+        bench.proxy.set(Fault::Refuse);
+        wait_for_spooled(&away, &mut process, short_or_long(AWAY.0, AWAY.1)).await?;
+        let spool = rusqlite::Connection::open(away.spool())?;
+        let damage = "UPDATE records SET headers = 'x' WHERE id IN (
+            SELECT id FROM records WHERE kind = 'observation' ORDER BY id LIMIT ?1 OFFSET 40)";
+        ensure!(spool.execute(damage, [DAMAGED])? as u64 == DAMAGED);
+        drop(spool);
+        bench.proxy.set(Fault::None);
+        wait_for_provisional(&bench.fleet, &away).await?;
+        both_end(&away, &mut process, &mut other_process).await?;
+        let ended = Timestamp::now();
+
+        let findings = settled(&bench.fleet, &[&away, &other], LIMIT).await?;
+        for (agent, dropped) in [(&away, DAMAGED), (&other, 0)] {
+            let told: u64 =
+                findings.of(agent).map(|(_, account)| account.dropped.len() as u64).sum();
+            ensure!(told == dropped, "{}: {told} are told as dropped", agent.device);
+        }
+        tracks_are_final(&bench.fleet, &[&away, &other]).await?;
+        let camera = camera(&bench.fleet, &away).await?;
+        assert!(camera.get_datetime("waiting_since").is_err(), "{camera}");
+        other_did_not_wait(&bench.fleet, &other, (before, began, ended)).await
     })
     .unwrap();
 }

@@ -10,15 +10,14 @@
 
 use std::time::Instant;
 
-use futures_util::TryStreamExt;
 use jiff::Timestamp;
-use mongodb::bson::{DateTime, Document, doc};
+use picket_tests::drain::Latency;
 use picket_tests::faults::{
     Bench, Chance, LIMIT, end, nothing_is_lost, on_bench, pictures_spooled, short_or_long,
     ten_a_second, ten_a_second_without_pictures, wait_for_drained, wait_for_log, wait_for_spooled,
     wait_for_stored,
 };
-use picket_tests::fleet::{Agent, Fleet, settled};
+use picket_tests::fleet::{Agent, settled};
 use picket_tests::process::{Process, until};
 use picket_tests::proxy::Fault;
 use picket_tests::topics;
@@ -78,24 +77,6 @@ fn a_half_open_link_is_noticed_and_what_was_under_way_is_not_lost() {
     .unwrap();
 }
 
-/// From capture to store, milliseconds, of what a device captured since then.
-async fn latencies_ms(fleet: &Fleet, agent: &Agent, since: Timestamp) -> Vec<i64> {
-    let observations = fleet.database.collection::<Document>("observations");
-    let since = DateTime::from_millis(since.as_millisecond());
-    let filter = doc! {
-        "kind": "observation", "device": &agent.device, "captured_at": { "$gt": since },
-    };
-    let found: Vec<_> = observations.find(filter).await.unwrap().try_collect().await.unwrap();
-    let latency = |document: &Document| {
-        let stored = document.get_document("ingest").unwrap().get_datetime("stored_at").unwrap();
-        let captured = document.get_datetime("captured_at").unwrap();
-        stored.timestamp_millis() - captured.timestamp_millis()
-    };
-    let mut latencies: Vec<_> = found.iter().map(latency).collect();
-    latencies.sort_unstable();
-    latencies
-}
-
 #[test]
 fn on_a_link_of_64_kbit_a_second_observations_stay_live_while_pictures_wait() {
     on_bench(async |bench| {
@@ -106,8 +87,9 @@ fn on_a_link_of_64_kbit_a_second_observations_stay_live_while_pictures_wait() {
         let since = Timestamp::now();
         wait_for_stored(&bench.fleet, &agent, &mut process, short_or_long(60, 1800)).await?;
         let waiting = pictures_spooled(&agent)?;
-        let latencies = latencies_ms(&bench.fleet, &agent, since).await;
-        let at = |percent: usize| latencies[(latencies.len() - 1) * percent / 100];
+        let captured = since..Timestamp::now();
+        let latency = Latency::ask(&bench.fleet.database, &agent.device, captured).await?;
+        let at = |percent: usize| latency.ms(percent).unwrap();
         println!("p50 {} ms, p99 {} ms, {waiting} pictures wait", at(50), at(99));
         assert!(waiting > 20, "the link was to be too slow for pictures: {waiting} wait");
         // Behind the pictures they would be as late as the link has been slow; a machine that has

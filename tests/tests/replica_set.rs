@@ -16,8 +16,8 @@ use picket_aggregator::store::{self, Store, StoreError};
 use picket_pki::{Authority, IssueOptions, Role};
 use picket_service::logging::chain;
 use picket_tests::faults::{
-    Bench, Chance, LIMIT, end, nothing_is_lost, on_bench_of, short_or_long, ten_a_second, wait_for_drained,
-    wait_for_stored,
+    Bench, Chance, LIMIT, end, nothing_is_lost, on_bench_of, short_or_long, ten_a_second,
+    wait_for_drained, wait_for_stored,
 };
 use picket_tests::feed::Feed;
 use picket_tests::process::until;

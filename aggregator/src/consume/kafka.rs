@@ -1,6 +1,7 @@
 //! Clients of Kafka: what they all share, and the record as the rest of this stage sees it.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -201,11 +202,12 @@ pub fn log_error(error: &KafkaError, reason: &str) {
     let what = format!("{error} {}", reason.split(" (after ").next().unwrap_or_default());
     let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
     said.retain(|_, at| at.elapsed() < SAY_AGAIN);
-    if said.contains_key(&what) {
-        tracing::debug!(error = %error, "Kafka client: {reason}");
-    } else {
-        said.insert(what, Instant::now());
-        tracing::warn!(error = %error, "Kafka client: {reason}");
+    match said.entry(what) {
+        Entry::Occupied(_) => tracing::debug!(error = %error, "Kafka client: {reason}"),
+        Entry::Vacant(unsaid) => {
+            unsaid.insert(Instant::now());
+            tracing::warn!(error = %error, "Kafka client: {reason}");
+        }
     }
 }
 
