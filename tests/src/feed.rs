@@ -32,6 +32,7 @@ const PICTURED: u64 = 10;
 /// Cameras of one device that write until they are told to stop.
 pub struct Feed {
     stop: watch::Sender<bool>,
+    sent: watch::Receiver<usize>,
     task: JoinHandle<Result<()>>,
 }
 
@@ -51,7 +52,14 @@ impl Feed {
             (0..CAMERAS).map(|n| Camera::new(format!("{device}/cam{n}"), chance.another()));
         let cameras = cameras.collect();
         let (stop, stopped) = watch::channel(false);
-        Ok(Self { stop, task: tokio::spawn(write(cameras, to, stopped)) })
+        let (count, sent) = watch::channel(0);
+        Ok(Self { stop, sent, task: tokio::spawn(write(cameras, to, stopped, count)) })
+    }
+
+    /// Waits until they have written so many messages.
+    pub async fn sent(&mut self, messages: usize) -> Result<()> {
+        self.sent.wait_for(|sent| *sent >= messages).await.context("the feed ended")?;
+        Ok(())
     }
 
     /// Has the cameras write what they kept back, and returns once the broker has it all.
@@ -65,6 +73,7 @@ async fn write(
     mut cameras: Vec<Camera>,
     mut to: Sink,
     mut stopped: watch::Receiver<bool>,
+    count: watch::Sender<usize>,
 ) -> Result<()> {
     let mut beat = tokio::time::interval(EVERY);
     loop {
@@ -75,6 +84,7 @@ async fn write(
         for camera in &mut cameras {
             camera.go_on(&mut to)?;
         }
+        count.send_replace(to.underway.len());
     }
     for camera in &mut cameras {
         camera.catch_up(&mut to)?;
@@ -120,7 +130,7 @@ impl Camera {
     }
 
     fn go_on(&mut self, to: &mut Sink) -> Result<()> {
-        // Away for a second or so, every few seconds.
+        // Away for half a second or so, every second.
         self.is_away = self.chance.below(10) < if self.is_away { 8 } else { 1 };
         if !self.is_away && self.chance.below(4) == 0 {
             self.catch_up(to)?;

@@ -90,6 +90,10 @@ pub async fn is_as_if_nothing_had_happened(bench: &mut Bench, devices: &[&str]) 
         undisturbed.len()
     );
     ensure!(observations > 500 && tracks > 20, "too little to compare");
+    for device in devices {
+        let camera = format!("{} {device}/", collection::CAMERAS);
+        ensure!(undisturbed.keys().any(|id| id.starts_with(&camera)), "nothing of {device}");
+    }
     for (id, document) in &undisturbed {
         let found = disturbed.get(id).with_context(|| format!("{id} is missing"))?;
         ensure!(found == document, "{id} is\n{found}\nand should be\n{document}");
