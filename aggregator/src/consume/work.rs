@@ -120,12 +120,18 @@ mod tests {
     use super::*;
     use crate::consume::held::{Held, Holdings};
     use crate::consume::inbox::inbox;
+    use crate::consume::marks::Marks;
 
     #[tokio::test]
     async fn a_worker_that_panicked_is_found_and_one_at_work_is_not() {
         let at_work = |task: JoinHandle<()>| {
-            let work = Work { sender: inbox(1000).0, stop: watch::channel(false).0, task };
-            Held::at_work(work, 0)
+            let work = Work {
+                mark: watch::channel(None).0,
+                sender: inbox(1000).0,
+                stop: watch::channel(false).0,
+                task,
+            };
+            Held::at_work(work, 0, Marks::default())
         };
         let (dead, alive) = ((Topic::Frames, 0), (Topic::Frames, 1));
         let mut held = Holdings::default();
