@@ -8,7 +8,7 @@ use mongodb::bson::{Document, doc};
 use picket_aggregator::store::documents::collection;
 use picket_wire::{Topic, TopicNames};
 
-use crate::faults::{Bench, LIMIT};
+use crate::faults::{Bench, LIMIT, short_or_long};
 use crate::fleet::Fleet;
 use crate::oracle::wrong_tracks;
 use crate::process::until;
@@ -25,7 +25,7 @@ pub async fn caught_up(fleet: &Fleet) -> Result<()> {
             }
         }
     }
-    until("the centre to have caught up", LIMIT, async || {
+    until("the centre to have caught up", short_or_long(LIMIT, 4 * LIMIT), async || {
         for (id, end) in &wanted {
             let found = checkpoints.find_one(doc! { "_id": id }).await?;
             let at = found.and_then(|checkpoint| checkpoint.get_i64("next_offset").ok());
