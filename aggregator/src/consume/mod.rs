@@ -39,6 +39,7 @@ mod outbox;
 mod partition;
 mod proof;
 mod provisional;
+mod reading_back;
 mod renewal;
 pub mod replay;
 mod returned;

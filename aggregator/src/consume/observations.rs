@@ -2,10 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use futures_util::TryStreamExt;
 use metrics::counter;
-use mongodb::bson::{self, DateTime, Document, doc};
-use picket_service::logging::chain;
+use mongodb::bson::{self, DateTime, doc};
 use picket_wire::header::{self, Kind, Lane};
 use picket_wire::observation::{ClockState, GapOf, Reason};
 use picket_wire::{CameraKey, CameraRecord, EpochId, Message, ObservationId};
@@ -13,11 +11,12 @@ use picket_wire::{CameraKey, CameraRecord, EpochId, Message, ObservationId};
 use super::camera::{Camera, Changes, Known, OTHER_REASON, Verdict};
 use super::dead_letter::DeadLetter;
 use super::effects::{Effects, Entry, Stored, UNSTORABLE};
-use super::provisional::{Replaced, StoredObservation};
+use super::provisional::Replaced;
+use super::reading_back::{ReadBack, ReadingBack};
 use super::returned::{Refused, Returned};
-use super::runs::{EpochRuns, Stretch};
+use super::runs::EpochRuns;
 use super::stored_runs::{self, Tracking};
-use crate::metrics::{DROPPED, TRACKERS_DISCARDED, UNREADABLE};
+use crate::metrics::{DROPPED, TRACKERS_DISCARDED};
 use crate::store::bulk::Update;
 use crate::store::checkpoints::{
     CameraCheckpoint, Claim, RunsCheckpoint, camera_checkpoint_id, runs_checkpoint_id,
@@ -25,17 +24,12 @@ use crate::store::checkpoints::{
 use crate::store::clocks::{ClockDocument, EpochClock};
 use crate::store::documents::{CameraDocument, LedgerDocument, TrackDocument, collection};
 use crate::store::ledger::{EpochLedger, ledger_id};
-use crate::store::{Store, StoreError, decode, encode};
+use crate::store::{Store, StoreError, encode};
 use crate::track::Settings as TrackSettings;
 use crate::upsert::{self, Origin, Retention, TrackState};
 
 /// Epochs that a camera keeps in memory beside those in use.
 const EPOCHS_IN_MEMORY: usize = 4;
-/// Observations of a camera that are read back at a time, so that what is new does not wait for them.
-const READ_BACK: i64 = 250;
-/// Cameras of which that is done at a time.
-const READ_BACK_CAMERAS: usize = 4;
-
 /// How a partition is read.
 #[derive(Debug, Clone, Copy)]
 pub struct Reading {
@@ -59,12 +53,7 @@ pub struct Observations {
     cameras: HashMap<CameraKey, Camera>,
     /// Whether the cameras are in memory of which time alone may change something.
     has_resumed: bool,
-    /// Cameras of which something stored is not tracked yet.
-    behind: BTreeSet<CameraKey>,
-    /// What was read back of some of them for this batch.
-    read_back: Vec<ReadBack>,
-    /// Whose turn it was last.
-    last_read_back: Option<CameraKey>,
+    reading_back: ReadingBack,
     returned: Returned,
     /// A record of the log before this offset may have been written by a batch that did not end.
     reread_until: i64,
@@ -72,14 +61,6 @@ pub struct Observations {
     log_since: i64,
     /// Whether others are told of tracks.
     tells: bool,
-}
-
-/// What was read back of an epoch, in the order of `seq`.
-struct ReadBack {
-    key: CameraKey,
-    epoch: EpochId,
-    stretch: Stretch,
-    observations: Vec<StoredObservation>,
 }
 
 impl Observations {
@@ -100,9 +81,7 @@ impl Observations {
             horizon_ms,
             cameras: HashMap::new(),
             has_resumed: false,
-            behind: BTreeSet::new(),
-            read_back: Vec::new(),
-            last_read_back: None,
+            reading_back: ReadingBack::default(),
             reread_until,
             log_since,
             tells,
@@ -112,7 +91,7 @@ impl Observations {
 
     /// Whether there is something to do without a record.
     pub fn has_work(&self) -> bool {
-        !self.has_resumed || !self.behind.is_empty()
+        !self.has_resumed || self.reading_back.has_work()
     }
 
     /// Brings into memory what the batch needs. Changes nothing that a repetition would miss.
@@ -122,7 +101,7 @@ impl Observations {
         let in_use = entries.iter().filter_map(camera_of).map(|key| (key, None));
         self.load_epochs(epochs_of(entries).into_iter().chain(in_use).collect()).await?;
         self.resume().await?;
-        self.read_back().await?;
+        self.reading_back.load(&self.store, &self.cameras).await?;
         let camera = |entry: &Entry| self.cameras.get(&camera_of(entry)?);
         self.returned = Returned::load(&self.store, entries, camera).await?;
         let mut ids = BTreeSet::new();
@@ -154,64 +133,6 @@ impl Observations {
         self.load_epochs(keys.into_iter().map(|key| (key, None)).collect()).await?;
         self.has_resumed = true;
         Ok(())
-    }
-
-    /// Reads back what is stored and was not tracked, a part of it at a time.
-    async fn read_back(&mut self) -> Result<(), StoreError> {
-        self.read_back.clear();
-        let cameras = &self.cameras;
-        self.behind.retain(|key| cameras.get(key).is_some_and(|c| c.behind().is_some()));
-        // In turns, from the one after the last.
-        let (before, after): (Vec<&CameraKey>, Vec<&CameraKey>) =
-            self.behind.iter().partition(|key| Some(*key) <= self.last_read_back.as_ref());
-        let keys: Vec<CameraKey> =
-            after.into_iter().chain(before).take(READ_BACK_CAMERAS).cloned().collect();
-        for key in keys {
-            let Some((epoch, stretch)) = self.cameras.get(&key).and_then(Camera::behind) else {
-                continue;
-            };
-            let read_back = self.stored_within(&key, epoch, stretch).await?;
-            self.read_back.push(read_back);
-            self.last_read_back = Some(key);
-        }
-        Ok(())
-    }
-
-    async fn stored_within(
-        &self,
-        key: &CameraKey,
-        epoch: EpochId,
-        stretch: Stretch,
-    ) -> Result<ReadBack, StoreError> {
-        let name = collection::OBSERVATIONS;
-        let failed = |e| StoreError::Read { collection: name, source: Box::new(e) };
-        let filter = doc! {
-            "device": key.device.as_str(), "camera": key.camera.as_str(),
-            "epoch": epoch.to_string(),
-            "seq": { "$gt": upsert::signed(stretch.after), "$lte": upsert::signed(stretch.until) },
-            "kind": "observation", "late": false,
-        };
-        let stored = self.store.database().collection::<Document>(name);
-        let found = stored.find(filter).projection(StoredObservation::fields());
-        let found = found.sort(doc! { "seq": 1 }).limit(READ_BACK).await.map_err(failed)?;
-        let found: Vec<Document> = found.try_collect().await.map_err(failed)?;
-        let last = found.last().filter(|_| found.len() as i64 == READ_BACK);
-        let until = last.and_then(|document| document.get_i64("seq").ok());
-        let read = |document| match decode(name, document) {
-            Ok(observation) => Some(observation),
-            // Whoever changed it: the others are tracked all the same.
-            Err(error) => {
-                counter!(UNREADABLE, "collection" => name).increment(1);
-                tracing::warn!(error = chain(&error), "a stored observation is not tracked");
-                None
-            }
-        };
-        Ok(ReadBack {
-            key: key.clone(),
-            epoch,
-            stretch: Stretch { until: until.map_or(stretch.until, i64::unsigned_abs), ..stretch },
-            observations: found.into_iter().filter_map(read).collect(),
-        })
     }
 
     async fn load_cameras(&mut self, keys: BTreeSet<CameraKey>) -> Result<(), StoreError> {
@@ -307,9 +228,7 @@ impl Observations {
             camera
                 .clocks
                 .insert(epoch, clocks.remove(&id).map(EpochClock::from).unwrap_or_default());
-            if camera.behind().is_some() {
-                self.behind.insert(key);
-            }
+            self.reading_back.look_at(camera);
         }
         Ok(())
     }
@@ -341,7 +260,7 @@ impl Observations {
     }
 
     fn track_read_back(&mut self, last_offset: i64, changes: &mut Changes) {
-        for ReadBack { key, epoch, stretch, observations } in std::mem::take(&mut self.read_back) {
+        for ReadBack { key, epoch, stretch, observations } in self.reading_back.take() {
             let Some(camera) = self.cameras.get_mut(&key) else { continue };
             let origin = Origin {
                 topic: self.claim.topic.clone(),
@@ -486,10 +405,7 @@ impl Observations {
             if self.tells {
                 effects.told.extend(camera.tell_complete());
             }
-            match camera.behind() {
-                Some(_) => self.behind.insert(camera.key.clone()),
-                None => self.behind.remove(&camera.key),
-            };
+            self.reading_back.look_at(camera);
             effects.end.cameras.push(camera_update(camera, last_offset)?);
             effects.end.checkpoints.push(checkpoint_update(camera, &self.claim, last_offset)?);
             for (epoch, runs) in camera.runs.iter_mut().filter(|(_, runs)| runs.dirty) {
