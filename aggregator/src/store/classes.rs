@@ -13,6 +13,7 @@ use std::collections::HashMap;
 
 use futures_util::TryStreamExt;
 use mongodb::bson::{Bson, DateTime, Document, doc};
+use picket_service::logging::chain;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -89,19 +90,24 @@ pub struct Settled {
     pub given_up: u64,
     /// The first of these.
     pub first_given_up: Option<String>,
+    /// Somebody has changed them, and they cannot be read.
+    pub unreadable: u64,
+    /// What is wrong with the first of these.
+    pub first_unreadable: Option<String>,
     /// Behind which the next page begins; none at the end.
     pub next: Option<String>,
 }
 
-/// An observation, as far as it is classified.
-#[derive(Debug, Deserialize)]
-struct Found {
-    #[serde(rename = "_id")]
-    id: String,
-    classified_by: Option<ClassifiedBy>,
+/// Those that wait, a page of them.
+struct Page {
+    waiting: Vec<Waiting>,
+    unreadable: Vec<StoreError>,
+    next: Option<String>,
 }
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+/// Of which picture a document has labels.
+const PICTURE: &str = "classified_by.picture_sha256";
 
 impl Waiting {
     /// From now until its time is over.
@@ -123,7 +129,7 @@ impl Classified {
 
     /// Into its observation, unless that has labels of another picture.
     fn update(&self) -> Result<Update, StoreError> {
-        let same = doc! { "classified_by.picture_sha256": &self.classified_by.picture_sha256 };
+        let same = doc! { PICTURE: &self.classified_by.picture_sha256 };
         let filter = doc! { "_id": &self.id, "$or": [unclassified(), same] };
         Ok(Update { filter, change: doc! { "$set": self.fields()? }.into(), upsert: false })
     }
@@ -136,8 +142,9 @@ impl Classified {
     }
 }
 
+/// Also where somebody has spoilt what tells of the picture: the next labels put it right.
 fn unclassified() -> Document {
-    doc! { "classified_by": { "$exists": false } }
+    doc! { PICTURE: { "$not": { "$type": "string" } } }
 }
 
 impl Store {
@@ -145,12 +152,12 @@ impl Store {
     pub async fn put_classes(&self, all: &[Waiting]) -> Result<Put, StoreError> {
         let updates = all.iter().map(|one| one.classified.update());
         self.write(collection::OBSERVATIONS, &updates.collect::<Result<Vec<_>, _>>()?).await?;
-        let found = self.classified(all.iter().map(|one| &one.classified.id)).await?;
+        let found = self.labelled_pictures(all.iter().map(|one| &one.classified.id)).await?;
         let (mut put, mut aside) = (Put::default(), Vec::new());
         for one in all {
             let Classified { id, classified_by: by, .. } = &one.classified;
             match found.get(id) {
-                Some(Some(there)) if there.picture_sha256 == by.picture_sha256 => put.stored += 1,
+                Some(Some(there)) if *there == by.picture_sha256 => put.stored += 1,
                 Some(Some(_)) => put.conflicts += 1,
                 // Not there, or it came between the write and the look.
                 Some(None) | None => {
@@ -163,15 +170,21 @@ impl Store {
         Ok(put)
     }
 
-    /// Those of the observations that are there, with what gave them their labels.
-    async fn classified(
+    /// Those of the observations that are there, with the picture that they have labels of.
+    async fn labelled_pictures(
         &self,
         ids: impl Iterator<Item = &String>,
-    ) -> Result<HashMap<String, Option<ClassifiedBy>>, StoreError> {
+    ) -> Result<HashMap<String, Option<String>>, StoreError> {
         let ids: Vec<String> = ids.cloned().collect();
-        let fields = Some(doc! { "classified_by": 1 });
-        let found = self.find_by_ids::<Found>(collection::OBSERVATIONS, &ids, fields).await?;
-        Ok(found.into_iter().map(|found| (found.id, found.classified_by)).collect())
+        let fields = Some(doc! { PICTURE: 1 });
+        let found = self.documents_by_ids(collection::OBSERVATIONS, &ids, fields).await?;
+        // Not as a type: one that somebody has spoilt must hold up nothing.
+        let read = |found: Document| {
+            let by = found.get_document("classified_by");
+            let picture = by.ok().and_then(|by| by.get_str("picture_sha256").ok());
+            Some((found.get_str("_id").ok()?.to_owned(), picture.map(str::to_owned)))
+        };
+        Ok(found.into_iter().filter_map(read).collect())
     }
 
     /// Looks for the observations of a page of those that wait.
@@ -181,38 +194,45 @@ impl Store {
         page: usize,
         now: DateTime,
     ) -> Result<Settled, StoreError> {
-        let waiting = self.waiting_classes(after, page).await?;
-        let found = self.classified(waiting.iter().map(|one| &one.classified.id)).await?;
+        let Page { waiting, unreadable, next } = self.waiting_classes(after, page).await?;
+        let found = self.labelled_pictures(waiting.iter().map(|one| &one.classified.id)).await?;
         let (there, missing): (Vec<_>, Vec<_>) =
             waiting.iter().partition(|one| found.contains_key(&one.classified.id));
         let updates = there.iter().map(|one| one.classified.update_late());
         self.write(collection::OBSERVATIONS, &updates.collect::<Result<Vec<_>, _>>()?).await?;
         let over: Vec<_> = missing.into_iter().filter(|one| one.give_up_at <= now).collect();
         let id = |one: &&Waiting| one.classified.id.clone();
-        let is_full = waiting.len() >= page;
         Ok(Settled {
             stored: self.forget_classes(there.iter().map(id).collect()).await?,
             first_given_up: over.first().map(id),
             given_up: self.forget_classes(over.iter().map(id).collect()).await?,
-            next: waiting.last().filter(|_| is_full).map(|last| last.classified.id.clone()),
+            unreadable: unreadable.len() as u64,
+            first_unreadable: unreadable.first().map(|error| chain(error)),
+            next,
         })
     }
 
-    async fn waiting_classes(
-        &self,
-        after: Option<&str>,
-        page: usize,
-    ) -> Result<Vec<Waiting>, StoreError> {
+    async fn waiting_classes(&self, after: Option<&str>, page: usize) -> Result<Page, StoreError> {
         const COLLECTION: &str = collection::UNCLAIMED_CLASSES;
         let failed = |e| StoreError::Read { collection: COLLECTION, source: Box::new(e) };
-        let filter = after.map_or_else(Document::new, |id| doc! { "_id": { "$gt": id } });
+        // Texts alone: an id of another kind is nobody's.
+        let filter = after.map_or_else(|| doc! { "$gte": "" }, |id| doc! { "$gt": id });
         let waiting = self.database.collection::<Document>(COLLECTION);
-        let waiting = waiting.find(filter);
+        let waiting = waiting.find(doc! { "_id": filter });
         let waiting =
             waiting.sort(doc! { "_id": 1 }).limit(i64::try_from(page).unwrap_or(i64::MAX));
         let found: Vec<Document> =
             waiting.await.map_err(failed)?.try_collect().await.map_err(failed)?;
-        found.into_iter().map(|document| decode(COLLECTION, document)).collect()
+        let last = found.last().filter(|_| found.len() >= page);
+        let next = last.and_then(|last| last.get_str("_id").ok()).map(str::to_owned);
+        let mut page = Page { waiting: Vec::new(), unreadable: Vec::new(), next };
+        for document in found {
+            match decode(COLLECTION, document) {
+                Ok(one) => page.waiting.push(one),
+                Err(error) => page.unreadable.push(error),
+            }
+        }
+        Ok(page)
     }
 
     /// Deletes some that wait; returns how many nobody else had deleted.
