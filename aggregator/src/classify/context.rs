@@ -1,6 +1,9 @@
 //! What librdkafka calls back. A change of partitions is answered at once: what is under way of one that
 //! goes may be done twice, which changes nothing.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use metrics::gauge;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
@@ -11,6 +14,9 @@ use tokio::sync::mpsc;
 
 use super::metrics as names;
 use crate::consume::kafka;
+
+/// Under what librdkafka logs that a broker is of another cluster than those before it.
+const OTHER_CLUSTER: &str = "CLUSTERID";
 
 /// A change of this instance's part.
 #[derive(Debug, PartialEq, Eq)]
@@ -25,10 +31,16 @@ pub enum Change {
 pub struct Context {
     /// Where changes go.
     pub changes: mpsc::UnboundedSender<Change>,
+    /// Set once a broker is of another cluster than those before it.
+    pub other_cluster: Arc<AtomicBool>,
 }
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        // There is no other way to hear of it, and the client goes on as if nothing had happened.
+        if facility == OTHER_CLUSTER {
+            self.other_cluster.store(true, Ordering::Release);
+        }
         kafka::log(level, facility, message);
     }
 

@@ -5,6 +5,7 @@
 //! polling goes on.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use metrics::{counter, gauge};
@@ -51,6 +52,12 @@ pub enum ReadError {
          consume.group_protocol = \"classic\""
     )]
     Protocol(#[source] KafkaError),
+    /// The addresses lead to another cluster than they did.
+    #[error(
+        "the brokers at consume.brokers are another cluster's than before, and must all be of one; a new \
+         start reads what that one has"
+    )]
+    OtherCluster,
     /// The client gave up.
     #[error("the consumer failed for good")]
     Fatal(#[source] KafkaError),
@@ -70,6 +77,7 @@ type Batch = JoinHandle<Done>;
 pub struct Reader {
     consumer: Arc<StreamConsumer<Context>>,
     changes: mpsc::UnboundedReceiver<Change>,
+    other_cluster: Arc<AtomicBool>,
     topic: String,
     queue: Queue,
     paused: bool,
@@ -91,8 +99,10 @@ impl Reader {
         // What the group has not done yet begins with the oldest that is there. Where that is behind
         // what was to come next, the difference is counted as lost.
         config.set("auto.offset.reset", "earliest");
+        let other_cluster = Arc::<AtomicBool>::default();
+        let context = Context { changes: sender, other_cluster: other_cluster.clone() };
         let consumer: StreamConsumer<Context> = config
-            .create_with_context(Context { changes: sender })
+            .create_with_context(context)
             .map_err(|error| ReadError::Consumer(error.into()))?;
         let topic = consume.topics().name(Topic::Frames);
         consumer
@@ -103,6 +113,7 @@ impl Reader {
         Ok(Self {
             consumer: Arc::new(consumer),
             changes,
+            other_cluster,
             topic,
             queue: Queue::new(max_bytes, settings.batch_pictures, wait),
             paused: false,
@@ -145,7 +156,11 @@ impl Reader {
                     }
                 }
                 () = at(due) => {}
-                _ = tick.tick() => self.tick(),
+                _ = tick.tick() => {
+                    if let Err(e) = self.tick() {
+                        break Err(e);
+                    }
+                }
             }
         };
         drop(consumer);
@@ -220,7 +235,7 @@ impl Reader {
                 ),
             ) => return Err(ReadError::Protocol(e)),
             Err(e @ KafkaError::MessageConsumptionFatal(_)) => return Err(ReadError::Fatal(e)),
-            Err(e) => tracing::warn!(error = %e, "the consumer goes on after an error"),
+            Err(e) => kafka::log_error(&e, "the consumer goes on"),
         }
         Ok(())
     }
@@ -253,9 +268,13 @@ impl Reader {
         }
     }
 
-    fn tick(&mut self) {
+    fn tick(&mut self) -> Result<(), ReadError> {
         self.progress.beat();
+        if self.other_cluster.load(Ordering::Acquire) {
+            return Err(ReadError::OtherCluster);
+        }
         self.resume_drained();
+        Ok(())
     }
 
     fn list(&self, offsets: &[(i32, i64)]) -> TopicPartitionList {
