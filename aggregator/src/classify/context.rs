@@ -18,13 +18,18 @@ use crate::consume::kafka;
 /// Under what librdkafka logs that a broker is of another cluster than those before it.
 const OTHER_CLUSTER: &str = "CLUSTERID";
 
-/// A change of this instance's part.
+/// A partition, and how many had been assigned when it was: it may go and come back.
+pub type Assigned = (i32, u64);
+
+/// A change of this instance's part, or what belongs to one.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Change {
     /// New partitions.
     Assigned(Vec<i32>),
     /// Partitions that go.
     Revoked(Vec<i32>),
+    /// Where the group stood in partitions when they came; nowhere yet, if none.
+    Committed(Vec<(Assigned, Option<i64>)>),
 }
 
 /// The consumer's callbacks.
@@ -79,7 +84,7 @@ impl ConsumerContext for Context {
 
     fn commit_callback(&self, result: KafkaResult<()>, _offsets: &TopicPartitionList) {
         if let Err(e) = result {
-            tracing::debug!(error = %e, "offsets were not committed; the next commit holds them too");
+            tracing::debug!(error = %e, "offsets were not committed; they are once more at the end");
         }
     }
 }
