@@ -221,6 +221,7 @@ impl Reader {
                 for (assigned, committed) in all {
                     note_hole(&self.topic, assigned.0, self.queue.stood(assigned, committed));
                 }
+                self.commit();
             }
         }
         gauge!(names::PARTITIONS).set(self.queue.partitions() as f64);
