@@ -7,7 +7,8 @@
 //! is over.
 //!
 //! Every write may be done twice, by two classifiers at once, or be cut off at any point: what is set in
-//! an observation follows from the picture and the model, and the first picture of an id stands.
+//! an observation follows from the picture and the model, and the first picture of an id stands: also one
+//! that waits, as it came before what was put into its observation since.
 
 use std::collections::HashMap;
 
@@ -22,7 +23,7 @@ use super::client::Store;
 use super::documents::collection;
 use super::error::StoreError;
 use super::schema::Date;
-use super::{decode, encode, encode_raw};
+use super::{decode, encode};
 
 /// A label, and how sure the model is of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -118,6 +119,20 @@ impl Waiting {
             expire_at: DateTime::from_millis(give_up_ms.saturating_add(DAY_MS)),
         }
     }
+
+    /// Puts it aside, unless labels of another picture wait already.
+    fn update(&self) -> Result<Update, StoreError> {
+        let own = encode(collection::UNCLAIMED_CLASSES, self)?;
+        let (field, picture) =
+            (format!("${PICTURE}"), &self.classified.classified_by.picture_sha256);
+        let is_other = doc! { "$and": [
+            { "$eq": [{ "$type": &field }, "string"] },
+            { "$ne": [&field, { "$literal": picture }] },
+        ] };
+        let choice = doc! { "$cond": [is_other, "$$ROOT", { "$literal": own }] };
+        let change = Bson::Array(vec![doc! { "$replaceWith": choice }.into()]);
+        Ok(Update { filter: doc! { "_id": &self.classified.id }, change, upsert: true })
+    }
 }
 
 impl Classified {
@@ -134,10 +149,11 @@ impl Classified {
         Ok(Update { filter, change: doc! { "$set": self.fields()? }.into(), upsert: false })
     }
 
-    /// Into its observation, unless that has labels: those were put since, by a model that may be newer.
+    /// Into its observation, unless that has labels of the same picture: those were put since, by a model
+    /// that may be newer. Those of another picture came second.
     fn update_late(&self) -> Result<Update, StoreError> {
-        let mut filter = doc! { "_id": &self.id };
-        filter.extend(unclassified());
+        let filter =
+            doc! { "_id": &self.id, PICTURE: { "$ne": &self.classified_by.picture_sha256 } };
         Ok(Update { filter, change: doc! { "$set": self.fields()? }.into(), upsert: false })
     }
 }
@@ -152,7 +168,8 @@ impl Store {
     pub async fn put_classes(&self, all: &[Waiting]) -> Result<Put, StoreError> {
         let updates = all.iter().map(|one| one.classified.update());
         self.write(collection::OBSERVATIONS, &updates.collect::<Result<Vec<_>, _>>()?).await?;
-        let found = self.labelled_pictures(all.iter().map(|one| &one.classified.id)).await?;
+        let ids = all.iter().map(|one| &one.classified.id);
+        let found = self.labelled_pictures(collection::OBSERVATIONS, ids).await?;
         let (mut put, mut aside) = (Put::default(), Vec::new());
         for one in all {
             let Classified { id, classified_by: by, .. } = &one.classified;
@@ -160,24 +177,38 @@ impl Store {
                 Some(Some(there)) if *there == by.picture_sha256 => put.stored += 1,
                 Some(Some(_)) => put.conflicts += 1,
                 // Not there, or it came between the write and the look.
-                Some(None) | None => {
-                    put.waiting += 1;
-                    aside.push(encode_raw(collection::UNCLAIMED_CLASSES, one)?);
-                }
+                Some(None) | None => aside.push(one),
             }
         }
-        self.insert_once(collection::UNCLAIMED_CLASSES, &aside).await?;
+        put.conflicts += self.put_aside(&aside).await?;
+        put.waiting = all.len() as u64 - put.stored - put.conflicts;
         Ok(put)
     }
 
-    /// Those of the observations that are there, with the picture that they have labels of.
+    /// Puts aside what has no observation; returns of how many another picture waits already.
+    async fn put_aside(&self, aside: &[&Waiting]) -> Result<u64, StoreError> {
+        let updates = aside.iter().map(|one| one.update());
+        let updates = updates.collect::<Result<Vec<_>, _>>()?;
+        self.write(collection::UNCLAIMED_CLASSES, &updates).await?;
+        let ids = aside.iter().map(|one| &one.classified.id);
+        let found = self.labelled_pictures(collection::UNCLAIMED_CLASSES, ids).await?;
+        // What is gone by now has found its observation.
+        let is_other = |one: &&&Waiting| {
+            let Classified { id, classified_by: by, .. } = &one.classified;
+            found.get(id).is_some_and(|there| there.as_ref() != Some(&by.picture_sha256))
+        };
+        Ok(aside.iter().filter(is_other).count() as u64)
+    }
+
+    /// Those of the documents that are there, with the picture that they have labels of.
     async fn labelled_pictures(
         &self,
+        collection: &'static str,
         ids: impl Iterator<Item = &String>,
     ) -> Result<HashMap<String, Option<String>>, StoreError> {
         let ids: Vec<String> = ids.cloned().collect();
         let fields = Some(doc! { PICTURE: 1 });
-        let found = self.documents_by_ids(collection::OBSERVATIONS, &ids, fields).await?;
+        let found = self.documents_by_ids(collection, &ids, fields).await?;
         // Not as a type: one that somebody has spoilt must hold up nothing.
         let read = |found: Document| {
             let by = found.get_document("classified_by");
@@ -195,7 +226,8 @@ impl Store {
         now: DateTime,
     ) -> Result<Settled, StoreError> {
         let Page { waiting, unreadable, next } = self.waiting_classes(after, page).await?;
-        let found = self.labelled_pictures(waiting.iter().map(|one| &one.classified.id)).await?;
+        let ids = waiting.iter().map(|one| &one.classified.id);
+        let found = self.labelled_pictures(collection::OBSERVATIONS, ids).await?;
         let (there, missing): (Vec<_>, Vec<_>) =
             waiting.iter().partition(|one| found.contains_key(&one.classified.id));
         let updates = there.iter().map(|one| one.classified.update_late());
