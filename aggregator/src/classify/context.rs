@@ -13,13 +13,11 @@ use rdkafka::{ClientContext, Statistics, TopicPartitionList};
 use tokio::sync::mpsc;
 
 use super::metrics as names;
+use super::queue::Assigned;
 use crate::consume::kafka;
 
 /// Under what librdkafka logs that a broker is of another cluster than those before it.
 const OTHER_CLUSTER: &str = "CLUSTERID";
-
-/// A partition, and how many had been assigned when it was: it may go and come back.
-pub type Assigned = (i32, u64);
 
 /// A change of this instance's part, or what belongs to one.
 #[derive(Debug, PartialEq, Eq)]
@@ -86,5 +84,20 @@ impl ConsumerContext for Context {
         if let Err(e) = result {
             tracing::debug!(error = %e, "offsets were not committed; they are once more at the end");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broker_of_another_cluster_is_told_from_whatever_else_librdkafka_says() {
+        let (changes, _) = mpsc::unbounded_channel();
+        let context = Context { changes, other_cluster: Arc::default() };
+        context.log(RDKafkaLogLevel::Error, "FAIL", "connection refused");
+        assert!(!context.other_cluster.load(Ordering::Acquire));
+        context.log(RDKafkaLogLevel::Error, OTHER_CLUSTER, "reports different ClusterId");
+        assert!(context.other_cluster.load(Ordering::Acquire));
     }
 }

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::context::Assigned;
 use crate::consume::kafka::Received;
 
 /// Most messages that wait, whatever their size.
@@ -17,6 +16,9 @@ pub struct Message {
     /// As it came.
     pub record: Received,
 }
+
+/// A partition, and how many had been assigned when it was: it may go and come back.
+pub type Assigned = (i32, u64);
 
 /// A partition of this instance.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]

@@ -18,9 +18,9 @@ use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinHandle};
 
-use super::context::{Assigned, Change, Context};
+use super::context::{Change, Context};
 use super::metrics as names;
-use super::queue::{Message, Queue};
+use super::queue::{Assigned, Message, Queue};
 use super::settings::Settings;
 use super::worker::{WorkError, Worker};
 use crate::consume::kafka::{self, ClientError, Received};
@@ -369,7 +369,7 @@ impl Reader {
     }
 }
 
-/// What came is so far behind what was to come next.
+/// A message came so far behind the one that was to come next.
 fn note_hole(topic: &str, partition: i32, hole: i64) {
     if hole > 0 {
         counter!(names::SKIPPED, "reason" => "lost-in-broker").increment(hole.unsigned_abs());
