@@ -22,7 +22,6 @@ import centre
 
 HERE = pathlib.Path(__file__).resolve().parent
 READ_LIMIT_S = 900
-AFTERWARDS_S = 1.5
 
 
 @dataclass
@@ -34,7 +33,6 @@ class Figures:
     mongodb_cpu_s: float
     steady_mib: float
     peak_mib: float
-    wall_s: float
 
 
 @dataclass
@@ -96,6 +94,9 @@ def read(bench, sent, name, commands, group, others):
                 program.expect_running()
             return observations.estimated_document_count() >= least
 
+        def is_done():
+            return bench.unread(group, f"{bench.stack.prefix}.observations") == 0
+
         centre.wait(lambda: stored(1), f"the first observation by {name}", READ_LIMIT_S)
         first_s, servers = time.time(), bench.server_cpu_s()
         least = sent["observations"] + others
@@ -106,11 +107,9 @@ def read(bench, sent, name, commands, group, others):
         wall_s = time.time() - first_s
         mongodb = bench.server_cpu_s()["mongod"] - servers["mongod"]
         # The last batch's checkpoints are part of the work.
-        time.sleep(AFTERWARDS_S)
+        centre.wait(is_done, f"{name} to say that it is done with all", READ_LIMIT_S, 0.2)
         used = [program.measured for program in running]
         cpu_s = sum(run.samples[-1][1] - run.cpu_until(first_s * 1000) for run in used)
-    if unread := bench.unread(group, f"{bench.stack.prefix}.observations"):
-        raise SystemExit(f"void: {name} has not said that it is done with {unread} records")
     check(bench, sent, name)
     count = sent["observations"]
     return Figures(
@@ -119,7 +118,6 @@ def read(bench, sent, name, commands, group, others):
         mongodb_cpu_s=1000 * mongodb / count,
         steady_mib=sum(run.steady_mib() for run in used),
         peak_mib=sum(max(peak for *_, peak in run.samples) for run in used),
-        wall_s=wall_s,
     )
 
 

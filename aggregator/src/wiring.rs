@@ -31,6 +31,12 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A stage that has not turned for so long is stuck.
 const STUCK: Duration = Duration::from_secs(30);
 
+/// Before the group is joined anew at another cluster; twice as long each time, for where some of the
+/// brokers are of one and some of another.
+const REJOIN: Duration = Duration::from_secs(2);
+/// At most.
+const LONGEST_REJOIN: Duration = Duration::from_secs(300);
+
 /// Between two pages of pictures that are looked through: slow, so that nobody waits for it.
 const SWEEP_PAGE: Duration = Duration::from_secs(1);
 /// How long that waits after it failed.
@@ -86,6 +92,7 @@ pub async fn run(settings: Settings) -> Result<()> {
     let sweep = tokio::spawn(sweep_pictures(sweeper, images.clone(), place.clone()));
     let correction = tokio::spawn(correct_times(Corrector::new(store.clone())));
     let mut renewal = Renewal::new(&settings.consume)?;
+    let mut rejoin = REJOIN;
     while !shutdown.is_asked() {
         let (consume, track) = (settings.consume.clone(), settings.track.clone());
         let mut centre = Centre::spawn(consume, track, retention, store.clone(), images.clone())?;
@@ -102,6 +109,12 @@ pub async fn run(settings: Settings) -> Result<()> {
                 // The client cannot change over; a new one can, and finds another log.
                 Err(CentreError::Group(error @ GroupError::OtherCluster)) => {
                     tracing::error!("joining the group anew: {}", chain(&error));
+                    tokio::select! {
+                        () = tokio::time::sleep(rejoin) => {}
+                        () = shutdown.asked() => {}
+                        never = keep_alive() => match never {},
+                    }
+                    rejoin = (rejoin * 2).min(LONGEST_REJOIN);
                 }
                 ended => {
                     shutdown.ask();
@@ -114,10 +127,13 @@ pub async fn run(settings: Settings) -> Result<()> {
             stopped = centre.stop() => stopped,
             never = keep_alive() => match never {},
         };
-        if let Err(error) = stopped {
-            shutdown.ask();
-            pages.await??;
-            return Err(error.into());
+        match stopped {
+            Ok(()) | Err(CentreError::Group(GroupError::OtherCluster)) => {}
+            Err(error) => {
+                shutdown.ask();
+                pages.await??;
+                return Err(error.into());
+            }
         }
     }
     sweep.abort();

@@ -16,7 +16,7 @@ use rdkafka::producer::{DeliveryFuture, FutureProducer, FutureRecord};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::faults::Chance;
+use crate::faults::{Chance, short_or_long};
 use crate::stack::Stack;
 
 /// Cameras of a device.
@@ -24,14 +24,13 @@ const CAMERAS: usize = 8;
 /// How often each camera writes, and how much of it at a time: 40 observations a second.
 const EVERY: Duration = Duration::from_millis(100);
 const AT_A_TIME: u64 = 4;
-/// After so many numbers the agent starts anew.
-const EPOCH: u64 = 300;
 /// One observation in so many has its picture published.
 const PICTURED: u64 = 10;
 
 /// Cameras of one device that write until they are told to stop.
 pub struct Feed {
     stop: watch::Sender<bool>,
+    sent: watch::Receiver<usize>,
     task: JoinHandle<Result<()>>,
 }
 
@@ -51,7 +50,14 @@ impl Feed {
             (0..CAMERAS).map(|n| Camera::new(format!("{device}/cam{n}"), chance.another()));
         let cameras = cameras.collect();
         let (stop, stopped) = watch::channel(false);
-        Ok(Self { stop, task: tokio::spawn(write(cameras, to, stopped)) })
+        let (count, sent) = watch::channel(0);
+        Ok(Self { stop, sent, task: tokio::spawn(write(cameras, to, stopped, count)) })
+    }
+
+    /// Waits until they have written so many messages.
+    pub async fn sent(&mut self, messages: usize) -> Result<()> {
+        self.sent.wait_for(|sent| *sent >= messages).await.context("the feed ended")?;
+        Ok(())
     }
 
     /// Has the cameras write what they kept back, and returns once the broker has it all.
@@ -65,6 +71,7 @@ async fn write(
     mut cameras: Vec<Camera>,
     mut to: Sink,
     mut stopped: watch::Receiver<bool>,
+    count: watch::Sender<usize>,
 ) -> Result<()> {
     let mut beat = tokio::time::interval(EVERY);
     loop {
@@ -75,6 +82,7 @@ async fn write(
         for camera in &mut cameras {
             camera.go_on(&mut to)?;
         }
+        count.send_replace(to.underway.len());
     }
     for camera in &mut cameras {
         camera.catch_up(&mut to)?;
@@ -108,6 +116,8 @@ impl Sink {
 struct Camera {
     key: String,
     epoch: u64,
+    /// After so many the agent starts anew.
+    numbers: u64,
     next: u64,
     kept_back: Vec<Outgoing>,
     is_away: bool,
@@ -116,11 +126,19 @@ struct Camera {
 
 impl Camera {
     fn new(key: String, chance: Chance) -> Self {
-        Self { key, epoch: 1, next: 0, kept_back: Vec::new(), is_away: false, chance }
+        Self {
+            key,
+            epoch: 1,
+            numbers: short_or_long(300, 6000),
+            next: 0,
+            kept_back: Vec::new(),
+            is_away: false,
+            chance,
+        }
     }
 
     fn go_on(&mut self, to: &mut Sink) -> Result<()> {
-        // Away for a second or so, every few seconds.
+        // Away for half a second or so, every second.
         self.is_away = self.chance.below(10) < if self.is_away { 8 } else { 1 };
         if !self.is_away && self.chance.below(4) == 0 {
             self.catch_up(to)?;
@@ -150,12 +168,12 @@ impl Camera {
         if seq == 0 {
             return Ok(vec![self.epoch_start()?.encode()?]);
         }
-        if seq == EPOCH {
+        if seq == self.numbers {
             self.epoch += 1;
             self.next = 0;
             return Ok(Vec::new());
         }
-        if self.chance.below(25) == 0 && seq + 4 < EPOCH {
+        if self.chance.below(25) == 0 && seq + 4 < self.numbers {
             let last = seq + self.chance.below(4);
             self.next = last + 1;
             return Ok(vec![self.without(seq, last)?.encode()?]);
@@ -175,8 +193,8 @@ impl Camera {
         let before = (self.epoch > 1).then(|| format!("{}-0a1b2c3d", self.epoch - 1).parse());
         let previous = before.transpose()?.map(|epoch| PreviousEpoch {
             epoch,
-            last_committed: EPOCH - 1,
-            reserved: EPOCH - 1,
+            last_committed: self.numbers - 1,
+            reserved: self.numbers - 1,
         });
         Ok(CameraRecord::Epoch(EpochStart {
             id: self.id(0)?,

@@ -8,7 +8,7 @@ use mongodb::bson::{Document, doc};
 use picket_aggregator::store::documents::collection;
 use picket_wire::{Topic, TopicNames};
 
-use crate::faults::{Bench, LIMIT};
+use crate::faults::{Bench, LIMIT, short_or_long};
 use crate::fleet::Fleet;
 use crate::oracle::wrong_tracks;
 use crate::process::until;
@@ -25,7 +25,7 @@ pub async fn caught_up(fleet: &Fleet) -> Result<()> {
             }
         }
     }
-    until("the centre to have caught up", LIMIT, async || {
+    until("the centre to have caught up", short_or_long(LIMIT, 4 * LIMIT), async || {
         for (id, end) in &wanted {
             let found = checkpoints.find_one(doc! { "_id": id }).await?;
             let at = found.and_then(|checkpoint| checkpoint.get_i64("next_offset").ok());
@@ -90,6 +90,10 @@ pub async fn is_as_if_nothing_had_happened(bench: &mut Bench, devices: &[&str]) 
         undisturbed.len()
     );
     ensure!(observations > 500 && tracks > 20, "too little to compare");
+    for device in devices {
+        let camera = format!("{} {device}/", collection::CAMERAS);
+        ensure!(undisturbed.keys().any(|id| id.starts_with(&camera)), "nothing of {device}");
+    }
     for (id, document) in &undisturbed {
         let found = disturbed.get(id).with_context(|| format!("{id} is missing"))?;
         ensure!(found == document, "{id} is\n{found}\nand should be\n{document}");

@@ -528,6 +528,11 @@ async fn a_former_owner_that_wakes_up_changes_nothing() {
     assert_eq!(checkpoint.next_offset, Some(10));
     let error = store.end_batch(&mut old, &end(20)).await.unwrap_err();
     assert!(matches!(error, StoreError::Fenced { .. }), "{error}");
+    let error = store.prove(&old.claim).await.unwrap_err();
+    assert!(matches!(error, StoreError::Fenced { .. }), "{error}");
+    let error = store.note_log(&old.claim, "elsewhere", None, true).await.unwrap_err();
+    assert!(matches!(error, StoreError::Fenced { .. }), "{error}");
+    store.prove(&new.claim).await.unwrap();
     let ledger = one(&store, "ledger", "fence/a/1-0a1b2c3d").await.unwrap();
     assert_eq!(ledger.get_i64("offset").unwrap(), 10);
     store.end_batch(&mut new, &end(30)).await.unwrap();

@@ -11,17 +11,20 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use futures_util::TryStreamExt;
 use mongodb::bson::{Document, doc};
 use picket_aggregator::store::documents::collection;
 use picket_tests::faults::{Bench, Chance, LIMIT, on_bench_of, short_or_long};
 use picket_tests::feed::Feed;
 use picket_tests::fleet::{FEW_PARTITIONS, Fleet};
-use picket_tests::process::Process;
+use picket_tests::process::{Process, until};
 use picket_tests::sameness::{caught_up, is_as_if_nothing_had_happened, more_stored};
 use picket_tests::stack::StackOptions;
 use picket_tests::topics;
-use picket_wire::Topic;
+use picket_wire::{Topic, header};
+use rdkafka::Message;
+use rdkafka::message::Headers;
 
 /// One that died is missed soon.
 const SESSION: Duration = Duration::from_secs(6);
@@ -124,25 +127,71 @@ fn an_aggregator_that_is_killed_again_and_again_changes_no_document() {
 /// Topics of which the centre keeps what it has read.
 const RECORDS: [Topic; 2] = [Topic::Observations, Topic::Frames];
 
-/// Has the topics hold what they held, in other topics of the same names or another cluster, and more.
+/// Waits until it was seen of each log that a device's cameras write to, and told in MongoDB, that it is
+/// the same one.
+async fn logs_are_marked(fleet: &Fleet, device: &str) -> Result<()> {
+    let checkpoints = fleet.database.collection::<Document>(collection::CHECKPOINTS);
+    let cameras = doc! { "_id": { "$regex": format!("^camera/{device}/") } };
+    let mut logs = BTreeSet::new();
+    let mut found = checkpoints.find(cameras).await?;
+    while let Some(camera) = found.try_next().await? {
+        let (topic, partition) = (camera.get_str("topic")?, camera.get_i32("partition")?);
+        logs.insert(format!("partition/{topic}/{partition}"));
+    }
+    let logs: Vec<_> = logs.into_iter().collect();
+    until("marks of all logs", LIMIT, async || {
+        let marked = doc! { "_id": { "$in": &logs }, "mark": { "$ne": null } };
+        let marked = checkpoints.count_documents(marked).await? as usize;
+        Ok(if marked == logs.len() { Ok(()) } else { Err(format!("{marked} of {logs:?}")) })
+    })
+    .await
+}
+
+/// Has the topics hold others' records and then what they held, in other topics of the same names or at
+/// another cluster: so what was not read stands where all was read.
 async fn held_elsewhere(
     bench: &mut Bench,
-    (device, more): (&str, &str),
+    [device, more]: [&str; 2],
     elsewhere: impl AsyncFnOnce(&mut Fleet) -> Result<()>,
 ) -> Result<()> {
     let mut chance = Chance::new()?;
     let feed = Feed::start(&bench.fleet.stack, device, chance.another()).await?;
     more_stored(&bench.fleet, device, 300).await?;
+    logs_are_marked(&bench.fleet, device).await?;
     feed.stop().await?;
     caught_up(&bench.fleet).await?;
     let held = RECORDS.map(|topic| bench.fleet.messages(topic));
     elsewhere(&mut bench.fleet).await?;
+    let mut feed = Feed::start(&bench.fleet.stack, more, chance.another()).await?;
+    feed.sent(60).await?;
+    feed.stop().await?;
     for messages in held {
         topics::write_back(&bench.fleet, &messages?).await?;
     }
-    let feed = Feed::start(&bench.fleet.stack, more, chance.another()).await?;
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    feed.stop().await
+    Ok(())
+}
+
+/// Waits until each observation that the log holds is stored: an aggregator that reads from the midst of
+/// another log comes to its end as well.
+async fn all_are_stored(fleet: &Fleet) -> Result<()> {
+    let mut wanted = BTreeSet::new();
+    for message in fleet.messages(Topic::Observations)? {
+        let headers = message.headers().context("a message without headers")?;
+        let text = |name| headers.iter().find(|h| h.key == name).and_then(|h| h.value);
+        if text(header::KIND) == Some(b"observation") {
+            wanted
+                .insert(String::from_utf8_lossy(text(header::ID).unwrap_or_default()).into_owned());
+        }
+    }
+    let wanted: Vec<_> = wanted.into_iter().collect();
+    let observations = fleet.database.collection::<Document>(collection::OBSERVATIONS);
+    until("all that the log holds to be stored", LIMIT, async || {
+        let stored = observations.count_documents(doc! { "_id": { "$in": &wanted } }).await?;
+        let (stored, wanted) = (stored as usize, wanted.len());
+        Ok(if stored == wanted { Ok(()) } else { Err(format!("{stored} of {wanted}")) })
+    })
+    .await
+    .with_context(|| format!("the aggregator's log:\n{}", fleet.aggregator.log_tail()))
 }
 
 /// The states of which logs were found to be broken.
@@ -156,12 +205,15 @@ async fn broken(fleet: &Fleet) -> Result<BTreeSet<String>> {
 fn topics_that_are_made_anew_under_a_running_aggregator_are_read_whole_and_change_no_document() {
     on_a_quick_group(async |bench| {
         let devices = ["under", "under-more"];
-        held_elsewhere(bench, devices.into(), async |fleet| {
+        held_elsewhere(bench, devices, async |fleet| {
+            // So short that the group does not miss it: it reads on where it stood, in another log.
+            fleet.aggregator.signal("STOP")?;
             topics::delete(fleet, &RECORDS).await?;
             fleet.create_topics(&FEW_PARTITIONS).await
         })
         .await?;
-        caught_up(&bench.fleet).await?;
+        bench.fleet.aggregator.signal("CONT")?;
+        all_are_stored(&bench.fleet).await?;
         ensure!(!broken(&bench.fleet).await?.is_empty(), "nobody noticed");
         is_as_if_nothing_had_happened(bench, &devices).await
     });
@@ -171,7 +223,7 @@ fn topics_that_are_made_anew_under_a_running_aggregator_are_read_whole_and_chang
 fn topics_that_were_made_anew_while_no_aggregator_ran_are_told_by_their_times() {
     on_a_quick_group(async |bench| {
         let devices = ["anew", "anew-more"];
-        held_elsewhere(bench, devices.into(), async |fleet| {
+        held_elsewhere(bench, devices, async |fleet| {
             ensure!(fleet.aggregator.terminate(LIMIT).await?.success());
             topics::delete(fleet, &RECORDS).await?;
             fleet.create_topics(&FEW_PARTITIONS).await
@@ -189,7 +241,7 @@ fn topics_that_were_made_anew_while_no_aggregator_ran_are_told_by_their_times() 
 fn a_cluster_that_is_another_one_is_told_by_its_id_and_read_whole() {
     on_a_quick_group(async |bench| {
         let devices = ["moved", "moved-more"];
-        held_elsewhere(bench, devices.into(), async |fleet| {
+        held_elsewhere(bench, devices, async |fleet| {
             fleet.stack.start_another_cluster().await?;
             fleet.create_topics(&FEW_PARTITIONS).await
         })

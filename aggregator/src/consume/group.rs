@@ -44,6 +44,8 @@ const LEAVE: Duration = Duration::from_secs(10);
 const REOPEN_AFTER: Duration = Duration::from_secs(5);
 /// For how long after the client found an offset outside its log the partitions are looked through.
 const SUSPECT_FOR: Duration = Duration::from_secs(60);
+/// How often it is seen that logs are those that they were.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Least memory for the records of one partition.
 const MIN_INBOX_BYTES: usize = 64 * 1024;
 
@@ -101,6 +103,8 @@ pub struct Group {
     rebalances: mpsc::UnboundedReceiver<Rebalance>,
     closing: Arc<AtomicBool>,
     other_cluster: Arc<AtomicBool>,
+    /// When it was last seen that logs are those that they were.
+    looked_at: Instant,
     topics: TopicNames,
     ends: Arc<LogEnds>,
     works: Works,
@@ -154,6 +158,7 @@ impl Group {
             rebalances,
             closing,
             other_cluster,
+            looked_at: Instant::now(),
             topics,
             ends,
             works: works(report_sender),
@@ -266,9 +271,10 @@ impl Group {
 
     fn take(&mut self, report: Report) {
         match report {
-            Report::Stored(id, next_offset) => {
+            Report::Stored(id, next_offset, newest) => {
                 if let Some(held) = self.held.0.get_mut(&id) {
                     held.state.next_offset = next_offset;
+                    held.marks.read(next_offset, newest);
                 }
             }
             Report::Drained(id) => self.resume_drained(&[id]),
@@ -356,8 +362,11 @@ impl Group {
             Turned::Opened(results) => self.start(results)?,
             Turned::Released(ids) => self.let_go(&ids)?,
             // What is read no more while the group waits to take it away would be answered for it.
-            Turned::Suspects(_) if !self.rebalances.is_empty() => {}
-            Turned::Suspects(ids) => self.reopen(&ids)?,
+            Turned::Looked { .. } if !self.rebalances.is_empty() => {}
+            Turned::Looked { broken, sound } => {
+                sound.into_iter().for_each(|(id, mark)| self.held.mark(id, mark));
+                self.reopen(&broken)?;
+            }
         }
         self.reopen_due()?;
         self.publish();
@@ -373,16 +382,16 @@ impl Group {
         let mut list = TopicPartitionList::new();
         for (id, result) in results {
             let started = result.and_then(|opened| {
-                let offset = opened.offset;
+                let (offset, marks) = (opened.offset, opened.marks);
                 let queue = inbox(share.max(MIN_INBOX_BYTES));
-                Ok((offset, self.works.start(id, opened, queue)?))
+                Ok((offset, marks, self.works.start(id, opened, queue)?))
             });
             match started {
-                Ok((offset, work)) => {
+                Ok((offset, marks, work)) => {
                     let topic = self.topics.name(id.0);
                     list.add_partition_offset(&topic, id.1, Offset::Offset(offset))
                         .map_err(GroupError::Assign)?;
-                    self.held.0.insert(id, Held::at_work(work, offset));
+                    self.held.0.insert(id, Held::at_work(work, offset, marks));
                 }
                 Err(e) => self.stopped(id, &e),
             }
@@ -457,6 +466,9 @@ impl Group {
         if self.turn.is_idle() && self.rebalances.is_empty() {
             self.look_at_suspects();
         }
+        if self.turn.is_idle() && self.rebalances.is_empty() {
+            self.look_at_moved();
+        }
         self.publish();
         Ok(())
     }
@@ -468,12 +480,24 @@ impl Group {
         let over = Instant::now() >= suspicion.until;
         let mut idle = self.held.idle();
         suspicion.unseen.retain(|id| self.held.0.contains_key(id));
-        idle.retain(|(id, _)| suspicion.unseen.remove(id) || !over);
+        idle.retain(|suspect| suspicion.unseen.remove(&suspect.id) || !over);
         if over && suspicion.unseen.is_empty() {
             self.suspicion = None;
         }
         if !idle.is_empty() {
-            self.turn.look_for_out_of_range(&self.opener, idle);
+            self.turn.look(&self.opener, idle);
+        }
+    }
+
+    /// The client reads on where it stands when a topic is made anew, and does not say so.
+    fn look_at_moved(&mut self) {
+        if self.looked_at.elapsed() < LOOK_EVERY {
+            return;
+        }
+        self.looked_at = Instant::now();
+        let moved = self.held.moved();
+        if !moved.is_empty() {
+            self.turn.look(&self.opener, moved);
         }
     }
 

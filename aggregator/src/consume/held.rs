@@ -8,9 +8,12 @@ use picket_wire::TopicNames;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::lag::LogEnds;
+use super::marks::Marks;
 use super::membership::{Membership, PartitionId, PartitionState};
+use super::turn::Suspect;
 use super::work::Work;
 use crate::metrics as names;
+use crate::store::checkpoints::LogMark;
 
 /// A partition that the group gave to this instance.
 #[derive(Default)]
@@ -25,19 +28,22 @@ pub struct Held {
     pub reopen_at: Option<Instant>,
     /// Everything before it was read from the broker.
     pub read: i64,
+    /// By what its log is told from others.
+    pub marks: Marks,
     /// What Kafka was told.
     mirrored: i64,
 }
 
 impl Held {
     /// Work that begins at an offset.
-    pub fn at_work(work: Work, offset: i64) -> Self {
+    pub fn at_work(work: Work, offset: i64, marks: Marks) -> Self {
         Self {
             state: PartitionState { next_offset: offset, ..PartitionState::default() },
             work: Some(work),
             assigned: true,
             reopen_at: None,
             read: offset,
+            marks,
             mirrored: offset,
         }
     }
@@ -96,10 +102,29 @@ impl Holdings {
         self.0.iter().filter(|(_, held)| ended(held)).map(|(id, _)| *id).collect()
     }
 
-    /// Where those go on that have nothing in hand.
-    pub fn idle(&self) -> Vec<(PartitionId, i64)> {
+    /// Those that have nothing in hand, and what they read next.
+    pub fn idle(&self) -> Vec<Suspect> {
         let idle = self.0.iter().filter(|(_, held)| held.is_idle());
-        idle.map(|(id, held)| (*id, held.state.next_offset)).collect()
+        let suspect = |(id, held): (&PartitionId, &Held)| {
+            let next = Some(held.state.next_offset);
+            Suspect { id: *id, marks: held.marks, next }
+        };
+        idle.map(suspect).collect()
+    }
+
+    /// Those that have read something since it was seen that their log is the same one.
+    pub fn moved(&self) -> Vec<Suspect> {
+        let moved = self.0.iter().filter(|(_, held)| held.work.is_some() && held.marks.has_moved());
+        moved.map(|(id, held)| Suspect { id: *id, marks: held.marks, next: None }).collect()
+    }
+
+    /// It was seen that a log is the same one up to here.
+    pub fn mark(&mut self, id: PartitionId, mark: Option<LogMark>) {
+        let Some(held) = self.0.get_mut(&id) else { return };
+        held.marks.seen = mark;
+        if let Some(work) = &held.work {
+            work.mark.send_replace(mark);
+        }
     }
 
     /// Compares what is stored with the ends of the logs.

@@ -15,8 +15,7 @@ pub enum Break {
     /// The checkpoint lies outside the log: records expired before they were read, or the topic was
     /// made anew and is shorter.
     OutOfRange,
-    /// The topic was made anew: what the broker appended last of all that was read, the log has
-    /// before the checkpoint.
+    /// The topic was made anew: where all that was read stood, the log holds what was appended later.
     Recreated,
     /// The log is another cluster's, whose offsets mean nothing here.
     OtherCluster,
@@ -56,9 +55,9 @@ impl Break {
 pub struct Signs {
     /// The cluster is another one than the checkpoint's.
     pub other_cluster: bool,
-    /// The first record that the broker appended later than all that was read before the checkpoint;
-    /// none where there is no later one, or nothing was read.
-    pub first_newer: Option<i64>,
+    /// Before one of the marks of the checkpoint the log holds what was appended later than all that
+    /// stood there.
+    pub recreated: bool,
 }
 
 /// Where to begin, and whether that is where reading should have gone on.
@@ -86,7 +85,7 @@ impl Begin {
             Break::OtherCluster
         } else if !(log.low..=log.high).contains(&from) {
             Break::OutOfRange
-        } else if signs.first_newer.is_some_and(|first| first < from) {
+        } else if signs.recreated {
             Break::Recreated
         } else {
             return Self::At(from);
@@ -117,12 +116,12 @@ mod tests {
     use super::*;
 
     const LOG: Watermarks = Watermarks { low: 10, high: 20 };
-    const SAME: Signs = Signs { other_cluster: false, first_newer: None };
+    const SAME: Signs = Signs { other_cluster: false, recreated: false };
 
     #[test]
     fn without_a_checkpoint_the_oldest_record_comes_first() {
         assert_eq!(Begin::decide(None, LOG, SAME), Begin::At(10));
-        let other = Signs { other_cluster: true, first_newer: Some(0) };
+        let other = Signs { other_cluster: true, recreated: true };
         assert_eq!(Begin::decide(None, LOG, other), Begin::At(10));
     }
 
@@ -130,8 +129,6 @@ mod tests {
     fn a_checkpoint_within_the_log_or_at_its_end_stands() {
         for offset in [10, 15, 20] {
             assert_eq!(Begin::decide(Some(offset), LOG, SAME), Begin::At(offset));
-            let newer = Signs { first_newer: Some(offset), ..SAME };
-            assert_eq!(Begin::decide(Some(offset), LOG, newer), Begin::At(offset));
         }
     }
 
@@ -147,14 +144,14 @@ mod tests {
 
     #[test]
     fn a_log_with_newer_records_before_the_checkpoint_is_another_one() {
-        let signs = Signs { first_newer: Some(14), ..SAME };
+        let signs = Signs { recreated: true, ..SAME };
         let broken = Begin::Broken { why: Break::Recreated, from: 15, to: 10 };
         assert_eq!(Begin::decide(Some(15), LOG, signs), broken);
     }
 
     #[test]
     fn offsets_of_another_cluster_mean_nothing_even_within_the_log() {
-        let signs = Signs { other_cluster: true, first_newer: None };
+        let signs = Signs { other_cluster: true, recreated: false };
         let broken = Begin::Broken { why: Break::OtherCluster, from: 15, to: 10 };
         assert_eq!(Begin::decide(Some(15), LOG, signs), broken);
     }
@@ -165,7 +162,7 @@ mod tests {
         assert!(!begin(9, SAME), "expired");
         assert!(!begin(15, SAME), "it goes on");
         assert!(begin(21, SAME), "made anew, and shorter");
-        assert!(begin(15, Signs { first_newer: Some(14), ..SAME }), "made anew, and longer");
+        assert!(begin(15, Signs { recreated: true, ..SAME }), "made anew, and longer");
         assert!(begin(9, Signs { other_cluster: true, ..SAME }), "another cluster's");
     }
 }

@@ -12,8 +12,10 @@ use rdkafka::{Offset, TopicPartitionList};
 use super::backoff::Backoff;
 use super::context::Context;
 use super::error::PartitionError;
+use super::marks::Marks;
 use super::membership::PartitionId;
 use super::offsets::{Begin, Signs, Watermarks};
+use super::proof::Proof;
 use crate::metrics::LOGS_BROKEN;
 use crate::store::Store;
 use crate::store::checkpoints::{BrokenLog, Owner};
@@ -29,6 +31,10 @@ pub struct Opened {
     pub offset: i64,
     /// Where the log ended.
     pub log_end: i64,
+    /// By what it is told from another log of its name, if anything was read.
+    pub marks: Marks,
+    /// That nobody else owns it.
+    pub proof: Proof,
     /// The owner epoch since which it is this log.
     pub log_since: i64,
 }
@@ -64,14 +70,12 @@ impl Opener {
         // Whatever can be asked before the claim is: a claim takes the partition from its owner.
         let log = self.watermarks(id).await?;
         let cluster = self.cluster().await?;
+        let proof = Proof::of_what_follows();
         let claimed = self.store.claim(topic, id.1, &self.instance).await;
         let (owner, mut checkpoint) = claimed.map_err(PartitionError::Claim)?;
         let signs = Signs {
             other_cluster: checkpoint.cluster.as_ref().is_some_and(|known| *known != cluster),
-            first_newer: match checkpoint.newest_at {
-                Some(newest) => self.first_after(id, newest.timestamp_millis()).await?,
-                None => None,
-            },
+            recreated: self.is_recreated(id, &Marks::of(&checkpoint)).await?,
         };
         let begin = Begin::decide(checkpoint.next_offset, log, signs);
         let broken = match begin {
@@ -115,7 +119,8 @@ impl Opener {
             "took over {topic}/{} at offset {offset}",
             id.1
         );
-        Ok(Opened { owner, offset, log_end: log.high, log_since: checkpoint.log_since })
+        let (marks, log_since) = (Marks::of(&checkpoint), checkpoint.log_since);
+        Ok(Opened { owner, offset, log_end: log.high, marks, log_since, proof })
     }
 
     /// The first and the next offset of a log.
@@ -130,6 +135,21 @@ impl Opener {
     async fn cluster(&self) -> Result<String, PartitionError> {
         let asked = self.ask(|client| client.client().fetch_cluster_id(BROKER)).await?;
         asked.ok_or(PartitionError::Cluster)
+    }
+
+    /// Whether what stood before a mark stands there no more, and what was appended later does.
+    pub async fn is_recreated(
+        &self,
+        id: PartitionId,
+        marks: &Marks,
+    ) -> Result<bool, PartitionError> {
+        for mark in [marks.seen, marks.read].into_iter().flatten() {
+            let first = self.first_after(id, mark.newest_at.timestamp_millis()).await?;
+            if first.is_some_and(|first| first < mark.offset) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The offset of the first record that the broker appended after this time, if there is one.

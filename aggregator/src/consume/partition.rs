@@ -7,7 +7,7 @@ use futures_util::future::try_join_all;
 use futures_util::{FutureExt, StreamExt, stream};
 use jiff::Timestamp;
 use metrics::{counter, histogram};
-use mongodb::bson::RawDocumentBuf;
+use mongodb::bson::{DateTime, RawDocumentBuf};
 use picket_wire::Outgoing;
 use rdkafka::message::{Header, OwnedHeaders};
 use tokio::sync::{mpsc, watch};
@@ -23,22 +23,18 @@ use super::kafka::Received;
 use super::membership::PartitionId;
 use super::observations::Observations;
 use super::outbox::Outbox;
+use super::proof::Proof;
 use super::settings::Settings;
 use super::status;
 use super::twins::Twins;
 use crate::metrics as names;
 use crate::store::Store;
 use crate::store::bulk::Update;
-use crate::store::checkpoints::Owner;
+use crate::store::checkpoints::{LogMark, Owner};
 use crate::upsert::{Images, Origin};
 
 /// Pictures of a partition written at a time: each waits for the disk, which makes many durable in one go.
 const IMAGES_AT_ONCE: usize = 32;
-
-/// How long a proof of ownership stands: shorter than any group takes to give a partition to another
-/// instance. A batch that takes longer, because this process stood still or MongoDB was away, asks again
-/// before it writes.
-const PROOF: Duration = Duration::from_secs(2);
 
 /// What the work of all partitions shares.
 pub struct Shared {
@@ -57,8 +53,9 @@ pub struct Shared {
 /// What a partition tells the group.
 #[derive(Debug)]
 pub enum Report {
-    /// Everything before this offset is stored.
-    Stored(PartitionId, i64),
+    /// Everything before this offset is stored; with the latest time at which any of the last batch was
+    /// appended.
+    Stored(PartitionId, i64, Option<DateTime>),
     /// There is room for more records.
     Drained(PartitionId),
     /// The work stopped by itself.
@@ -150,7 +147,9 @@ pub struct Worker {
     /// Where it reports.
     pub reports: mpsc::UnboundedSender<Report>,
     /// When it was last seen that nobody else owns the partition.
-    pub proved: Instant,
+    pub proof: Proof,
+    /// Where it was last seen that the log is the same one.
+    pub mark: watch::Receiver<Option<LogMark>>,
 }
 
 impl Worker {
@@ -169,7 +168,7 @@ impl Worker {
                 self.report(Report::Drained(self.id));
             }
             match self.process(batch, &name).await {
-                Ok(()) => self.report(Report::Stored(self.id, self.next_offset)),
+                Ok(newest) => self.report(Report::Stored(self.id, self.next_offset, newest)),
                 Err(e) => return self.report(Report::Stopped(self.id, e)),
             }
         }
@@ -207,20 +206,26 @@ impl Worker {
         Some(batch)
     }
 
-    /// Brings a batch to its end.
-    async fn process(&mut self, batch: Vec<Received>, name: &str) -> Result<(), PartitionError> {
+    /// Brings a batch to its end; returns the latest time at which any of it was appended.
+    async fn process(
+        &mut self,
+        batch: Vec<Received>,
+        name: &str,
+    ) -> Result<Option<DateTime>, PartitionError> {
         let topic = self.id.0.suffix();
         let mut clock = Stopwatch::start(topic);
         let count = batch.len() as u64;
         let next_offset = batch.last().map_or(self.next_offset, |record| record.offset + 1);
         let entries = self.read(batch);
         let newest_ms = entries.iter().map(|entry| entry.origin.broker_time_ms).max();
+        let newest = newest_ms.map(DateTime::from_millis);
         let mut effects = self.lane.work(entries, self.next_offset - 1, name).await?;
         if next_offset == self.next_offset && effects.is_empty() {
-            return Ok(());
+            return Ok(newest);
         }
         effects.end.next_offset = next_offset;
-        effects.end.newest_ms = newest_ms;
+        effects.end.newest_at = newest;
+        effects.end.mark = *self.mark.borrow();
         clock.step_done("work");
         self.put_aside(&effects, name).await?;
         clock.step_done("dead-letters");
@@ -248,7 +253,7 @@ impl Worker {
             histogram!(names::CAPTURE_TO_STORE).record(seconds);
         }
         self.next_offset = next_offset;
-        Ok(())
+        Ok(newest)
     }
 
     fn read(&self, batch: Vec<Received>) -> Vec<Entry> {
@@ -364,11 +369,11 @@ impl Worker {
 
     /// Asks whether somebody else owns the partition by now, unless that was seen a moment ago.
     async fn prove_ownership(&mut self) -> Result<(), PartitionError> {
-        if self.proved.elapsed() > PROOF {
-            let asked = Instant::now();
-            let proof = self.shared.store.prove(&self.owner.claim).await;
-            proof.map_err(PartitionError::Ownership)?;
-            self.proved = asked;
+        if self.proof.is_stale() {
+            let proof = Proof::of_what_follows();
+            let proved = self.shared.store.prove(&self.owner.claim).await;
+            proved.map_err(PartitionError::Ownership)?;
+            self.proof = proof;
         }
         Ok(())
     }
@@ -393,12 +398,12 @@ impl Worker {
 
     async fn end(&mut self, effects: &Effects, name: &str) -> Result<(), PartitionError> {
         let mut backoff = Backoff::new(name);
-        let mut began = Instant::now();
+        let mut proof = Proof::of_what_follows();
         while let Err(e) = self.shared.store.end_batch(&mut self.owner, &effects.end).await {
             backoff.absorb(PartitionError::Checkpoint(e)).await?;
-            began = Instant::now();
+            proof = Proof::of_what_follows();
         }
-        self.proved = began;
+        self.proof = proof;
         Ok(())
     }
 }

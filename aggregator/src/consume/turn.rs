@@ -6,10 +6,12 @@ use futures_util::{StreamExt, stream};
 use tokio::task::JoinHandle;
 
 use super::error::PartitionError;
+use super::marks::Marks;
 use super::membership::PartitionId;
 use super::offsets::{Begin, Signs};
 use super::opening::{Opened, Opener};
 use super::work::Work;
+use crate::store::checkpoints::LogMark;
 
 /// Partitions that are taken over at a time.
 const AT_ONCE: usize = 16;
@@ -20,8 +22,34 @@ pub enum Turned {
     Opened(Vec<(PartitionId, Result<Opened, PartitionError>)>),
     /// Nobody works on them any more.
     Released(Vec<PartitionId>),
-    /// What comes next in them lies outside their log.
-    Suspects(Vec<PartitionId>),
+    /// Which are not the log that they were, and which are.
+    Looked {
+        /// They do not go on where reading does.
+        broken: Vec<PartitionId>,
+        /// They do, up to here.
+        sound: Vec<(PartitionId, Option<LogMark>)>,
+    },
+}
+
+/// A partition to be looked at.
+pub struct Suspect {
+    /// Which.
+    pub id: PartitionId,
+    /// By what it is told from other logs.
+    pub marks: Marks,
+    /// What is read next, where it is to be seen that the log has it.
+    pub next: Option<i64>,
+}
+
+impl Suspect {
+    /// Whether its log does not go on where reading does; none if the broker does not answer.
+    async fn is_broken(&self, opener: &Opener) -> Option<bool> {
+        let recreated = opener.is_recreated(self.id, &self.marks).await.ok()?;
+        let Some(next) = self.next else { return Some(recreated) };
+        let log = opener.watermarks(self.id).await.ok()?;
+        let signs = Signs { recreated, ..Signs::default() };
+        Some(matches!(Begin::decide(Some(next), log, signs), Begin::Broken { .. }))
+    }
 }
 
 /// What a turn is about.
@@ -77,21 +105,24 @@ impl Turn {
         });
     }
 
-    /// Looks for partitions whose next offset lies outside their log. The client says that there is
-    /// one, and not which.
-    pub fn look_for_out_of_range(&mut self, opener: &Opener, offsets: Vec<(PartitionId, i64)>) {
+    /// Looks for partitions whose log is no longer the one that it was.
+    pub fn look(&mut self, opener: &Opener, suspects: Vec<Suspect>) {
         let opener = opener.clone();
         self.begin(Errand::Look, async move {
-            let looked = offsets.into_iter().map(|(id, offset)| {
+            let looked = suspects.into_iter().map(|suspect| {
                 let opener = opener.clone();
-                async move {
-                    let log = opener.watermarks(id).await.ok()?;
-                    let begin = Begin::decide(Some(offset), log, Signs::default());
-                    matches!(begin, Begin::Broken { .. }).then_some(id)
-                }
+                async move { (suspect.is_broken(&opener).await, suspect) }
             });
-            let found: Vec<_> = stream::iter(looked).buffer_unordered(AT_ONCE).collect().await;
-            Turned::Suspects(found.into_iter().flatten().collect())
+            let looked: Vec<_> = stream::iter(looked).buffer_unordered(AT_ONCE).collect().await;
+            let (mut broken, mut sound) = (Vec::new(), Vec::new());
+            for (is_broken, suspect) in looked {
+                match is_broken {
+                    Some(true) => broken.push(suspect.id),
+                    Some(false) => sound.push((suspect.id, suspect.marks.read)),
+                    None => {}
+                }
+            }
+            Turned::Looked { broken, sound }
         });
     }
 
@@ -126,7 +157,7 @@ impl Errand {
                 Turned::Opened(ids.into_iter().map(|id| (id, Err(PartitionError::Died))).collect())
             }
             Self::Release(ids) => Turned::Released(ids),
-            Self::Look => Turned::Suspects(Vec::new()),
+            Self::Look => Turned::Looked { broken: Vec::new(), sound: Vec::new() },
         }
     }
 }

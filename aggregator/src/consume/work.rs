@@ -1,7 +1,7 @@
 //! Workers: starting one for a partition, and ending it.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use picket_wire::Topic;
 use tokio::sync::{mpsc, watch};
@@ -15,6 +15,7 @@ use super::observations::{Observations, Reading};
 use super::opening::Opened;
 use super::partition::{Lane, Report, Shared, Worker};
 use super::twins::Twins;
+use crate::store::checkpoints::LogMark;
 use crate::track::Settings as TrackSettings;
 use crate::upsert::Retention;
 
@@ -22,6 +23,8 @@ use crate::upsert::Retention;
 pub struct Work {
     /// Records go there.
     pub sender: Sender,
+    /// Tells it at which place it was seen that the log is the same one.
+    pub mark: watch::Sender<Option<LogMark>>,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
@@ -83,7 +86,7 @@ impl Works {
         opened: Opened,
         (sender, inbox): (Sender, Inbox),
     ) -> Result<Work, PartitionError> {
-        let Opened { owner, offset: next_offset, log_end, log_since } = opened;
+        let Opened { owner, offset: next_offset, log_end, marks, log_since, proof } = opened;
         let store = self.shared.store.clone();
         let lane = match id.0 {
             Topic::Observations => {
@@ -105,9 +108,10 @@ impl Works {
         let (stop, stopped) = watch::channel(false);
         let shared = self.shared.clone();
         let reports = self.reports.clone();
-        let proved = Instant::now();
-        let worker = Worker { id, owner, lane, inbox, next_offset, shared, reports, proved };
-        Ok(Work { sender, stop, task: tokio::spawn(worker.run(stopped)) })
+        let (mark, marked) = watch::channel(marks.seen);
+        let worker =
+            Worker { id, owner, lane, inbox, next_offset, shared, reports, proof, mark: marked };
+        Ok(Work { sender, mark, stop, task: tokio::spawn(worker.run(stopped)) })
     }
 }
 
@@ -116,12 +120,18 @@ mod tests {
     use super::*;
     use crate::consume::held::{Held, Holdings};
     use crate::consume::inbox::inbox;
+    use crate::consume::marks::Marks;
 
     #[tokio::test]
     async fn a_worker_that_panicked_is_found_and_one_at_work_is_not() {
         let at_work = |task: JoinHandle<()>| {
-            let work = Work { sender: inbox(1000).0, stop: watch::channel(false).0, task };
-            Held::at_work(work, 0)
+            let work = Work {
+                mark: watch::channel(None).0,
+                sender: inbox(1000).0,
+                stop: watch::channel(false).0,
+                task,
+            };
+            Held::at_work(work, 0, Marks::default())
         };
         let (dead, alive) = ((Topic::Frames, 0), (Topic::Frames, 1));
         let mut held = Holdings::default();

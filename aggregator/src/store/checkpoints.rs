@@ -88,12 +88,25 @@ pub struct PartitionCheckpoint {
     #[serde(default)]
     #[schemars(with = "Option<Date>")]
     pub newest_at: Option<DateTime>,
+    /// A place in the log at which it was seen later that it was the same one; null before that.
+    #[serde(default)]
+    pub mark: Option<LogMark>,
     /// The owner epoch since which it is this log: what was noted before that tells offsets of another.
     #[serde(default)]
     pub log_since: i64,
     /// The newest places at which the log did not go on, oldest first.
     #[serde(default)]
     pub broken: Vec<BrokenLog>,
+}
+
+/// A place in a log. It tells that log from others of its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LogMark {
+    /// Which.
+    pub offset: i64,
+    /// The latest time at which the broker appended anything that stands before it.
+    #[schemars(with = "Date")]
+    pub newest_at: DateTime,
 }
 
 /// A log that does not go on where the checkpoint says.
@@ -163,8 +176,10 @@ pub fn runs_checkpoint_id(key: &CameraKey, epoch: EpochId) -> String {
 pub struct BatchEnd {
     /// Where to resume after it.
     pub next_offset: i64,
-    /// The latest time at which the broker appended one of its records, milliseconds since 1970.
-    pub newest_ms: Option<i64>,
+    /// The latest time at which the broker appended one of its records.
+    pub newest_at: Option<DateTime>,
+    /// The place at which it was last seen that the log is the same one.
+    pub mark: Option<LogMark>,
     /// Changed ledgers.
     pub ledger: Vec<Update>,
     /// Changed cameras' checkpoints.
@@ -256,7 +271,7 @@ impl Store {
         }
         if is_another {
             set.insert("log_since", claim.owner_epoch);
-            change.insert("$unset", doc! { "newest_at": "" });
+            change.insert("$unset", doc! { "newest_at": "", "mark": "" });
         }
         change.insert("$set", set);
         let owned = doc! { "_id": claim.id(), "owner_epoch": claim.owner_epoch };
@@ -362,10 +377,13 @@ impl Store {
     ) -> Result<(), StoreError> {
         // The fence comes first: a new owner's claim touches the same document, so that one of the
         // two waits for the other or fails.
-        let mut change =
-            doc! { "$set": { "next_offset": end.next_offset, "updated_at": DateTime::now() } };
-        if let Some(newest) = end.newest_ms {
-            change.insert("$max", doc! { "newest_at": DateTime::from_millis(newest) });
+        let mut set = doc! { "next_offset": end.next_offset, "updated_at": DateTime::now() };
+        if let Some(mark) = &end.mark {
+            set.insert("mark", encode(collection::CHECKPOINTS, mark)?);
+        }
+        let mut change = doc! { "$set": set };
+        if let Some(newest) = end.newest_at {
+            change.insert("$max", doc! { "newest_at": newest });
         }
         let partition = Update {
             filter: doc! { "_id": claim.id(), "owner_epoch": claim.owner_epoch },

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::*;
-use crate::store::checkpoints::BrokenLog;
+use crate::store::checkpoints::{BrokenLog, LogMark};
 use crate::store::classes::{Class, Classified, ClassifiedBy};
 use crate::store::clocks::{Doing, Work};
 use crate::store::documents::{CentreAccounts, Correction, DetectionDocument, TrackCorrection};
@@ -312,6 +312,7 @@ fn mongodb_refuses_books_that_readers_cannot_read_and_no_others() {
         owner: text(),
         cluster: Some(text()),
         newest_at: Some(DateTime::MIN),
+        mark: Some(LogMark { offset: 1, newest_at: DateTime::MIN }),
         log_since: 1,
         broken: vec![broken],
     };
