@@ -37,6 +37,8 @@ const LATE: RangeInclusive<u64> = FRAMES + 1..=2 * FRAMES;
 const SHARED: RangeInclusive<u64> = 2 * FRAMES + 1..=3 * FRAMES;
 /// A frame whose observation never comes.
 const LOST: u64 = 90;
+/// Of labels that wait, which nobody can read.
+const SPOILT: &str = "a-hand-slipped";
 /// How far Pillow's decoder and resizer may be from Picket's, in confidence: they were 0.00003 apart, and
 /// with red and blue exchanged 0.00017.
 const TOLERANCE: f32 = 0.0001;
@@ -160,7 +162,8 @@ impl Bench {
 
     async fn waiting(&self) -> Vec<String> {
         let waiting = self.fleet.database.collection::<Document>("unclaimed_classes");
-        let found = waiting.find(doc! {}).sort(doc! { "_id": 1 }).await.unwrap();
+        let found =
+            waiting.find(doc! { "_id": { "$ne": SPOILT } }).sort(doc! { "_id": 1 }).await.unwrap();
         let found: Vec<Document> = found.try_collect().await.unwrap();
         found.iter().map(|document| document.get_str("_id").unwrap().to_owned()).collect()
     }
@@ -239,6 +242,8 @@ fn check_labels(observations: &BTreeMap<String, Document>, seq: u64) {
 /// Frames before their observations, among them some that get no labels: labels wait, and nothing is begun
 /// where an observation belongs.
 async fn frames_come_first(bench: &mut Bench, by: &mut Process) {
+    let waiting = bench.fleet.database.collection::<Document>("unclaimed_classes");
+    waiting.insert_one(doc! { "_id": SPOILT, "give_up_at": "soon" }).await.unwrap();
     let mut crop = frame_of(1, picture(1).1);
     crop.crop = Some(0);
     let mut headless = frame(91);
@@ -320,14 +325,23 @@ async fn two_share(bench: &mut Bench, both: &mut [Process; 2]) {
 async fn what_stands(bench: &Bench) {
     let settings = config::load(&bench.dir.join("classify.toml")).unwrap().settings;
     let store = Store::connect(&settings.store).await.unwrap();
-    let found = |model: &str, picture: &str| {
+    let now = DateTime::now();
+    let later = DateTime::from_millis(now.timestamp_millis() + 8 * 24 * 60 * 60 * 1000);
+    let found = |seq: u64, model: &str, picture: &str| {
         let classes = vec![Class { label: model.to_owned(), confidence: 1.0 }];
         let classified_by = ClassifiedBy {
             model: model.to_owned(),
             model_sha256: String::new(),
             picture_sha256: picture.to_owned(),
         };
-        vec![Waiting::new(Classified { id: id(1), classes, classified_by }, 0)]
+        let classified = Classified { id: id(seq), classes, classified_by };
+        vec![Waiting::new(classified, later.timestamp_millis())]
+    };
+    let settle = async |now: DateTime| {
+        let mut settled = store.settle_classes(None, 10, now).await.unwrap();
+        let said = settled.first_unreadable.take().unwrap();
+        assert!(said.contains(SPOILT) && settled.unreadable == 1, "{said}");
+        Settled { unreadable: 0, ..settled }
     };
     let label = async || {
         let documents = bench.observations().await;
@@ -336,20 +350,34 @@ async fn what_stands(bench: &Bench) {
         read.classes.unwrap()[0].label.clone()
     };
     let (own, first) = (picket_aggregator::upsert::digest(&picture(1).1), label().await);
-    let another = store.put_classes(&found("newer", "of another picture")).await.unwrap();
-    assert_eq!(another, Put { conflicts: 1, ..Put::default() });
+    let (stored, waiting) =
+        (Put { stored: 1, ..Put::default() }, Put { waiting: 1, ..Put::default() });
+    let conflict = Put { conflicts: 1, ..Put::default() };
+    let put = async |found: Vec<Waiting>| store.put_classes(&found).await.unwrap();
+    assert_eq!(put(found(1, "newer", "of another picture")).await, conflict);
     assert_eq!(label().await, first);
-    let newer = store.put_classes(&found("newer", &own)).await.unwrap();
-    assert_eq!(newer, Put { stored: 1, ..Put::default() });
+    assert_eq!(put(found(1, "newer", &own)).await, stored);
     assert_eq!(label().await, "newer");
+    // What somebody has spoilt is put right.
+    let observations = bench.fleet.database.collection::<Document>("observations");
+    let spoil = doc! { "$set": { "classified_by": "a hand slipped" } };
+    observations.update_one(doc! { "_id": id(1) }, spoil).await.unwrap();
+    assert_eq!(put(found(1, "again", &own)).await, stored);
+    assert_eq!(label().await, "again");
+    // What waits came first, and of that a newer model's takes the place.
+    let unclaimed = bench.fleet.database.collection::<Waiting>("unclaimed_classes");
+    unclaimed.insert_many(found(1, "first", "of the first picture")).await.unwrap();
+    assert_eq!(settle(now).await, Settled { stored: 1, ..Settled::default() });
+    assert_eq!(label().await, "first");
+    let lost = picket_aggregator::upsert::digest(&picture(LOST).1);
+    assert_eq!(put(found(LOST, "newer", "of another picture")).await, conflict);
+    assert_eq!(put(found(LOST, "newer", &lost)).await, waiting);
+    let there = unclaimed.find_one(doc! { "_id": id(LOST) }).await.unwrap().unwrap();
+    assert_eq!(there.classified.classes[0].label, "newer");
     // A week's wait is not over, and then it is.
-    let now = DateTime::now();
-    let waits = store.settle_classes(None, 10, now).await.unwrap();
-    assert_eq!(waits, Settled::default());
-    let later = DateTime::from_millis(now.timestamp_millis() + 8 * 24 * 60 * 60 * 1000);
-    let over = store.settle_classes(None, 10, later).await.unwrap();
+    assert_eq!(settle(now).await, Settled::default());
     let first_given_up = Some(id(LOST));
-    assert_eq!(over, Settled { given_up: 1, first_given_up, ..Settled::default() });
+    assert_eq!(settle(later).await, Settled { given_up: 1, first_given_up, ..Settled::default() });
     assert_eq!(bench.waiting().await, Vec::<String>::new());
 }
 

@@ -12,7 +12,7 @@ use picket_onnx::{FileError, ModelFile, Runtime, RuntimeError};
 use super::description::{Description, DescriptionError, Scores};
 use super::metrics as names;
 use super::picture::{Form, PictureError, Preparer};
-use super::scores::{Ranked, surest};
+use super::scores::{Ranked, strange, surest};
 use super::settings::Settings;
 use crate::store::classes::Class;
 
@@ -78,13 +78,22 @@ pub enum ComputeError {
         /// How many.
         labels: usize,
     },
-    /// On a grey picture it gives what is no score.
+    /// At the trial it gives what is no number.
+    #[error(
+        "the model's output is {found}, and that is no number: with another scale, mean or std in its \
+         description, or as another export, it may give some"
+    )]
+    NoNumber {
+        /// The first of these.
+        found: f32,
+    },
+    /// At the trial it gives numbers that are no probabilities.
     #[error(
         "the model's output is {found}, and that is no probability: if these are logits, say \
          `scores = \"logits\"` in its description"
     )]
     NoScores {
-        /// The first number.
+        /// The first of these.
         found: f32,
     },
 }
@@ -115,7 +124,7 @@ pub struct Classifier {
     session: Session,
     input: String,
     output: String,
-    /// Pictures that it computes at a time, if it fixes that to one.
+    /// Whether it takes one picture at a time alone.
     one_at_a_time: bool,
     preparer: Preparer,
     description: Description,
@@ -161,14 +170,10 @@ impl Classifier {
         let one = self.preparer.form().numbers();
         self.numbers = vec![0.0; 2 * one];
         let scores = self.compute(2)?;
-        let labels = self.description.labels.len();
-        match scores.chunks_exact(labels).all(|one| surest(one, self.scores(), 1).is_some()) {
-            true => Ok(()),
-            false => {
-                let strange = |n: &&f32| !(0.0..=1.0).contains(*n);
-                let found = scores.iter().find(strange).copied().unwrap_or(f32::NAN);
-                Err(ComputeError::NoScores { found })
-            }
+        match strange(&scores, self.scores()) {
+            None => Ok(()),
+            Some(found) if !found.is_finite() => Err(ComputeError::NoNumber { found }),
+            Some(found) => Err(ComputeError::NoScores { found }),
         }
     }
 
@@ -230,14 +235,14 @@ impl Classifier {
             let input = TensorRef::from_array_view((shape, numbers)).map_err(failed)?;
             let inputs = ort::inputs![self.input.as_str() => input];
             let outputs = self.session.run(inputs).map_err(failed)?;
-            let strange = |found| {
+            let unlike = |found| {
                 let name = self.output.clone();
                 ComputeError::Output { name, found, pictures, labels }
             };
-            let output = outputs.get(&self.output).ok_or_else(|| strange(0))?;
+            let output = outputs.get(&self.output).ok_or_else(|| unlike(0))?;
             let (_, values) = output.try_extract_tensor::<f32>().map_err(failed)?;
             if values.len() != pictures * labels {
-                return Err(strange(values.len()));
+                return Err(unlike(values.len()));
             }
             scores.extend_from_slice(values);
         }

@@ -1,6 +1,9 @@
 //! What librdkafka calls back. A change of partitions is answered at once: what is under way of one that
 //! goes may be done twice, which changes nothing.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use metrics::gauge;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
@@ -10,25 +13,37 @@ use rdkafka::{ClientContext, Statistics, TopicPartitionList};
 use tokio::sync::mpsc;
 
 use super::metrics as names;
+use super::queue::Assigned;
 use crate::consume::kafka;
 
-/// A change of this instance's part.
+/// Under what librdkafka logs that a broker is of another cluster than those before it.
+const OTHER_CLUSTER: &str = "CLUSTERID";
+
+/// A change of this instance's part, or what belongs to one.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Change {
     /// New partitions.
     Assigned(Vec<i32>),
     /// Partitions that go.
     Revoked(Vec<i32>),
+    /// Where the group stood in partitions when they came; nowhere yet, if none.
+    Committed(Vec<(Assigned, Option<i64>)>),
 }
 
 /// The consumer's callbacks.
 pub struct Context {
     /// Where changes go.
     pub changes: mpsc::UnboundedSender<Change>,
+    /// Set once a broker is of another cluster than those before it.
+    pub other_cluster: Arc<AtomicBool>,
 }
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        // There is no other way to hear of it, and the client goes on as if nothing had happened.
+        if facility == OTHER_CLUSTER {
+            self.other_cluster.store(true, Ordering::Release);
+        }
         kafka::log(level, facility, message);
     }
 
@@ -67,7 +82,22 @@ impl ConsumerContext for Context {
 
     fn commit_callback(&self, result: KafkaResult<()>, _offsets: &TopicPartitionList) {
         if let Err(e) = result {
-            tracing::debug!(error = %e, "offsets were not committed; the next commit holds them too");
+            tracing::debug!(error = %e, "offsets were not committed; they are once more at the end");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broker_of_another_cluster_is_told_from_whatever_else_librdkafka_says() {
+        let (changes, _) = mpsc::unbounded_channel();
+        let context = Context { changes, other_cluster: Arc::default() };
+        context.log(RDKafkaLogLevel::Error, "FAIL", "connection refused");
+        assert!(!context.other_cluster.load(Ordering::Acquire));
+        context.log(RDKafkaLogLevel::Error, OTHER_CLUSTER, "reports different ClusterId");
+        assert!(context.other_cluster.load(Ordering::Acquire));
     }
 }

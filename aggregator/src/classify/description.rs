@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use picket_onnx::colours::{self, Channels, one, ones};
 use picket_service::config::{self, ConfigError, Problem};
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 const MAX_SIDE_PX: u32 = 4096;
 const MAX_LABELS: usize = 100_000;
@@ -30,7 +30,7 @@ pub struct Description {
 }
 
 /// What a classifier's output is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Scores {
     /// 0 to 1 for each label; they are stored as they are.
@@ -79,7 +79,7 @@ pub struct Input {
 }
 
 /// How a picture of another shape is brought to the model's.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Fit {
     /// Each side for itself.

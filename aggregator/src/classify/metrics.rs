@@ -41,7 +41,7 @@ pub const TABLE: &[Metric] = &[
         MetricKind::Counter,
         &["outcome"],
         "Frames that were given labels: `stored` in their observation, `waiting` for it, or `conflict`: \
-         its observation has those of another picture with the same id.",
+         its observation has those of another picture with the same id, or they wait for it.",
     ),
     metric(
         SKIPPED,

@@ -17,13 +17,25 @@ pub struct Message {
     pub record: Received,
 }
 
+/// A partition, and how many had been assigned when it was: it may go and come back.
+pub type Assigned = (i32, u64);
+
 /// A partition of this instance.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct Place {
-    /// The offset that comes next, once one has come.
+    /// How many had been assigned when it was.
+    assigned: u64,
+    /// Whether it is known where the group stood when it came. Nothing is committed before: it would be
+    /// taken for that.
+    is_known: bool,
+    /// The first offset that came.
+    first: Option<i64>,
+    /// The offset that comes next, once one has come or it is known where the group stood.
     next: Option<i64>,
-    /// Everything before it is done, and not yet committed.
+    /// Everything before it is done.
     done: Option<i64>,
+    /// What of that was told.
+    told: Option<i64>,
 }
 
 /// The queue of one reader.
@@ -35,13 +47,14 @@ pub struct Queue {
     batch: usize,
     batch_wait: Duration,
     places: BTreeMap<i32, Place>,
+    assigned: u64,
 }
 
 impl Queue {
     /// An empty one.
     pub fn new(max_bytes: usize, batch: usize, batch_wait: Duration) -> Self {
         let (waiting, places) = (VecDeque::new(), BTreeMap::new());
-        Self { waiting, bytes: 0, max_bytes, batch, batch_wait, places }
+        Self { waiting, bytes: 0, max_bytes, batch, batch_wait, places, assigned: 0 }
     }
 
     /// How many partitions there are.
@@ -52,8 +65,28 @@ impl Queue {
     /// Partitions that are read from now on.
     pub fn assign(&mut self, partitions: &[i32]) {
         for partition in partitions {
-            self.places.insert(*partition, Place::default());
+            self.assigned += 1;
+            let place = Place { assigned: self.assigned, ..Place::default() };
+            self.places.insert(*partition, place);
         }
+    }
+
+    /// Partitions of which it is not known where the group stood when they came.
+    pub fn unknown(&self) -> Vec<Assigned> {
+        let unknown = self.places.iter().filter(|(_, place)| !place.is_known);
+        unknown.map(|(partition, place)| (*partition, place.assigned)).collect()
+    }
+
+    /// Where the group stood in a partition when it came. Returns how far behind that its first message
+    /// was, if one has come already; of one that comes later [`push`](Self::push) tells.
+    pub fn stood(&mut self, (partition, assigned): Assigned, committed: Option<i64>) -> i64 {
+        let Some(place) = self.places.get_mut(&partition) else { return 0 };
+        if place.is_known || place.assigned != assigned {
+            return 0;
+        }
+        place.is_known = true;
+        place.next = place.next.or(committed);
+        place.first.zip(committed).map_or(0, |(first, committed)| first - committed)
     }
 
     /// Partitions that another reads from now on: what waits of them is that one's.
@@ -64,12 +97,13 @@ impl Queue {
         self.bytes = self.waiting.iter().map(|(_, message)| message.record.bytes()).sum();
     }
 
-    /// Takes a message in; returns how many before it never came, because the broker has deleted them:
-    /// nothing else makes holes in this log.
-    pub fn push(&mut self, now: Instant, message: Message) -> u64 {
+    /// Takes a message in; returns how far it is behind the one that was to come next. What is between
+    /// them the broker has deleted: nothing else makes holes in this log. Below 0 the log was made anew.
+    pub fn push(&mut self, now: Instant, message: Message) -> i64 {
         let place = self.places.entry(message.partition).or_default();
         let offset = message.record.offset;
-        let missing = place.next.map_or(0, |next| u64::try_from(offset - next).unwrap_or(0));
+        let missing = place.next.map_or(0, |next| offset - next);
+        place.first = place.first.or(Some(offset));
         place.next = Some(offset + 1);
         self.bytes += message.record.bytes();
         self.waiting.push_back((now, message));
@@ -113,8 +147,20 @@ impl Queue {
 
     /// Where to resume each partition of which something was done since.
     pub fn take_done(&mut self) -> Vec<(i32, i64)> {
-        let done = self.places.iter_mut();
-        done.filter_map(|(partition, place)| Some((*partition, place.done.take()?))).collect()
+        let known = self.places.iter_mut().filter(|(_, place)| place.is_known);
+        let untold = known.filter(|(_, place)| place.told != place.done);
+        untold
+            .filter_map(|(partition, place)| {
+                place.told = place.done;
+                Some((*partition, place.done?))
+            })
+            .collect()
+    }
+
+    /// Where to resume each partition of which something was done, also if it was told already.
+    pub fn all_done(&self) -> Vec<(i32, i64)> {
+        let known = self.places.iter().filter(|(_, place)| place.is_known);
+        known.filter_map(|(partition, place)| Some((*partition, place.done?))).collect()
     }
 }
 
@@ -184,9 +230,43 @@ mod tests {
     fn where_to_resume_is_told_once_and_behind_the_last_that_was_done() {
         let mut queue = Queue::new(10_000, 1, WAIT);
         queue.assign(&[0, 3]);
+        assert_eq!(queue.unknown(), [(0, 1), (3, 2)]);
         queue.done([(0, 4), (3, 1), (0, 5)]);
+        assert_eq!(queue.take_done(), [], "before it is known where the group stood");
+        queue.stood((0, 1), Some(4));
+        queue.stood((3, 2), None);
+        assert_eq!(queue.unknown(), []);
         assert_eq!(queue.take_done(), [(0, 6), (3, 2)]);
         assert_eq!(queue.take_done(), []);
+        queue.done([(3, 2)]);
+        assert_eq!(queue.take_done(), [(3, 3)]);
+        assert_eq!(queue.all_done(), [(0, 6), (3, 3)]);
+    }
+
+    #[test]
+    fn what_the_broker_deleted_before_a_partition_came_is_told_once_whichever_is_known_first() {
+        let (mut queue, now) = (Queue::new(10_000, 1, WAIT), Instant::now());
+        queue.assign(&[0, 1, 2]);
+        assert_eq!(queue.stood((0, 1), Some(90)), 0);
+        assert_eq!(queue.push(now, message(0, 100, 1)), 10);
+        assert_eq!(queue.push(now, message(1, 100, 1)), 0);
+        assert_eq!(queue.stood((1, 2), Some(90)), 10);
+        assert_eq!(queue.stood((1, 2), Some(90)), 0, "a second answer");
+        assert_eq!(queue.push(now, message(1, 101, 1)), 0);
+        assert_eq!(queue.stood((2, 3), None), 0);
+        assert_eq!(queue.push(now, message(2, 100, 1)), 0, "a group that never stood anywhere");
+    }
+
+    #[test]
+    fn an_answer_for_a_partition_that_went_and_came_back_is_none_for_what_came_back() {
+        let (mut queue, now) = (Queue::new(10_000, 1, WAIT), Instant::now());
+        queue.assign(&[0]);
+        queue.revoke(&[0]);
+        queue.assign(&[0]);
+        queue.push(now, message(0, 100, 1));
+        assert_eq!(queue.stood((0, 1), Some(50)), 0);
+        assert_eq!(queue.unknown(), [(0, 2)]);
+        assert_eq!(queue.stood((0, 2), Some(100)), 0);
     }
 
     #[test]
@@ -196,6 +276,7 @@ mod tests {
         assert_eq!(queue.push(now, message(0, 101, 1)), 0);
         assert_eq!(queue.push(now, message(0, 110, 1)), 8);
         // A log that was made anew begins at its beginning.
-        assert_eq!(queue.push(now, message(0, 0, 1)), 0);
+        assert_eq!(queue.push(now, message(0, 0, 1)), -111);
+        assert_eq!(queue.push(now, message(0, 1, 1)), 0);
     }
 }

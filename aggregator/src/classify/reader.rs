@@ -5,6 +5,7 @@
 //! polling goes on.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use metrics::{counter, gauge};
@@ -19,7 +20,7 @@ use tokio::task::{JoinError, JoinHandle};
 
 use super::context::{Change, Context};
 use super::metrics as names;
-use super::queue::{Message, Queue};
+use super::queue::{Assigned, Message, Queue};
 use super::settings::Settings;
 use super::worker::{WorkError, Worker};
 use crate::consume::kafka::{self, ClientError, Received};
@@ -51,6 +52,12 @@ pub enum ReadError {
          consume.group_protocol = \"classic\""
     )]
     Protocol(#[source] KafkaError),
+    /// The addresses lead to another cluster than they did.
+    #[error(
+        "the brokers at consume.brokers are another cluster's than before, and must all be of one; a new \
+         start reads what that one has"
+    )]
+    OtherCluster,
     /// The client gave up.
     #[error("the consumer failed for good")]
     Fatal(#[source] KafkaError),
@@ -70,6 +77,9 @@ type Batch = JoinHandle<Done>;
 pub struct Reader {
     consumer: Arc<StreamConsumer<Context>>,
     changes: mpsc::UnboundedReceiver<Change>,
+    answers: mpsc::UnboundedSender<Change>,
+    asked: Option<JoinHandle<()>>,
+    other_cluster: Arc<AtomicBool>,
     topic: String,
     queue: Queue,
     paused: bool,
@@ -91,8 +101,11 @@ impl Reader {
         // What the group has not done yet begins with the oldest that is there. Where that is behind
         // what was to come next, the difference is counted as lost.
         config.set("auto.offset.reset", "earliest");
+        let other_cluster = Arc::<AtomicBool>::default();
+        let answers = sender.clone();
+        let context = Context { changes: sender, other_cluster: other_cluster.clone() };
         let consumer: StreamConsumer<Context> = config
-            .create_with_context(Context { changes: sender })
+            .create_with_context(context)
             .map_err(|error| ReadError::Consumer(error.into()))?;
         let topic = consume.topics().name(Topic::Frames);
         consumer
@@ -103,6 +116,9 @@ impl Reader {
         Ok(Self {
             consumer: Arc::new(consumer),
             changes,
+            answers,
+            asked: None,
+            other_cluster,
             topic,
             queue: Queue::new(max_bytes, settings.batch_pictures, wait),
             paused: false,
@@ -121,7 +137,7 @@ impl Reader {
         let mut tick = tokio::time::interval(TICK);
         let (mut idle, mut batch): (Option<Worker>, Option<Batch>) = (Some(worker), None);
         let consumer = self.consumer.clone();
-        let result = loop {
+        let mut result = loop {
             if let Some(worker) = idle.take_if(|_| self.is_due()) {
                 batch = Some(self.begin(worker));
             }
@@ -145,17 +161,24 @@ impl Reader {
                     }
                 }
                 () = at(due) => {}
-                _ = tick.tick() => self.tick(),
+                _ = tick.tick() => {
+                    if let Err(e) = self.tick() {
+                        break Err(e);
+                    }
+                }
             }
         };
         drop(consumer);
         if let Some(running) = batch {
             match tokio::time::timeout(self.release, running).await {
-                Ok(ended) => idle = Some(self.end(ended)?),
+                Ok(ended) => match self.end(ended) {
+                    Ok(worker) => idle = Some(worker),
+                    Err(e) => result = result.and(Err(e)),
+                },
                 Err(_) => tracing::warn!("a batch was not done in time: it is read again"),
             }
         }
-        self.leave().await;
+        self.leave(!matches!(result, Err(ReadError::OtherCluster))).await;
         result.map(|()| idle)
     }
 
@@ -188,11 +211,17 @@ impl Reader {
             Change::Assigned(partitions) => {
                 tracing::info!(partitions = partitions.len(), "partitions of frames assigned");
                 self.queue.assign(&partitions);
-                self.look_for_lost(partitions);
+                self.ask_where_the_group_stood();
             }
             Change::Revoked(partitions) => {
                 tracing::info!(partitions = partitions.len(), "handed over partitions of frames");
                 self.queue.revoke(&partitions);
+            }
+            Change::Committed(all) => {
+                for (assigned, committed) in all {
+                    note_hole(&self.topic, assigned.0, self.queue.stood(assigned, committed));
+                }
+                self.commit();
             }
         }
         gauge!(names::PARTITIONS).set(self.queue.partitions() as f64);
@@ -210,8 +239,8 @@ impl Reader {
                 }
                 let partition = message.partition();
                 let message = Message { partition, record: Received::copy(&message) };
-                let lost = self.queue.push(Instant::now(), message);
-                count_lost(&self.topic, partition, lost);
+                let hole = self.queue.push(Instant::now(), message);
+                note_hole(&self.topic, partition, hole);
                 self.pause_full();
             }
             Err(
@@ -220,7 +249,7 @@ impl Reader {
                 ),
             ) => return Err(ReadError::Protocol(e)),
             Err(e @ KafkaError::MessageConsumptionFatal(_)) => return Err(ReadError::Fatal(e)),
-            Err(e) => tracing::warn!(error = %e, "the consumer goes on after an error"),
+            Err(e) => kafka::log_error(&e, "the consumer goes on"),
         }
         Ok(())
     }
@@ -253,9 +282,14 @@ impl Reader {
         }
     }
 
-    fn tick(&mut self) {
+    fn tick(&mut self) -> Result<(), ReadError> {
         self.progress.beat();
+        if self.other_cluster.load(Ordering::Acquire) {
+            return Err(ReadError::OtherCluster);
+        }
+        self.ask_where_the_group_stood();
         self.resume_drained();
+        Ok(())
     }
 
     fn list(&self, offsets: &[(i32, i64)]) -> TopicPartitionList {
@@ -267,10 +301,14 @@ impl Reader {
         list
     }
 
-    /// Sent and not waited for, also at the end: leaving the group comes after it.
     fn commit(&mut self) {
         let done = self.queue.take_done();
-        let list = self.list(&done);
+        self.send_commit(&done);
+    }
+
+    /// Sent and not waited for, also at the end: leaving the group comes after it.
+    fn send_commit(&self, done: &[(i32, i64)]) {
+        let list = self.list(done);
         if list.count() == 0 {
             return;
         }
@@ -279,39 +317,51 @@ impl Reader {
         }
     }
 
-    /// Counts what the broker has deleted of new partitions since their last reader ended. Beside the
-    /// loop: the broker may be away.
-    fn look_for_lost(&self, partitions: Vec<i32>) {
+    /// Asks where the group stood in new partitions, until it is answered: what is missing behind that
+    /// was lost in the broker. Beside the loop: the broker may be away.
+    fn ask_where_the_group_stood(&mut self) {
+        let unknown = self.queue.unknown();
+        let is_asked = self.asked.as_ref().is_some_and(|asked| !asked.is_finished());
+        if unknown.is_empty() || is_asked {
+            return;
+        }
         let (consumer, topic) = (self.consumer.clone(), self.topic.clone());
-        tokio::task::spawn_blocking(move || {
+        let changes = self.answers.clone();
+        self.asked = Some(tokio::task::spawn_blocking(move || {
             let mut list = TopicPartitionList::new();
-            for partition in &partitions {
+            for (partition, _) in &unknown {
                 list.add_partition(&topic, *partition);
             }
-            let Ok(committed) = consumer.committed_offsets(list, ANSWER) else { return };
-            for element in committed.elements() {
-                let Offset::Offset(next) = element.offset() else { continue };
-                let partition = element.partition();
-                let Ok((first, end)) = consumer.fetch_watermarks(&topic, partition, ANSWER) else {
-                    return;
-                };
-                count_lost(&topic, partition, u64::try_from(first - next).unwrap_or(0));
-                if next > end {
-                    tracing::warn!(
-                        partition,
-                        "{topic}/{partition} was made anew: it ends at {end}, and {next} came next; it is \
-                         read from its beginning"
-                    );
-                }
-            }
-        });
+            let committed = match consumer.committed_offsets(list, ANSWER) {
+                Ok(committed) => committed,
+                Err(e) => return kafka::log_error(&e, "where the group stood is asked again"),
+            };
+            let stood = |assigned: Assigned| {
+                let element = committed.find_partition(&topic, assigned.0)?;
+                element.error().ok()?;
+                let Offset::Offset(next) = element.offset() else { return Some((assigned, None)) };
+                Some((assigned, Some(next)))
+            };
+            let all = unknown.into_iter().filter_map(stood).collect();
+            // Nobody listens at the end.
+            drop(changes.send(Change::Committed(all)));
+        }));
     }
 
-    async fn leave(mut self) {
-        self.commit();
-        let consumer = self.consumer;
-        // Leaving waits for the broker, which is why it has a thread of its own.
-        let left = tokio::task::spawn_blocking(move || drop(consumer));
+    /// Commits once more what was done: nothing else repeats a commit that failed, and of another cluster
+    /// the offsets say nothing.
+    async fn leave(self, commits: bool) {
+        if commits {
+            self.send_commit(&self.queue.all_done());
+        }
+        let (consumer, asked) = (self.consumer, self.asked);
+        let left = async {
+            if let Some(asked) = asked {
+                drop(asked.await);
+            }
+            // Leaving waits for the broker, which is why it has a thread of its own.
+            tokio::task::spawn_blocking(move || drop(consumer)).await
+        };
         if tokio::time::timeout(ANSWER, left).await.is_err() {
             tracing::warn!("the group was not left in time; it will miss this instance by itself");
         }
@@ -319,13 +369,21 @@ impl Reader {
     }
 }
 
-fn count_lost(topic: &str, partition: i32, lost: u64) {
-    if lost > 0 {
-        counter!(names::SKIPPED, "reason" => "lost-in-broker").increment(lost);
+/// A message came so far behind the one that was to come next.
+fn note_hole(topic: &str, partition: i32, hole: i64) {
+    if hole > 0 {
+        counter!(names::SKIPPED, "reason" => "lost-in-broker").increment(hole.unsigned_abs());
         tracing::error!(
             partition,
-            lost,
-            "{topic}/{partition}: the broker deleted {lost} messages before they were classified"
+            lost = hole,
+            "{topic}/{partition}: the broker deleted {hole} messages before they were classified"
+        );
+    }
+    if hole < 0 {
+        tracing::warn!(
+            partition,
+            "{topic}/{partition} was made anew: it ended before what was to come next, and is read from \
+             its beginning"
         );
     }
 }

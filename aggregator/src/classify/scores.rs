@@ -21,9 +21,24 @@ pub fn surest(numbers: &[f32], scores: Scores, top: usize) -> Option<Vec<Ranked>
     Some(ranked)
 }
 
+/// The first number that is none, or no probability.
+pub fn strange(numbers: &[f32], scores: Scores) -> Option<f32> {
+    let is_fine = |number: &f32| match scores {
+        Scores::Probabilities => is_probability(*number),
+        Scores::Logits => number.is_finite(),
+    };
+    numbers.iter().copied().find(|number| !is_fine(number))
+}
+
+fn is_probability(number: f32) -> bool {
+    (-SLACK..=1.0 + SLACK).contains(&number)
+}
+
 fn probabilities(numbers: &[f32]) -> Option<Vec<f32>> {
-    let in_range = |number: &f32| (-SLACK..=1.0 + SLACK).contains(number);
-    numbers.iter().all(in_range).then(|| numbers.iter().map(|n| n.clamp(0.0, 1.0)).collect())
+    numbers
+        .iter()
+        .all(|number| is_probability(*number))
+        .then(|| numbers.iter().map(|n| n.clamp(0.0, 1.0)).collect())
 }
 
 /// Against the greatest, so that no exponential leaves the range.
@@ -59,6 +74,13 @@ mod tests {
             assert!(ranked[0].0 == 1 && near(ranked[0].1, e / sum), "{ranked:?}");
             assert!(ranked[1].0 == 0 && near(ranked[1].1, 1.0 / sum), "{ranked:?}");
         }
+    }
+
+    #[test]
+    fn the_first_number_is_told_that_is_no_score() {
+        assert_eq!(strange(&[0.5, 1.000_01, 3.0, -2.0], Scores::Probabilities), Some(3.0));
+        assert!(strange(&[3.0, f32::NAN], Scores::Logits).unwrap().is_nan());
+        assert_eq!(strange(&[3.0, -2.0], Scores::Logits), None);
     }
 
     #[test]

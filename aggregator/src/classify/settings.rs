@@ -53,7 +53,7 @@ pub struct Settings {
     /// Most memory for pictures that wait for their turn, in MiB. Beyond it reading pauses.
     #[serde(default = "default_queue_mib")]
     pub queue_mib: usize,
-    /// How long what was found in a frame waits for its observation, in hours of the broker's time. What
+    /// How long what was found in a frame waits for its observation, in hours since it was found. What
     /// has none by then is given up and counted. No longer than `upsert.observations_days`.
     #[serde(default = "default_wait_hours")]
     pub wait_hours: u32,

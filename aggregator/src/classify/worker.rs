@@ -56,6 +56,13 @@ impl Ages {
         let (wait, kept) = (i64::from(wait_hours), i64::from(observations_days) * 24);
         Self { wait_ms: wait * HOUR_MS, kept_ms: kept * HOUR_MS }
     }
+
+    /// When labels are given up that were found now. A frame that waited in the broker for long, because
+    /// everything was off, comes about as late as its observation does; and where this machine's clock is
+    /// behind, the broker's counts.
+    fn give_up_ms(&self, broker_time_ms: i64, now_ms: i64) -> i64 {
+        broker_time_ms.max(now_ms).saturating_add(self.wait_ms)
+    }
 }
 
 /// Works off batches, one at a time.
@@ -91,7 +98,7 @@ impl Worker {
         let now_ms = DateTime::now().timestamp_millis();
         let frames: Vec<Frame> =
             batch.iter().filter_map(|message| self.frame(message, now_ms)).collect();
-        let found = self.classify(frames).await?;
+        let found = self.classify(frames, now_ms).await?;
         let began = Instant::now();
         let put = put(&self.store, &found).await?;
         step("write", began);
@@ -127,7 +134,11 @@ impl Worker {
     }
 
     /// What is found in these, by a thread that may take its time.
-    async fn classify(&mut self, frames: Vec<Frame>) -> Result<Vec<Waiting>, WorkError> {
+    async fn classify(
+        &mut self,
+        frames: Vec<Frame>,
+        now_ms: i64,
+    ) -> Result<Vec<Waiting>, WorkError> {
         if frames.is_empty() {
             return Ok(Vec::new());
         }
@@ -142,7 +153,7 @@ impl Worker {
         let mut all = Vec::with_capacity(frames.len());
         for (frame, found) in frames.into_iter().zip(found?) {
             match found {
-                Ok(classes) => all.push(self.waiting(frame, classes)),
+                Ok(classes) => all.push(self.waiting(frame, classes, now_ms)),
                 Err(e) => {
                     let id = frame.picture.id_text();
                     self.said.skip::<()>(e.reason(), &id, &chain(&e));
@@ -152,10 +163,10 @@ impl Worker {
         Ok(all)
     }
 
-    fn waiting(&self, frame: Frame, classes: Vec<Class>) -> Waiting {
+    fn waiting(&self, frame: Frame, classes: Vec<Class>, now_ms: i64) -> Waiting {
         let classified_by = ClassifiedBy { picture_sha256: frame.sha256, ..self.by.clone() };
         let id = frame.picture.id.to_string();
-        let give_up_ms = frame.broker_time_ms.saturating_add(self.ages.wait_ms);
+        let give_up_ms = self.ages.give_up_ms(frame.broker_time_ms, now_ms);
         Waiting::new(Classified { id, classes, classified_by }, give_up_ms)
     }
 }
@@ -237,6 +248,13 @@ impl Said {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn labels_of_a_frame_that_lay_in_the_broker_for_long_wait_from_when_they_were_found() {
+        let ages = Ages::new(1, 30);
+        assert_eq!(ages.give_up_ms(5, 9 * 24 * HOUR_MS), (9 * 24 + 1) * HOUR_MS);
+        assert_eq!(ages.give_up_ms(7 * HOUR_MS, 0), 8 * HOUR_MS, "a clock that is behind");
+    }
 
     #[test]
     fn the_first_of_each_reason_is_named_and_then_one_in_a_while_with_how_many_were_not() {

@@ -114,6 +114,10 @@ pub fn consumer(settings: &Settings, instance: &str) -> Result<ClientConfig, Cli
     let mut config = member(settings, &settings.group, instance)?;
     // Where to begin is decided by the checkpoint; silently jumping elsewhere would be a loss.
     config.set("auto.offset.reset", "error");
+    // In this group alone: of the others each may have several members by one config.
+    if let Some(name) = &settings.static_member {
+        config.set("group.instance.id", name);
+    }
     Ok(config)
 }
 
@@ -132,9 +136,6 @@ pub fn member(
         .set("enable.auto.offset.store", "false")
         .set("allow.auto.create.topics", "false")
         .set("statistics.interval.ms", "2000");
-    if let Some(name) = &settings.static_member {
-        config.set("group.instance.id", name);
-    }
     Ok(config)
 }
 

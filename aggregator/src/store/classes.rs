@@ -7,12 +7,14 @@
 //! is over.
 //!
 //! Every write may be done twice, by two classifiers at once, or be cut off at any point: what is set in
-//! an observation follows from the picture and the model, and the first picture of an id stands.
+//! an observation follows from the picture and the model, and the first picture of an id stands: also one
+//! that waits, as it came before what was put into its observation since.
 
 use std::collections::HashMap;
 
 use futures_util::TryStreamExt;
 use mongodb::bson::{Bson, DateTime, Document, doc};
+use picket_service::logging::chain;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +23,7 @@ use super::client::Store;
 use super::documents::collection;
 use super::error::StoreError;
 use super::schema::Date;
-use super::{decode, encode, encode_raw};
+use super::{decode, encode};
 
 /// A label, and how sure the model is of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -89,19 +91,24 @@ pub struct Settled {
     pub given_up: u64,
     /// The first of these.
     pub first_given_up: Option<String>,
+    /// Somebody has changed them, and they cannot be read.
+    pub unreadable: u64,
+    /// What is wrong with the first of these.
+    pub first_unreadable: Option<String>,
     /// Behind which the next page begins; none at the end.
     pub next: Option<String>,
 }
 
-/// An observation, as far as it is classified.
-#[derive(Debug, Deserialize)]
-struct Found {
-    #[serde(rename = "_id")]
-    id: String,
-    classified_by: Option<ClassifiedBy>,
+/// Those that wait, a page of them.
+struct Page {
+    waiting: Vec<Waiting>,
+    unreadable: Vec<StoreError>,
+    next: Option<String>,
 }
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+/// Of which picture a document has labels.
+const PICTURE: &str = "classified_by.picture_sha256";
 
 impl Waiting {
     /// From now until its time is over.
@@ -111,6 +118,20 @@ impl Waiting {
             give_up_at: DateTime::from_millis(give_up_ms),
             expire_at: DateTime::from_millis(give_up_ms.saturating_add(DAY_MS)),
         }
+    }
+
+    /// Puts it aside, unless labels of another picture wait already.
+    fn update(&self) -> Result<Update, StoreError> {
+        let own = encode(collection::UNCLAIMED_CLASSES, self)?;
+        let (field, picture) =
+            (format!("${PICTURE}"), &self.classified.classified_by.picture_sha256);
+        let is_other = doc! { "$and": [
+            { "$eq": [{ "$type": &field }, "string"] },
+            { "$ne": [&field, { "$literal": picture }] },
+        ] };
+        let choice = doc! { "$cond": [is_other, "$$ROOT", { "$literal": own }] };
+        let change = Bson::Array(vec![doc! { "$replaceWith": choice }.into()]);
+        Ok(Update { filter: doc! { "_id": &self.classified.id }, change, upsert: true })
     }
 }
 
@@ -123,21 +144,23 @@ impl Classified {
 
     /// Into its observation, unless that has labels of another picture.
     fn update(&self) -> Result<Update, StoreError> {
-        let same = doc! { "classified_by.picture_sha256": &self.classified_by.picture_sha256 };
+        let same = doc! { PICTURE: &self.classified_by.picture_sha256 };
         let filter = doc! { "_id": &self.id, "$or": [unclassified(), same] };
         Ok(Update { filter, change: doc! { "$set": self.fields()? }.into(), upsert: false })
     }
 
-    /// Into its observation, unless that has labels: those were put since, by a model that may be newer.
+    /// Into its observation, unless that has labels of the same picture: those were put since, by a model
+    /// that may be newer. Those of another picture came second.
     fn update_late(&self) -> Result<Update, StoreError> {
-        let mut filter = doc! { "_id": &self.id };
-        filter.extend(unclassified());
+        let filter =
+            doc! { "_id": &self.id, PICTURE: { "$ne": &self.classified_by.picture_sha256 } };
         Ok(Update { filter, change: doc! { "$set": self.fields()? }.into(), upsert: false })
     }
 }
 
+/// Also where somebody has spoilt what tells of the picture: the next labels put it right.
 fn unclassified() -> Document {
-    doc! { "classified_by": { "$exists": false } }
+    doc! { PICTURE: { "$not": { "$type": "string" } } }
 }
 
 impl Store {
@@ -145,33 +168,54 @@ impl Store {
     pub async fn put_classes(&self, all: &[Waiting]) -> Result<Put, StoreError> {
         let updates = all.iter().map(|one| one.classified.update());
         self.write(collection::OBSERVATIONS, &updates.collect::<Result<Vec<_>, _>>()?).await?;
-        let found = self.classified(all.iter().map(|one| &one.classified.id)).await?;
+        let ids = all.iter().map(|one| &one.classified.id);
+        let found = self.labelled_pictures(collection::OBSERVATIONS, ids).await?;
         let (mut put, mut aside) = (Put::default(), Vec::new());
         for one in all {
             let Classified { id, classified_by: by, .. } = &one.classified;
             match found.get(id) {
-                Some(Some(there)) if there.picture_sha256 == by.picture_sha256 => put.stored += 1,
+                Some(Some(there)) if *there == by.picture_sha256 => put.stored += 1,
                 Some(Some(_)) => put.conflicts += 1,
                 // Not there, or it came between the write and the look.
-                Some(None) | None => {
-                    put.waiting += 1;
-                    aside.push(encode_raw(collection::UNCLAIMED_CLASSES, one)?);
-                }
+                Some(None) | None => aside.push(one),
             }
         }
-        self.insert_once(collection::UNCLAIMED_CLASSES, &aside).await?;
+        put.conflicts += self.put_aside(&aside).await?;
+        put.waiting = all.len() as u64 - put.stored - put.conflicts;
         Ok(put)
     }
 
-    /// Those of the observations that are there, with what gave them their labels.
-    async fn classified(
+    /// Puts aside what has no observation; returns of how many another picture waits already.
+    async fn put_aside(&self, aside: &[&Waiting]) -> Result<u64, StoreError> {
+        let updates = aside.iter().map(|one| one.update());
+        let updates = updates.collect::<Result<Vec<_>, _>>()?;
+        self.write(collection::UNCLAIMED_CLASSES, &updates).await?;
+        let ids = aside.iter().map(|one| &one.classified.id);
+        let found = self.labelled_pictures(collection::UNCLAIMED_CLASSES, ids).await?;
+        // What is gone by now has found its observation.
+        let is_other = |one: &&&Waiting| {
+            let Classified { id, classified_by: by, .. } = &one.classified;
+            found.get(id).is_some_and(|there| there.as_ref() != Some(&by.picture_sha256))
+        };
+        Ok(aside.iter().filter(is_other).count() as u64)
+    }
+
+    /// Those of the documents that are there, with the picture that they have labels of.
+    async fn labelled_pictures(
         &self,
+        collection: &'static str,
         ids: impl Iterator<Item = &String>,
-    ) -> Result<HashMap<String, Option<ClassifiedBy>>, StoreError> {
+    ) -> Result<HashMap<String, Option<String>>, StoreError> {
         let ids: Vec<String> = ids.cloned().collect();
-        let fields = Some(doc! { "classified_by": 1 });
-        let found = self.find_by_ids::<Found>(collection::OBSERVATIONS, &ids, fields).await?;
-        Ok(found.into_iter().map(|found| (found.id, found.classified_by)).collect())
+        let fields = Some(doc! { PICTURE: 1 });
+        let found = self.documents_by_ids(collection, &ids, fields).await?;
+        // Not as a type: one that somebody has spoilt must hold up nothing.
+        let read = |found: Document| {
+            let by = found.get_document("classified_by");
+            let picture = by.ok().and_then(|by| by.get_str("picture_sha256").ok());
+            Some((found.get_str("_id").ok()?.to_owned(), picture.map(str::to_owned)))
+        };
+        Ok(found.into_iter().filter_map(read).collect())
     }
 
     /// Looks for the observations of a page of those that wait.
@@ -181,38 +225,46 @@ impl Store {
         page: usize,
         now: DateTime,
     ) -> Result<Settled, StoreError> {
-        let waiting = self.waiting_classes(after, page).await?;
-        let found = self.classified(waiting.iter().map(|one| &one.classified.id)).await?;
+        let Page { waiting, unreadable, next } = self.waiting_classes(after, page).await?;
+        let ids = waiting.iter().map(|one| &one.classified.id);
+        let found = self.labelled_pictures(collection::OBSERVATIONS, ids).await?;
         let (there, missing): (Vec<_>, Vec<_>) =
             waiting.iter().partition(|one| found.contains_key(&one.classified.id));
         let updates = there.iter().map(|one| one.classified.update_late());
         self.write(collection::OBSERVATIONS, &updates.collect::<Result<Vec<_>, _>>()?).await?;
         let over: Vec<_> = missing.into_iter().filter(|one| one.give_up_at <= now).collect();
         let id = |one: &&Waiting| one.classified.id.clone();
-        let is_full = waiting.len() >= page;
         Ok(Settled {
             stored: self.forget_classes(there.iter().map(id).collect()).await?,
             first_given_up: over.first().map(id),
             given_up: self.forget_classes(over.iter().map(id).collect()).await?,
-            next: waiting.last().filter(|_| is_full).map(|last| last.classified.id.clone()),
+            unreadable: unreadable.len() as u64,
+            first_unreadable: unreadable.first().map(|error| chain(error)),
+            next,
         })
     }
 
-    async fn waiting_classes(
-        &self,
-        after: Option<&str>,
-        page: usize,
-    ) -> Result<Vec<Waiting>, StoreError> {
+    async fn waiting_classes(&self, after: Option<&str>, page: usize) -> Result<Page, StoreError> {
         const COLLECTION: &str = collection::UNCLAIMED_CLASSES;
         let failed = |e| StoreError::Read { collection: COLLECTION, source: Box::new(e) };
-        let filter = after.map_or_else(Document::new, |id| doc! { "_id": { "$gt": id } });
+        // Texts alone: an id of another kind is nobody's.
+        let filter = after.map_or_else(|| doc! { "$gte": "" }, |id| doc! { "$gt": id });
         let waiting = self.database.collection::<Document>(COLLECTION);
-        let waiting = waiting.find(filter);
+        let waiting = waiting.find(doc! { "_id": filter });
         let waiting =
             waiting.sort(doc! { "_id": 1 }).limit(i64::try_from(page).unwrap_or(i64::MAX));
         let found: Vec<Document> =
             waiting.await.map_err(failed)?.try_collect().await.map_err(failed)?;
-        found.into_iter().map(|document| decode(COLLECTION, document)).collect()
+        let last = found.last().filter(|_| found.len() >= page);
+        let next = last.and_then(|last| last.get_str("_id").ok()).map(str::to_owned);
+        let mut page = Page { waiting: Vec::new(), unreadable: Vec::new(), next };
+        for document in found {
+            match decode(COLLECTION, document) {
+                Ok(one) => page.waiting.push(one),
+                Err(error) => page.unreadable.push(error),
+            }
+        }
+        Ok(page)
     }
 
     /// Deletes some that wait; returns how many nobody else had deleted.
