@@ -53,7 +53,8 @@ impl Replay {
                 past.miss(explained + 1, first - 1, &mut walk, &mut report);
             }
             explained = explained.max(last);
-            if let Record::Observation { observation, captured, broker_ms, is_late } = record {
+            if let Record::Observation { observation, captured, broker_ms, place, is_late } = record
+            {
                 if is_late {
                     report.late += 1;
                     continue;
@@ -65,7 +66,8 @@ impl Replay {
                         Some(walk.observe(&observation.frame(&found), broker_ms, is_wanted))
                     }
                     Some(log) => {
-                        from_log(log, &observation, broker_ms, is_wanted, &mut walk, &mut report)?
+                        let stored = (&observation, place.as_ref());
+                        from_log(log, stored, broker_ms, is_wanted, &mut walk, &mut report)?
                     }
                 };
                 note(step, &observation, is_wanted, &mut report);

@@ -3,14 +3,14 @@
 use super::super::provisional::StoredObservation;
 use super::super::runs::{Frame, detections};
 use super::ReplayError;
-use super::log::Log;
+use super::log::{Log, Place};
 use super::report::{Difference, EpochReport};
 use super::walk::{Step, Walk};
 
 /// Tracks what the log holds of an observation, if it does.
 pub fn from_log(
     log: &mut Log,
-    stored: &StoredObservation,
+    (stored, place): (&StoredObservation, Option<&Place>),
     broker_ms: i64,
     is_wanted: bool,
     walk: &mut Walk,
@@ -18,7 +18,7 @@ pub fn from_log(
 ) -> Result<Option<Step>, ReplayError> {
     let id = stored.id();
     let record = match id.parse() {
-        Ok(id) => log.take(&id)?,
+        Ok(id) => log.take(&id, place)?,
         Err(_) => None,
     };
     let Some(record) = record else {
