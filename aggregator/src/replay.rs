@@ -1,6 +1,6 @@
 //! `picket-aggregator replay`: is what is stored what the tracker makes of the records?
 
-use std::io::{self, Write, stderr};
+use std::io::{self, Write, stderr, stdout};
 use std::process::ExitCode;
 
 use anyhow::{Context, Error, Result, bail};
@@ -35,7 +35,7 @@ pub struct Options {
     /// Where the observations are taken from; what they are compared with stands in MongoDB.
     #[arg(long, value_enum, default_value_t = Source::Mongodb)]
     source: Source,
-    /// One JSON object a line, one for each epoch.
+    /// One JSON object a line, one for each epoch. What comes of it all is told on stderr.
     #[arg(long)]
     json: bool,
 }
@@ -68,9 +68,12 @@ pub async fn run(settings: Settings, options: Options) -> Result<ExitCode> {
             writeln!(stderr(), "picket-aggregator: {error:#}; the other cameras are replayed")?;
         }
     }
-    if !options.json {
-        println!("{}", all.line());
-    }
+    // JSON is for programs.
+    let said = match options.json {
+        true => writeln!(stderr(), "{}", all.line()),
+        false => writeln!(stdout(), "{}", all.line()),
+    };
+    said.context(UNWRITTEN)?;
     Ok(all.code())
 }
 
