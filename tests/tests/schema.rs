@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use futures_util::TryStreamExt;
 use mongodb::bson::{Document, doc};
-use mongodb::options::IndexOptions;
+use mongodb::options::{Collation, IndexOptions};
 use mongodb::{Database, IndexModel};
 use picket_aggregator::store::documents::{CentreAccounts, LedgerDocument, collection};
 use picket_aggregator::store::{Settings, Store, StoreError, encode, schema};
@@ -137,6 +137,27 @@ fn what_an_older_build_made_is_changed_and_what_was_made_by_hand_stays() {
         ensure!(same.filter(|index| index.keys.len() == 2).count() == 1, "none twice: {found:?}");
         // What was not valid before may be changed all the same.
         tracks.update_one(doc! { "_id": "an old one" }, doc! { "$set": { "seen": true } }).await?;
+
+        // One that refuses documents is named, whatever its name; one that queries do not use stays beside.
+        let observations = database.collection::<Document>("observations");
+        let keys = || doc! { "device": 1, "camera": 1, "epoch": 1, "seq": 1 };
+        let of_seq = || IndexModel::builder().keys(keys());
+        observations.drop_index("device_1_camera_1_epoch_1_seq_1").await?;
+        let unique = IndexOptions::builder().name("one-each".to_owned()).unique(true).build();
+        observations.create_index(of_seq().options(unique).build()).await?;
+        let error = store.prepare().await.unwrap_err();
+        let said = chain(&error).to_string();
+        ensure!(matches!(error, StoreError::UniqueIndex { .. }), "{said}");
+        for part in ["one-each", "observations", "dropIndex"] {
+            ensure!(said.contains(part), "{part} in {said}");
+        }
+        observations.drop_index("one-each").await?;
+        let german = Collation::builder().locale("de").build();
+        let german = IndexOptions::builder().name("german".to_owned()).collation(german).build();
+        observations.create_index(of_seq().options(german).build()).await?;
+        store.prepare().await?;
+        let found = indexes(database, "observations").await?;
+        ensure!(found.iter().filter(|index| index.keys == keys()).count() == 2, "{found:?}");
 
         // In the way of one that is asked for by its name.
         let clocks = database.collection::<Document>("clocks");
