@@ -223,23 +223,29 @@ fn an_older_aggregator_ends_and_names_both_versions_and_a_newer_one_takes_over()
         // The same of the program itself.
         let fleet = &mut bench.fleet;
         let schemas = fleet.database.collection::<Document>(collection::SCHEMA);
+        let (ours, newer) = (schema::SCHEMA_VERSION, schema::SCHEMA_VERSION + 1);
         let raise = |to: i64| doc! { "$set": { "version": to, "by": "9.8.7" } };
-        schemas.update_one(doc! {}, raise(schema::SCHEMA_VERSION + 1)).await?;
         fleet.aggregator.terminate(LIMIT).await?;
         let config = fleet.aggregator_config();
         let log = config.with_file_name("older.log");
-        let mut older = Process::start(
-            "picket-aggregator",
-            &["run", "--config", config.to_str().unwrap()],
-            &log,
-        )?;
-        let status = older.ended(LIMIT).await?;
-        ensure!(status.code() == Some(1), "{status}: {}", older.log_tail());
-        for part in ["schema version 2", "9.8.7", "schema version 1", "store.database"] {
-            ensure!(older.log().contains(part), "{part} in {}", older.log_tail());
+        let arguments = ["run", "--config", config.to_str().unwrap()];
+        schemas.update_one(doc! {}, raise(newer)).await?;
+        let ended = async {
+            let mut older = Process::start("picket-aggregator", &arguments, &log)?;
+            let status = older.ended(LIMIT).await?;
+            anyhow::Ok((status, older.log()))
+        };
+        let ended = ended.await;
+        // The bench is the other tests' too, whatever came of it.
+        schemas.update_one(doc! {}, raise(ours)).await?;
+        fleet.restart_aggregator().await?;
+        let (status, log) = ended?;
+        ensure!(status.code() == Some(1), "{status}: {log}");
+        let versions = [newer, ours].map(|version| format!("schema version {version}"));
+        for part in versions.iter().map(String::as_str).chain(["9.8.7", "store.database"]) {
+            ensure!(log.contains(part), "{part} in {log}");
         }
-        schemas.update_one(doc! {}, raise(schema::SCHEMA_VERSION)).await?;
-        fleet.restart_aggregator().await
+        Ok(())
     })
     .unwrap();
 }
