@@ -1,13 +1,13 @@
 //! `picket-aggregator replay`: is what is stored what the tracker makes of the records?
 
-use std::io::{self, Write};
+use std::io::{self, Write, stderr, stdout};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 use picket_aggregator::config::Settings;
-use picket_aggregator::consume::replay::{EpochReport, Range, Replay};
+use picket_aggregator::consume::replay::{EpochReport, Range, Replay, ReplayError};
 use picket_aggregator::store::Store;
 use picket_wire::{CameraKey, DeviceName};
 
@@ -15,6 +15,7 @@ use picket_wire::{CameraKey, DeviceName};
 const DIFFERS: u8 = 1;
 /// It was not done, or nothing could be compared.
 pub const NOT_DONE: u8 = 2;
+const UNWRITTEN: &str = "cannot write the report";
 
 #[derive(Args)]
 pub struct Options {
@@ -34,7 +35,7 @@ pub struct Options {
     /// Where the observations are taken from; what they are compared with stands in MongoDB.
     #[arg(long, value_enum, default_value_t = Source::Mongodb)]
     source: Source,
-    /// One JSON object a line, one for each epoch.
+    /// One JSON object a line, one for each epoch. What comes of it all is told on stderr.
     #[arg(long)]
     json: bool,
 }
@@ -56,32 +57,57 @@ pub async fn run(settings: Settings, options: Options) -> Result<ExitCode> {
     }
     let store = Store::connect(&settings.store).await?;
     let replay = Replay::new(store, settings.track.clone(), settings.upsert.retention())?;
-    let range = Range { from: options.from, to: options.to };
     let device = options.device.as_ref().map(DeviceName::as_str);
     let mut all = Sum::default();
     for key in replay.cameras(device, options.camera.as_ref()).await? {
-        let epochs = replay.epochs(&key, range).await?;
-        let mut log = match options.source {
-            Source::Kafka if !epochs.is_empty() => {
-                let log = replay.log(&settings.consume, &key, &epochs).await?;
-                Some(log.with_context(|| format!("{key} has no checkpoint that names its log"))?)
+        if let Err(error) = camera(&replay, &settings, &options, &key, &mut all).await {
+            if !is_of_one_camera(&error) {
+                return Err(error);
             }
-            _ => None,
-        };
-        for epoch in epochs {
-            let report = replay.epoch(&key, epoch, range, log.as_mut()).await;
-            let report = report.with_context(|| format!("{key}/{epoch} was not replayed"))?;
-            if let Some(log) = &mut log {
-                log.is_done_with(epoch);
-            }
-            all.add(&report);
-            print(&report, options.json).context("cannot write the report")?;
+            all.failed += 1;
+            writeln!(stderr(), "picket-aggregator: {error:#}; the other cameras are replayed")?;
         }
     }
-    if !options.json {
-        println!("{}", all.line());
-    }
+    // JSON is for programs.
+    let said = match options.json {
+        true => writeln!(stderr(), "{}", all.line()),
+        false => writeln!(stdout(), "{}", all.line()),
+    };
+    said.context(UNWRITTEN)?;
     Ok(all.code())
+}
+
+/// The epochs of one camera.
+async fn camera(
+    replay: &Replay,
+    settings: &Settings,
+    options: &Options,
+    key: &CameraKey,
+    all: &mut Sum,
+) -> Result<()> {
+    let range = Range { from: options.from, to: options.to };
+    let epochs = replay.epochs(key, range).await?;
+    let mut log = match options.source {
+        Source::Kafka if !epochs.is_empty() => {
+            let log = replay.log(&settings.consume, key, &epochs).await;
+            Some(log.with_context(|| format!("{key} was not replayed"))?)
+        }
+        _ => None,
+    };
+    for epoch in epochs {
+        let report = replay.epoch(key, epoch, range, log.as_mut()).await;
+        let report = report.with_context(|| format!("{key}/{epoch} was not replayed"))?;
+        if let Some(log) = &mut log {
+            log.is_done_with(epoch);
+        }
+        all.add(&report);
+        print(&report, options.json).context(UNWRITTEN)?;
+    }
+    Ok(())
+}
+
+fn is_of_one_camera(error: &Error) -> bool {
+    error.downcast_ref::<ReplayError>().is_some_and(ReplayError::is_of_one_camera)
 }
 
 #[derive(Default)]
@@ -92,6 +118,8 @@ struct Sum {
     tracks: u64,
     differing: u64,
     in_part: u64,
+    /// Cameras that were not replayed, or not to their end.
+    failed: u64,
 }
 
 impl Sum {
@@ -111,15 +139,19 @@ impl Sum {
             0 => "all that was compared is equal".to_owned(),
             _ => format!("{differing} differ"),
         };
+        let failed = match self.failed {
+            0 => String::new(),
+            n => format!("; {n} cameras were not replayed to their end"),
+        };
         format!(
             "{epochs} epochs, {in_part} of them in part or not at all: {observations} observations and \
-             {tracks} tracks compared, {said}"
+             {tracks} tracks compared, {said}{failed}"
         )
     }
 
     fn code(&self) -> ExitCode {
         match self.differing {
-            _ if self.compared == 0 => ExitCode::from(NOT_DONE),
+            _ if self.compared == 0 || self.failed > 0 => ExitCode::from(NOT_DONE),
             0 => ExitCode::SUCCESS,
             _ => ExitCode::from(DIFFERS),
         }
@@ -198,5 +230,26 @@ mod tests {
         ] {
             assert_eq!(format!("{:?}", sum(reports).code()), format!("{code:?}"), "{reports:?}");
         }
+    }
+
+    #[test]
+    fn a_camera_that_was_not_replayed_is_counted_and_makes_all_of_it_not_done() {
+        for reports in [&[(3, 0)][..], &[(3, 1)], &[]] {
+            let sum = Sum { failed: 2, ..sum(reports) };
+            let not_done = ExitCode::from(NOT_DONE);
+            assert_eq!(format!("{:?}", sum.code()), format!("{not_done:?}"), "{reports:?}");
+            assert!(sum.line().ends_with("; 2 cameras were not replayed to their end"));
+        }
+    }
+
+    #[test]
+    fn what_is_of_one_camera_does_not_end_the_others() {
+        let of_one = || ReplayError::NoLog { camera: "gate/north".parse().unwrap() };
+        let wrapped = Err::<(), _>(of_one()).context("gate/north was not replayed").unwrap_err();
+        assert!(is_of_one_camera(&wrapped) && is_of_one_camera(&of_one().into()));
+        let of_all = Error::from(ReplayError::Slow { what: "a ledger" });
+        assert!(
+            !is_of_one_camera(&of_all) && !is_of_one_camera(&io::Error::other("a pipe").into())
+        );
     }
 }

@@ -129,6 +129,18 @@ pub enum StoreError {
         #[source]
         source: Box<Driver>,
     },
+    /// Somebody made an index that refuses what is to be stored.
+    #[error(
+        "the index {index} of {collection} was made by hand, has the keys of one that the aggregator \
+         needs, and is unique, so that documents would be refused: drop it \
+         (db.{collection}.dropIndex), it is made anew"
+    )]
+    UniqueIndex {
+        /// Where.
+        collection: &'static str,
+        /// Which.
+        index: String,
+    },
     /// A newer build was here.
     #[error(
         "the database {database} has schema version {found}, made by picket-aggregator {by}, and this is \
@@ -268,6 +280,7 @@ impl StoreError {
             | Self::NoReplicaSet { .. }
             | Self::NoRight { .. }
             | Self::IndexInTheWay { .. }
+            | Self::UniqueIndex { .. }
             | Self::NewerSchema { .. }
             | Self::SchemaVersion { .. }
             | Self::Fenced { .. }

@@ -53,7 +53,8 @@ impl Replay {
                 past.miss(explained + 1, first - 1, &mut walk, &mut report);
             }
             explained = explained.max(last);
-            if let Record::Observation { observation, captured, broker_ms, is_late } = record {
+            if let Record::Observation { observation, captured, broker_ms, place, is_late } = record
+            {
                 if is_late {
                     report.late += 1;
                     continue;
@@ -65,7 +66,8 @@ impl Replay {
                         Some(walk.observe(&observation.frame(&found), broker_ms, is_wanted))
                     }
                     Some(log) => {
-                        from_log(log, &observation, broker_ms, is_wanted, &mut walk, &mut report)?
+                        let stored = (&observation, place.as_ref());
+                        from_log(log, stored, broker_ms, is_wanted, &mut walk, &mut report)?
                     }
                 };
                 note(step, &observation, is_wanted, &mut report);
@@ -110,7 +112,7 @@ impl Replay {
                 }
                 report.tracks += 1;
                 let replayed = format!("a track of {} observations", made.summary.observations);
-                report.differs(vec![missing(id, "nothing".to_owned(), replayed)]);
+                report.differs(vec![missing(id, nothing(made.broker_ms, now_ms), replayed)]);
                 continue;
             };
             let (mut differences, mut goes_on) = compare(epoch, &made, &stored)?;
@@ -163,6 +165,27 @@ impl Replay {
     }
 }
 
+/// What is stored of a track that should not have expired yet. How long it was to be kept by the settings
+/// of its time nobody knows any more.
+fn nothing(last_ms: i64, now_ms: i64) -> String {
+    match now_ms.saturating_sub(last_ms) / DAY_MS {
+        ..1 => "nothing".to_owned(),
+        days => format!("nothing (it has expired if upsert.tracks_days was {days} or less then)"),
+    }
+}
+
 fn missing(id: String, stored: String, replayed: String) -> Difference {
     Difference { of: "track", id, field: "document".to_owned(), stored, replayed }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_track_that_is_not_stored_may_have_expired_by_settings_of_its_time() {
+        assert_eq!(nothing(5, 5 + DAY_MS - 1), "nothing");
+        let old = nothing(5, 5 + 8 * DAY_MS);
+        assert!(old.contains("upsert.tracks_days was 8 or less"), "{old}");
+    }
 }

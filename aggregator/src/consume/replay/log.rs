@@ -3,7 +3,6 @@
 //! They lie there in the order in which they came, with the backlog of an outage behind what was live. What
 //! comes before its turn is held, up to a bound; of epochs that nobody asked for nothing is.
 
-use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use picket_wire::observation::Observation;
@@ -15,6 +14,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::super::kafka::{self, ClientError, ClientLog, Received};
 use super::super::settings::Settings;
+use super::waiting::Waiting;
 
 /// How long the brokers may take to answer before a step counts as failed.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -66,15 +66,24 @@ pub enum LogError {
     },
 }
 
+/// Where a record lay when it was stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Topic's full name.
+    pub topic: String,
+    /// Partition.
+    pub partition: i32,
+    /// Offset.
+    pub offset: i64,
+}
+
 /// The log of one camera, as it was when it was opened. Nothing of it is committed.
 pub struct Log {
     consumer: BaseConsumer<ClientLog>,
     topic: String,
     partition: i32,
     key: CameraKey,
-    wanted: BTreeSet<EpochId>,
-    held: HashMap<ObservationId, (Observation, usize)>,
-    held_bytes: usize,
+    waiting: Waiting,
     low: i64,
     high: i64,
     is_at_end: bool,
@@ -86,7 +95,7 @@ impl Log {
         settings: &Settings,
         key: CameraKey,
         (topic, partition): (String, i32),
-        wanted: BTreeSet<EpochId>,
+        wanted: &[EpochId],
     ) -> Result<Self, LogError> {
         let consumer = kafka::reader(&settings.connection(), &settings.group, "picket-replay");
         let consumer = consumer.map_err(LogError::Client)?;
@@ -98,20 +107,9 @@ impl Log {
         let added = assignment.add_partition_offset(&topic, partition, Offset::Offset(low));
         added.map_err(failed)?;
         consumer.assign(&assignment).map_err(failed)?;
-        let held = HashMap::new();
+        let waiting = Waiting::new(wanted.iter().copied());
         let is_at_end = low >= high;
-        Ok(Self {
-            consumer,
-            topic,
-            partition,
-            key,
-            wanted,
-            held,
-            held_bytes: 0,
-            low,
-            high,
-            is_at_end,
-        })
+        Ok(Self { consumer, topic, partition, key, waiting, low, high, is_at_end })
     }
 
     /// What it holds, for people.
@@ -120,27 +118,29 @@ impl Log {
     }
 
     /// One observation; none if the log does not hold it. Of one that lies there more than once the first,
-    /// as the centre takes it.
-    pub fn take(&mut self, id: &ObservationId) -> Result<Option<Observation>, LogError> {
-        while !self.held.contains_key(id) && !self.is_at_end {
-            self.read_one()?;
+    /// as the centre takes it. Those of an epoch are asked for in the order of `seq`. One that lay where
+    /// the log does not reach any more is not searched for: what comes behind would all be held meanwhile.
+    pub fn take(
+        &mut self,
+        id: &ObservationId,
+        place: Option<&Place>,
+    ) -> Result<Option<Observation>, LogError> {
+        if !place.is_some_and(|place| self.has_lost(place)) {
+            while !self.waiting.reach(id) && !self.is_at_end {
+                self.read_one()?;
+            }
         }
-        let Some((observation, bytes)) = self.held.remove(id) else { return Ok(None) };
-        self.held_bytes -= bytes;
-        Ok(Some(observation))
+        Ok(self.waiting.take(id))
+    }
+
+    fn has_lost(&self, place: &Place) -> bool {
+        let is_here = place.topic == self.topic && place.partition == self.partition;
+        is_here && place.offset < self.low
     }
 
     /// Nothing of an epoch is asked for any more.
     pub fn is_done_with(&mut self, epoch: EpochId) {
-        self.wanted.remove(&epoch);
-        let held_bytes = &mut self.held_bytes;
-        self.held.retain(|id, (_, bytes)| {
-            let stays = id.epoch != epoch;
-            if !stays {
-                *held_bytes -= *bytes;
-            }
-            stays
-        });
+        self.waiting.is_done_with(epoch);
     }
 
     fn read_one(&mut self) -> Result<(), LogError> {
@@ -181,13 +181,8 @@ impl Log {
         else {
             return Ok(());
         };
-        if !self.wanted.contains(&observation.id.epoch) || self.held.contains_key(&observation.id) {
-            return Ok(());
-        }
-        let bytes = record.bytes();
-        self.held_bytes += bytes;
-        self.held.insert(observation.id.clone(), (observation, bytes));
-        if self.held_bytes > MOST_HELD_BYTES {
+        self.waiting.hold(observation, record.bytes());
+        if self.waiting.bytes() > MOST_HELD_BYTES {
             let (topic, partition, camera) = (self.topic.clone(), self.partition, self.key.clone());
             return Err(LogError::TooFarApart { topic, partition, camera });
         }

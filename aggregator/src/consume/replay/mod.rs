@@ -16,6 +16,7 @@ mod observed;
 mod past;
 mod report;
 mod stored;
+mod waiting;
 mod walk;
 
 use std::time::Duration;
@@ -58,6 +59,24 @@ pub enum ReplayError {
         /// What there is instead.
         there: String,
     },
+    /// Nobody knows where the records of a camera lie.
+    #[error("{camera} has no checkpoint that names its log: take --source mongodb")]
+    NoLog {
+        /// Which.
+        camera: CameraKey,
+    },
+}
+
+impl ReplayError {
+    /// Whether it is of one camera, and others can be replayed all the same.
+    pub fn is_of_one_camera(&self) -> bool {
+        match self {
+            Self::Log(error) => !matches!(error, LogError::Client(_)),
+            Self::Store(error) => matches!(error, StoreError::Unreadable { .. }),
+            Self::NoLog { .. } => true,
+            Self::Slow { .. } | Self::Unknown { .. } => false,
+        }
+    }
 }
 
 /// When what is compared was captured.
@@ -127,9 +146,10 @@ impl Replay {
         settings: &Settings,
         key: &CameraKey,
         epochs: &[EpochId],
-    ) -> Result<Option<Log>, ReplayError> {
-        let Some(place) = self.reader.log_of(key).await? else { return Ok(None) };
-        Ok(Some(Log::open(settings, key.clone(), place, epochs.iter().copied().collect())?))
+    ) -> Result<Log, ReplayError> {
+        let no_log = || ReplayError::NoLog { camera: key.clone() };
+        let place = self.reader.log_of(key).await?.ok_or_else(no_log)?;
+        Ok(Log::open(settings, key.clone(), place, epochs)?)
     }
 }
 

@@ -10,6 +10,7 @@ use picket_wire::{CameraKey, EpochId};
 use tokio::time::timeout;
 
 use super::super::provisional::StoredObservation;
+use super::log::Place;
 use super::{ANSWER, Range, ReplayError};
 use crate::store::checkpoints::camera_checkpoint_id;
 use crate::store::documents::collection;
@@ -30,6 +31,8 @@ pub enum Record {
         captured: Option<i64>,
         /// The broker's time, milliseconds since 1970.
         broker_ms: i64,
+        /// Where it lay in the log.
+        place: Option<Place>,
         is_late: bool,
     },
     /// A run that was not looked at, or is told to be lost.
@@ -58,13 +61,22 @@ impl Record {
         let is_late = document.get_bool("late").unwrap_or_default();
         let captured = document.get_datetime("captured_at").ok().map(|at| at.timestamp_millis());
         let ingest = document.get_document("ingest").ok();
+        let place = ingest.and_then(place_of);
         let broker_ms = ingest.and_then(|ingest| ingest.get_datetime("broker_time").ok());
         let broker_ms = broker_ms.map_or(0, |at| at.timestamp_millis());
         match decode(collection::OBSERVATIONS, document) {
-            Ok(observation) => Self::Observation { observation, captured, broker_ms, is_late },
+            Ok(observation) => {
+                Self::Observation { observation, captured, broker_ms, place, is_late }
+            }
             Err(error) => Self::Unreadable { seq, why: chain(&error) },
         }
     }
+}
+
+fn place_of(ingest: &Document) -> Option<Place> {
+    let topic = ingest.get_str("topic").ok()?.to_owned();
+    let partition = ingest.get_i32("partition").ok()?;
+    Some(Place { topic, partition, offset: ingest.get_i64("offset").ok()? })
 }
 
 /// Documents, one after the other.
@@ -219,8 +231,11 @@ impl Reader {
         });
         let sort = doc! { "device": 1, "camera": 1, "epoch": 1, "seq": 1 };
         let mut fields = StoredObservation::fields();
-        for field in ["kind", "late", "captured_at", "first", "last", "ingest.broker_time"] {
+        for field in ["kind", "late", "captured_at", "first", "last"] {
             fields.insert(field, 1);
+        }
+        for field in ["broker_time", "topic", "partition", "offset"] {
+            fields.insert(format!("ingest.{field}"), 1);
         }
         Ok(Records(self.find(collection::OBSERVATIONS, filter, sort, fields).await?))
     }

@@ -6,7 +6,8 @@
 //! it before anything else and looks at it again before each change, so that of two builds the newer one
 //! has the last word; an older one ends.
 //!
-//! Indexes that somebody made by hand stay, and one that does what ours does takes its place.
+//! Indexes that somebody made by hand stay, and one that does what ours does takes its place. A unique one
+//! of the keys of ours would refuse documents: it is named, and nothing is made.
 
 mod indexes;
 mod validators;
@@ -15,7 +16,7 @@ use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use mongodb::IndexModel;
-use mongodb::bson::{Bson, DateTime, Document, doc};
+use mongodb::bson::{Bson, DateTime, Document, doc, serialize_to_document};
 use mongodb::error::{Error, ErrorKind};
 use mongodb::options::ReturnDocument;
 
@@ -127,8 +128,14 @@ impl Store {
         let found: Vec<IndexModel> =
             target.list_indexes().await.map_err(failed)?.try_collect().await.map_err(failed)?;
         let mut missing = Vec::new();
+        let own = own_collation(&found);
         for wanted in indexes(name) {
-            let Some(there) = found.iter().find(|there| does_the_same(there, &wanted)) else {
+            if let Some(there) = found.iter().find(|there| refuses(there, &wanted)) {
+                let index = name_of(there).unwrap_or_default();
+                return Err(StoreError::UniqueIndex { collection: name, index });
+            }
+            let does_the_same = |there: &&IndexModel| does_the_same(there, &wanted, own.as_ref());
+            let Some(there) = found.iter().find(does_the_same) else {
                 missing.push(wanted);
                 continue;
             };
@@ -136,7 +143,7 @@ impl Store {
                 && self::expires(there) != Some(expires)
             {
                 self.check_version(build.0, build.1).await?;
-                let its_name = there.options.as_ref().and_then(|options| options.name.clone());
+                let its_name = name_of(there);
                 let seconds = i64::try_from(expires.as_secs()).unwrap_or(i64::MAX);
                 let change = doc! { "name": its_name, "expireAfterSeconds": seconds };
                 let command = doc! { "collMod": name, "index": change };
@@ -226,16 +233,40 @@ fn expires(index: &IndexModel) -> Option<Duration> {
     index.options.as_ref()?.expire_after
 }
 
+fn name_of(index: &IndexModel) -> Option<String> {
+    index.options.as_ref()?.name.clone()
+}
+
+/// How it orders texts; none if byte by byte.
+fn collation(index: &IndexModel) -> Option<Document> {
+    let collation = index.options.as_ref()?.collation.as_ref()?;
+    Some(serialize_to_document(collation).unwrap_or_default())
+}
+
+/// How a collection orders texts where nothing else is asked for: as its index of ids does.
+fn own_collation(found: &[IndexModel]) -> Option<Document> {
+    found.iter().find(|index| index.keys == doc! { "_id": 1 }).and_then(collation)
+}
+
+/// Whether one of the keys of ours refuses documents: none of ours is unique.
+fn refuses(there: &IndexModel, wanted: &IndexModel) -> bool {
+    let is_unique = there.options.as_ref().and_then(|options| options.unique).unwrap_or_default();
+    is_unique && same_keys(&there.keys, &wanted.keys)
+}
+
 /// Whether queries find in one what they would in the other; whether it expires can be changed.
-fn does_the_same(there: &IndexModel, wanted: &IndexModel) -> bool {
+fn does_the_same(there: &IndexModel, wanted: &IndexModel, own: Option<&Document>) -> bool {
     let partial = |index: &IndexModel| {
         index.options.as_ref().and_then(|options| options.partial_filter_expression.clone())
     };
     let is_sparse = there.options.as_ref().and_then(|options| options.sparse).unwrap_or_default();
     // One that is asked for by its name must have it.
-    let name = |index: &IndexModel| index.options.as_ref().and_then(|options| options.name.clone());
-    let named = name(wanted).is_none_or(|wanted| name(there) == Some(wanted));
-    same_keys(&there.keys, &wanted.keys) && partial(there) == partial(wanted) && named && !is_sparse
+    let is_named = name_of(wanted).is_none_or(|wanted| name_of(there) == Some(wanted));
+    same_keys(&there.keys, &wanted.keys)
+        && partial(there) == partial(wanted)
+        && collation(there).as_ref() == own
+        && is_named
+        && !is_sparse
 }
 
 /// Shells write 1 as a double.
@@ -273,6 +304,8 @@ fn prepare_error(name: &'static str, action: &'static str, source: Error) -> Sto
 
 #[cfg(test)]
 mod tests {
+    use mongodb::options::{Collation, IndexOptions};
+
     use super::*;
 
     #[test]
@@ -293,11 +326,38 @@ mod tests {
     #[test]
     fn an_index_made_by_hand_serves_if_it_finds_the_same() {
         let model = |keys: Document| IndexModel::builder().keys(keys).build();
-        let wanted = model(doc! { "device": 1, "camera": 1 });
-        assert!(does_the_same(&model(doc! { "device": 1.0, "camera": 1.0 }), &wanted));
-        assert!(!does_the_same(&model(doc! { "camera": 1, "device": 1 }), &wanted));
-        assert!(!does_the_same(&model(doc! { "device": 1, "camera": -1 }), &wanted));
+        let keys = || doc! { "device": 1, "camera": 1 };
+        let wanted = model(keys());
+        let serves = |there: &IndexModel| does_the_same(there, &wanted, None);
+        assert!(serves(&model(doc! { "device": 1.0, "camera": 1.0 })));
+        assert!(!serves(&model(doc! { "camera": 1, "device": 1 })));
+        assert!(!serves(&model(doc! { "device": 1, "camera": -1 })));
+        let with = |options| IndexModel::builder().keys(keys()).options(options).build();
+        assert!(!serves(&with(IndexOptions::builder().sparse(true).build())));
         let partial = indexes(collection::CHECKPOINTS).remove(0);
-        assert!(!does_the_same(&model(partial.keys.clone()), &partial));
+        assert!(!does_the_same(&model(partial.keys.clone()), &partial, None));
+
+        // Its order of texts is that of its collection, or queries do not use it.
+        let german = Collation::builder().locale("de").build();
+        let ids = IndexOptions::builder().collation(german.clone()).build();
+        let ids = IndexModel::builder().keys(doc! { "_id": 1 }).options(ids).build();
+        let own = own_collation(&[wanted.clone(), ids]);
+        assert!(own.is_some());
+        let collated = with(IndexOptions::builder().collation(german).build());
+        assert!(!serves(&collated));
+        assert!(does_the_same(&collated, &wanted, own.as_ref()));
+        assert!(!does_the_same(&wanted, &wanted, own.as_ref()));
+    }
+
+    #[test]
+    fn an_index_that_refuses_documents_is_told_from_one_that_does_not() {
+        let model = |keys: Document, unique: bool| {
+            let options = IndexOptions::builder().unique(unique).build();
+            IndexModel::builder().keys(keys).options(options).build()
+        };
+        let wanted = IndexModel::builder().keys(doc! { "device": 1, "camera": 1 }).build();
+        assert!(refuses(&model(doc! { "device": 1.0, "camera": 1 }, true), &wanted));
+        assert!(!refuses(&model(doc! { "device": 1, "camera": 1 }, false), &wanted));
+        assert!(!refuses(&model(doc! { "device": 1 }, true), &wanted));
     }
 }
