@@ -43,8 +43,8 @@ const CORRECT_EVERY: Duration = Duration::from_secs(1);
 /// How long that waits after it failed.
 const CORRECT_AGAIN: Duration = Duration::from_secs(10);
 
-/// The place in the group, once there is one.
-type Place = Arc<Mutex<Option<watch::Receiver<Membership>>>>;
+/// Whether and where this instance stands in the group, once it is known.
+type Group = Arc<Mutex<Option<watch::Receiver<Membership>>>>;
 
 /// Runs the aggregator until it is told to end.
 pub async fn run(settings: Settings) -> Result<()> {
@@ -59,11 +59,11 @@ pub async fn run(settings: Settings) -> Result<()> {
     let address = listener.local_addr()?;
     let images = Images::open(&settings.upsert)?;
     let Some(store) = open(&settings.store, &shutdown).await? else { return Ok(()) };
-    let place = Place::default();
+    let group = Group::default();
     let router = web::router(WebContext {
         database: store.database().clone(),
         images: images.object_store(),
-        membership: group_state(place.clone()),
+        membership: group_state(group.clone()),
         render_metrics,
         version: env!("CARGO_PKG_VERSION"),
     });
@@ -83,13 +83,13 @@ pub async fn run(settings: Settings) -> Result<()> {
 
     let retention = settings.upsert.retention();
     let sweeper = Sweeper::new(images.clone(), store.clone(), retention);
-    let sweep = tokio::spawn(sweep_pictures(sweeper, images.clone(), place.clone()));
+    let sweep = tokio::spawn(sweep_pictures(sweeper, images.clone(), group.clone()));
     let correction = tokio::spawn(correct_times(Corrector::new(store.clone())));
     let mut renewal = Renewal::new(&settings.consume)?;
     while !shutdown.is_asked() {
         let (consume, track) = (settings.consume.clone(), settings.track.clone());
         let mut centre = Centre::spawn(consume, track, retention, store.clone(), images.clone())?;
-        *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(centre.membership());
+        *group.lock().unwrap_or_else(PoisonError::into_inner) = Some(centre.membership());
         notify::ready("consuming");
 
         let progress = centre.progress();
@@ -191,7 +191,7 @@ async fn reach_images(images: Images) {
 }
 
 /// Removes pictures that nothing points at, for as long as the program runs.
-async fn sweep_pictures(mut sweeper: Sweeper<Store>, images: Images, place: Place) {
+async fn sweep_pictures(mut sweeper: Sweeper<Store>, images: Images, group: Group) {
     let every = images.orphans_after();
     reach_images(images.clone()).await;
     // Not at the start: what a crash has left is written again then.
@@ -199,7 +199,7 @@ async fn sweep_pictures(mut sweeper: Sweeper<Store>, images: Images, place: Plac
     loop {
         tokio::time::sleep(wait).await;
         // Directories may be each instance's own; a bucket is looked through by one of them.
-        if images.is_bucket() && !has_first_partition(&place) {
+        if images.is_bucket() && !has_first_partition(&group) {
             wait = every;
             continue;
         }
@@ -225,9 +225,9 @@ async fn sweep_pictures(mut sweeper: Sweeper<Store>, images: Images, place: Plac
 }
 
 /// Whether this instance works on the first partition of pictures, which one in the group does.
-fn has_first_partition(place: &Place) -> bool {
-    let place = place.lock().unwrap_or_else(PoisonError::into_inner);
-    let membership = place.as_ref().map(|membership| membership.borrow());
+fn has_first_partition(group: &Group) -> bool {
+    let group = group.lock().unwrap_or_else(PoisonError::into_inner);
+    let membership = group.as_ref().map(|membership| membership.borrow());
     membership.is_some_and(|member| member.partitions.contains_key(&(Topic::Frames, 0)))
 }
 
@@ -262,10 +262,10 @@ async fn watch_progress(progress: &Progress, shutdown: &Shutdown) {
 }
 
 /// The place in the group, as the pages ask for it.
-fn group_state(place: Place) -> web::Membership {
+fn group_state(group: Group) -> web::Membership {
     Arc::new(move || {
-        let place = place.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let Some(membership) = place else {
+        let group = group.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(membership) = group else {
             return GroupState::Unknown("not joined before MongoDB answers".to_owned());
         };
         let membership = membership.borrow();

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 /// What was removed.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Removed {
+pub struct Leftovers {
     /// Directories.
     pub directories: u64,
     /// Files that were never finished.
@@ -16,8 +16,8 @@ pub struct Removed {
 }
 
 /// Removes what is below `root` and has not changed for so long.
-pub fn remove(root: &Path, age: Duration, now: SystemTime) -> io::Result<Removed> {
-    let mut removed = Removed::default();
+pub fn remove(root: &Path, age: Duration, now: SystemTime) -> io::Result<Leftovers> {
+    let mut removed = Leftovers::default();
     let is_old = |entry: &DirEntry| {
         let changed = entry.metadata().and_then(|metadata| metadata.modified());
         changed.is_ok_and(|changed| now.duration_since(changed).is_ok_and(|since| since > age))
@@ -29,7 +29,7 @@ pub fn remove(root: &Path, age: Duration, now: SystemTime) -> io::Result<Removed
 fn look(
     directory: &Path,
     is_old: &impl Fn(&DirEntry) -> bool,
-    removed: &mut Removed,
+    removed: &mut Leftovers,
 ) -> io::Result<()> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
@@ -81,12 +81,12 @@ mod tests {
             fs::write(at(file), "x").unwrap();
         }
         let now = SystemTime::now();
-        assert_eq!(remove(root.path(), HOUR, now).unwrap(), Removed::default());
+        assert_eq!(remove(root.path(), HOUR, now).unwrap(), Leftovers::default());
         let later = now + 2 * HOUR;
         let removed = remove(root.path(), HOUR, later).unwrap();
-        assert_eq!(removed, Removed { directories: 4, files: 1 });
+        assert_eq!(removed, Leftovers { directories: 4, files: 1 });
         assert!(kept.iter().all(|file| at(file).exists()));
         assert!(!at("gate/south").exists() && !at("hall").exists());
-        assert_eq!(remove(root.path(), HOUR, later).unwrap(), Removed::default());
+        assert_eq!(remove(root.path(), HOUR, later).unwrap(), Leftovers::default());
     }
 }
