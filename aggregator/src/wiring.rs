@@ -5,7 +5,7 @@ mod classify;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use picket_service::logging::chain;
@@ -31,7 +31,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A stage that has not turned for so long is stuck.
 const STUCK: Duration = Duration::from_secs(30);
 
-/// Between two pages of pictures that are looked through: slow, so that nobody waits for it.
+/// Between two pages of pictures that are looked through as much time passes as a page took, so that
+/// others have the stores too; but no more than this.
 const SWEEP_PAGE: Duration = Duration::from_secs(1);
 /// How long that waits after it failed.
 const SWEEP_AGAIN: Duration = Duration::from_secs(60);
@@ -203,8 +204,9 @@ async fn sweep_pictures(mut sweeper: Sweeper<Store>, images: Images, group: Grou
             wait = every;
             continue;
         }
+        let begun = Instant::now();
         wait = match sweeper.turn().await {
-            Ok(Turn::More) => SWEEP_PAGE,
+            Ok(Turn::More) => begun.elapsed().min(SWEEP_PAGE),
             Ok(Turn::Done(Removed { expired, orphans, leftovers })) => {
                 if expired + orphans + leftovers > 0 {
                     tracing::info!(
