@@ -19,7 +19,7 @@ use crate::consume::{Centre, CentreError, GroupError, Membership, Progress, Rene
 use crate::metrics;
 use crate::remedy::Remedy;
 use crate::store::{self, Store};
-use crate::upsert::{Corrector, Images, Removed, Sweeper, Turn};
+use crate::upsert::{Corrector, Images, Removed, SweepError, Sweeper, Turn};
 use crate::web::{self, GroupState, WebContext};
 
 pub use classify::run_classify;
@@ -195,6 +195,11 @@ async fn reach_images(images: Images) {
 async fn sweep_pictures(mut sweeper: Sweeper<Store>, images: Images, group: Group) {
     let every = images.orphans_after();
     reach_images(images.clone()).await;
+    // Before there are pictures of this database in a place that was another's; asked again before any
+    // is removed.
+    if let Err(error) = sweeper.prove_owner().await {
+        tracing::warn!("{}", chain(&error));
+    }
     // Not at the start: what a crash has left is written again then.
     let mut wait = every;
     loop {
@@ -220,7 +225,9 @@ async fn sweep_pictures(mut sweeper: Sweeper<Store>, images: Images, group: Grou
             }
             Err(e) => {
                 tracing::warn!("{}", chain(&e));
-                SWEEP_AGAIN
+                // A person has to do something about it.
+                let is_lasting = matches!(e, SweepError::Elsewhere { .. });
+                if is_lasting { every } else { SWEEP_AGAIN }
             }
         };
     }

@@ -19,6 +19,7 @@ mod frame;
 mod images;
 mod leftovers;
 mod origin;
+mod owner;
 mod place;
 mod record;
 mod settings;
