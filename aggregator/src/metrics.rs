@@ -210,6 +210,7 @@ pub const TABLE: &[Metric] = &[
         MetricKind::Counter,
         &["outcome"],
         "Looks through all pictures for those: `done` once for each round, `failed` for each time that \
-         MongoDB or the object store was away; the round then goes on a minute later.",
+         MongoDB or the object store was away or refused something, and the round then goes on a minute \
+         later; or that the pictures are another database's.",
     ),
 ];

@@ -5,7 +5,7 @@ mod classify;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use picket_service::logging::chain;
@@ -19,7 +19,7 @@ use crate::consume::{Centre, CentreError, GroupError, Membership, Progress, Rene
 use crate::metrics;
 use crate::remedy::Remedy;
 use crate::store::{self, Store};
-use crate::upsert::{Corrector, Images, Removed, Sweeper, Turn};
+use crate::upsert::{Corrector, Images, Removed, SweepError, Sweeper, Turn};
 use crate::web::{self, GroupState, WebContext};
 
 pub use classify::run_classify;
@@ -37,7 +37,8 @@ const REJOIN: Duration = Duration::from_secs(2);
 /// At most.
 const LONGEST_REJOIN: Duration = Duration::from_secs(300);
 
-/// Between two pages of pictures that are looked through: slow, so that nobody waits for it.
+/// Between two pages of pictures that are looked through as much time passes as a page took, so that
+/// others have the stores too; but no more than this.
 const SWEEP_PAGE: Duration = Duration::from_secs(1);
 /// How long that waits after it failed.
 const SWEEP_AGAIN: Duration = Duration::from_secs(60);
@@ -49,8 +50,8 @@ const CORRECT_EVERY: Duration = Duration::from_secs(1);
 /// How long that waits after it failed.
 const CORRECT_AGAIN: Duration = Duration::from_secs(10);
 
-/// The place in the group, once there is one.
-type Place = Arc<Mutex<Option<watch::Receiver<Membership>>>>;
+/// Whether and where this instance stands in the group, once it is known.
+type Group = Arc<Mutex<Option<watch::Receiver<Membership>>>>;
 
 /// Runs the aggregator until it is told to end.
 pub async fn run(settings: Settings) -> Result<()> {
@@ -65,11 +66,11 @@ pub async fn run(settings: Settings) -> Result<()> {
     let address = listener.local_addr()?;
     let images = Images::open(&settings.upsert)?;
     let Some(store) = open(&settings.store, &shutdown).await? else { return Ok(()) };
-    let place = Place::default();
+    let group = Group::default();
     let router = web::router(WebContext {
         database: store.database().clone(),
         images: images.object_store(),
-        membership: group_state(place.clone()),
+        membership: group_state(group.clone()),
         render_metrics,
         version: env!("CARGO_PKG_VERSION"),
     });
@@ -89,14 +90,14 @@ pub async fn run(settings: Settings) -> Result<()> {
 
     let retention = settings.upsert.retention();
     let sweeper = Sweeper::new(images.clone(), store.clone(), retention);
-    let sweep = tokio::spawn(sweep_pictures(sweeper, images.clone(), place.clone()));
+    let sweep = tokio::spawn(sweep_pictures(sweeper, images.clone(), group.clone()));
     let correction = tokio::spawn(correct_times(Corrector::new(store.clone())));
     let mut renewal = Renewal::new(&settings.consume)?;
     let mut rejoin = REJOIN;
     while !shutdown.is_asked() {
         let (consume, track) = (settings.consume.clone(), settings.track.clone());
         let mut centre = Centre::spawn(consume, track, retention, store.clone(), images.clone())?;
-        *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(centre.membership());
+        *group.lock().unwrap_or_else(PoisonError::into_inner) = Some(centre.membership());
         notify::ready("consuming");
 
         let progress = centre.progress();
@@ -207,20 +208,26 @@ async fn reach_images(images: Images) {
 }
 
 /// Removes pictures that nothing points at, for as long as the program runs.
-async fn sweep_pictures(mut sweeper: Sweeper<Store>, images: Images, place: Place) {
+async fn sweep_pictures(mut sweeper: Sweeper<Store>, images: Images, group: Group) {
     let every = images.orphans_after();
     reach_images(images.clone()).await;
+    // Before there are pictures of this database in a place that was another's; asked again before any
+    // is removed.
+    if let Err(error) = sweeper.prove_owner().await {
+        tracing::warn!("{}", chain(&error));
+    }
     // Not at the start: what a crash has left is written again then.
     let mut wait = every;
     loop {
         tokio::time::sleep(wait).await;
         // Directories may be each instance's own; a bucket is looked through by one of them.
-        if images.is_bucket() && !has_first_partition(&place) {
+        if images.is_bucket() && !has_first_partition(&group) {
             wait = every;
             continue;
         }
+        let begun = Instant::now();
         wait = match sweeper.turn().await {
-            Ok(Turn::More) => SWEEP_PAGE,
+            Ok(Turn::More) => begun.elapsed().min(SWEEP_PAGE),
             Ok(Turn::Done(Removed { expired, orphans, leftovers })) => {
                 if expired + orphans + leftovers > 0 {
                     tracing::info!(
@@ -234,16 +241,18 @@ async fn sweep_pictures(mut sweeper: Sweeper<Store>, images: Images, place: Plac
             }
             Err(e) => {
                 tracing::warn!("{}", chain(&e));
-                SWEEP_AGAIN
+                // A person has to do something about it.
+                let is_lasting = matches!(e, SweepError::Elsewhere { .. });
+                if is_lasting { every } else { SWEEP_AGAIN }
             }
         };
     }
 }
 
 /// Whether this instance works on the first partition of pictures, which one in the group does.
-fn has_first_partition(place: &Place) -> bool {
-    let place = place.lock().unwrap_or_else(PoisonError::into_inner);
-    let membership = place.as_ref().map(|membership| membership.borrow());
+fn has_first_partition(group: &Group) -> bool {
+    let group = group.lock().unwrap_or_else(PoisonError::into_inner);
+    let membership = group.as_ref().map(|membership| membership.borrow());
     membership.is_some_and(|member| member.partitions.contains_key(&(Topic::Frames, 0)))
 }
 
@@ -278,10 +287,10 @@ async fn watch_progress(progress: &Progress, shutdown: &Shutdown) {
 }
 
 /// The place in the group, as the pages ask for it.
-fn group_state(place: Place) -> web::Membership {
+fn group_state(group: Group) -> web::Membership {
     Arc::new(move || {
-        let place = place.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let Some(membership) = place else {
+        let group = group.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(membership) = group else {
             return GroupState::Unknown("not joined before MongoDB answers".to_owned());
         };
         let membership = membership.borrow();

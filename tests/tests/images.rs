@@ -261,6 +261,19 @@ fn pictures_that_a_killed_aggregator_left_without_documents_go_and_nothing_else_
             "picket_aggregator_upsert_pictures_removed_total{{why=\"orphan\"}} {left_over}\n"
         );
         ensure!(metrics.contains(&counted), "{counted} is not in {metrics}");
+
+        // To another database all of them would look like that.
+        let owner = ObjectPath::from(".picket-database");
+        let own = fleet.pictures.get(&owner).await?.bytes().await?;
+        fleet.pictures.put(&owner, "another database's\n".into()).await?;
+        let settings = config::load(&fleet.aggregator_config())?.settings;
+        let (images, store) =
+            (Images::open(&settings.upsert)?, Store::open(&settings.store).await?);
+        ensure!(own.starts_with(store.database_id().await?.as_bytes()), "{own:?}");
+        let mut sweeper = Sweeper::new(images, store, settings.upsert.retention());
+        let error = sweeper.turn().await.err().context("it removes another database's")?;
+        ensure!(error.to_string().contains("upsert.images_url"), "{error}");
+        fleet.pictures.put(&owner, own.into()).await?;
         Ok(())
     });
 }

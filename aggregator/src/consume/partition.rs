@@ -329,7 +329,7 @@ impl Worker {
         let mut backoff = Backoff::new(name);
         for (collection, documents) in effects.inserts.iter().filter(|(_, all)| !all.is_empty()) {
             loop {
-                if pictures_since.elapsed() > self.shared.images.renew_after() {
+                while pictures_since.elapsed() > self.shared.images.renew_after() {
                     pictures_since = Instant::now();
                     self.put_images(&effects.images, name).await?;
                 }

@@ -145,7 +145,8 @@ pub enum StoreError {
     #[error(
         "the database {database} has schema version {found}, made by picket-aggregator {by}, and this is \
          {program}, which knows schema version {own}: run {by} or newer here, or give this one a database \
-         of its own (store.database)"
+         of its own (store.database), and a place of its own for pictures (upsert.images_directory, \
+         or upsert.images_url)"
     )]
     NewerSchema {
         /// Which.

@@ -44,6 +44,9 @@ use documents::collection::FRAMES;
 pub use error::StoreError;
 pub use settings::Settings;
 
+/// Documents that stand for all of their collection.
+const SOME: i64 = 20;
+
 /// A value as a document.
 pub fn encode(collection: &'static str, value: &impl Serialize) -> Result<Document, StoreError> {
     bson::serialize_to_document(value)
@@ -137,5 +140,16 @@ impl Store {
         let found: Vec<Document> = found.try_collect().await.map_err(failed)?;
         let id = |document: Document| document.get_str("_id").map(str::to_owned).ok();
         Ok(found.into_iter().filter_map(id).collect())
+    }
+
+    /// Where some of the pictures lie that have a document.
+    pub async fn some_picture_paths(&self) -> Result<Vec<String>, StoreError> {
+        let failed = |e| StoreError::Read { collection: FRAMES, source: Box::new(e) };
+        let frames = self.database.collection::<Document>(FRAMES);
+        let find = frames.find(doc! {}).projection(doc! { "path": 1 }).limit(SOME);
+        let found: Vec<Document> =
+            find.await.map_err(failed)?.try_collect().await.map_err(failed)?;
+        let path = |document: Document| document.get_str("path").map(str::to_owned).ok();
+        Ok(found.into_iter().filter_map(path).collect())
     }
 }

@@ -28,7 +28,7 @@ pub struct S3 {
     pub region: String,
     /// File with the key, as other tools for S3 have it: `aws_access_key_id = …` and
     /// `aws_secret_access_key = …`, each on a line of its own, and `aws_session_token = …` where there
-    /// is one. It is read again for each request, so that a new key needs no restart.
+    /// is one; of several profiles the first. It is read again for each request, so that a new key needs no restart.
     pub credentials_file: PathBuf,
     /// PEM file with the certificate authority that signed the store's certificate. Without it those are
     /// trusted that this machine trusts.
@@ -202,9 +202,12 @@ impl KeyFile {
 
 /// The first profile of the file; or says which line is missing. The text itself is never told.
 fn parse_key(text: &str) -> Result<AwsCredential, &'static str> {
+    let lines = text.lines().map(str::trim).filter(|line| !line.starts_with(['#', ';']));
+    let before = lines.clone().take_while(|line| !line.contains('=')).count();
+    let rest = lines.skip(before).take_while(|line| !line.starts_with('['));
+    let first: Vec<_> = rest.filter_map(|line| line.split_once('=')).collect();
     let value = |name: &str| {
-        let mut lines = text.lines().filter_map(|line| line.split_once('='));
-        let found = lines.find(|(key, _)| key.trim() == name);
+        let found = first.iter().find(|(key, _)| key.trim() == name);
         found.map(|(_, value)| value.trim().to_owned()).filter(|value| !value.is_empty())
     };
     let needed = |name: &'static str| value(name).ok_or(name);
@@ -282,6 +285,18 @@ mod tests {
         assert_eq!(key.token, None);
         assert_eq!(parse_key("aws_access_key_id = s3cr").err(), Some("aws_secret_access_key"));
         assert_eq!(parse_key("s3cr").err(), Some("aws_access_key_id"));
+    }
+
+    #[test]
+    fn of_several_profiles_the_first_alone_counts() {
+        let first = "# of = the shop\n[shop]\n\naws_access_key_id = AKIA1\n";
+        let other = "[default]\naws_access_key_id = AKIA2\naws_secret_access_key = b\n\
+                     aws_session_token = t\n";
+        let key = parse_key(&format!("{first}aws_secret_access_key = a\n{other}")).unwrap();
+        assert_eq!((key.key_id.as_str(), key.secret_key.as_str()), ("AKIA1", "a"));
+        assert_eq!(key.token, None);
+        let mixed = parse_key(&format!("{first}{other}"));
+        assert_eq!(mixed.err(), Some("aws_secret_access_key"));
     }
 
     #[test]

@@ -69,7 +69,7 @@ struct Round {
 #[derive(Debug)]
 struct Begun {
     errand: Errand,
-    place: Place,
+    place: Position,
     corrected: u64,
     /// In which it last had its turn.
     round: u64,
@@ -86,7 +86,7 @@ pub struct Errand {
 
 /// How far an errand is done.
 #[derive(Debug, Clone, Default)]
-pub struct Place {
+pub struct Position {
     /// Which of its collections.
     collection: usize,
     /// Behind which document of it.
@@ -101,7 +101,7 @@ pub struct Step {
     /// Of how many of them the time becomes another one.
     corrected: u64,
     /// What comes then; nothing at the end.
-    next: Option<Place>,
+    next: Option<Position>,
 }
 
 impl Corrector {
@@ -152,7 +152,7 @@ impl Corrector {
             // Read when its turn has come, and not with the others: the less old what is read is, the
             // less is looked at in vain.
             None => match self.errand(due, epoch).await? {
-                Some(errand) => Begun { errand, place: Place::default(), corrected: 0, round },
+                Some(errand) => Begun { errand, place: Position::default(), corrected: 0, round },
                 None => return Ok(0),
             },
         };
@@ -204,7 +204,7 @@ impl Corrector {
 
     /// Does all of an errand; returns how many documents were corrected.
     pub async fn work_off(&self, errand: Errand) -> Result<u64, StoreError> {
-        let mut begun = Begun { errand, place: Place::default(), corrected: 0, round: 0 };
+        let mut begun = Begun { errand, place: Position::default(), corrected: 0, round: 0 };
         self.go_on(&mut begun, usize::MAX).await?;
         Ok(begun.corrected)
     }
@@ -227,7 +227,7 @@ impl Corrector {
     }
 
     /// Works out what the next documents of an errand become.
-    pub async fn look(&self, errand: &Errand, place: Place) -> Result<Step, StoreError> {
+    pub async fn look(&self, errand: &Errand, place: Position) -> Result<Step, StoreError> {
         let stretch = errand.doing.stretch;
         match errand.collections()[place.collection] {
             collection::TRACKS => {
@@ -238,7 +238,7 @@ impl Corrector {
     }
 
     /// Writes it; returns where to go on.
-    pub async fn write(&self, step: Step) -> Result<Option<Place>, StoreError> {
+    pub async fn write(&self, step: Step) -> Result<Option<Position>, StoreError> {
         self.store.write(step.collection, &step.updates).await?;
         counter!(TIMES_CORRECTED, "collection" => step.collection).increment(step.corrected);
         Ok(step.next)
@@ -247,7 +247,7 @@ impl Corrector {
     async fn look_at<T: Timed>(
         &self,
         errand: &Errand,
-        place: Place,
+        place: Position,
         name: &'static str,
         which: Document,
     ) -> Result<Step, StoreError> {
@@ -274,8 +274,8 @@ impl Corrector {
         let after =
             end.and_then(|last| Some((last.get(T::FIELD)?.clone(), last.get("_id")?.clone())));
         let next = match after {
-            Some(after) => Some(Place { collection: place.collection, after: Some(after) }),
-            None => Some(Place { collection: place.collection + 1, after: None })
+            Some(after) => Some(Position { collection: place.collection, after: Some(after) }),
+            None => Some(Position { collection: place.collection + 1, after: None })
                 .filter(|next| next.collection < errand.collections().len()),
         };
         Ok(Step { collection: name, updates, corrected, next })

@@ -9,6 +9,7 @@ use object_store::limit::LimitStore;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as ObjectPath;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutPayload};
+use picket_wire::DeviceName;
 
 use super::bucket;
 use super::claims::{Claims, Writing};
@@ -101,8 +102,13 @@ impl Images {
 
     /// Whether the store can be listed, takes what it is given, and gives it back.
     pub async fn check(&self) -> Result<(), ImageError> {
-        let first = self.store.list(None).try_next().await;
-        first.map_err(|source| self.unusable(source))?;
+        match self.place {
+            Place::Directory(_) => drop(self.parts().await?),
+            Place::Bucket { .. } => {
+                let first = self.store.list(None).try_next().await;
+                first.map_err(|source| self.unusable(source))?;
+            }
+        }
         self.store_time().await.map(drop)
     }
 
@@ -114,6 +120,18 @@ impl Images {
             self.store.head(&path).await
         };
         asked.await.map_err(|source| self.unusable(source))
+    }
+
+    /// What together holds all pictures, each to be listed by itself. Below a directory there may be what
+    /// is not ours and cannot be read, as `lost+found` of a disk: only devices are looked at.
+    pub(super) async fn parts(&self) -> Result<Vec<Option<ObjectPath>>, ImageError> {
+        if self.is_bucket() {
+            return Ok(vec![None]);
+        }
+        let listed = self.store.list_with_delimiter(None).await;
+        let found = listed.map_err(|source| self.unusable(source))?.common_prefixes;
+        let is_device = |path: &ObjectPath| path.as_ref().parse::<DeviceName>().is_ok();
+        Ok(found.into_iter().filter(is_device).map(Some).collect())
     }
 
     /// The store refused what is not about one picture.

@@ -19,6 +19,7 @@ mod frame;
 mod images;
 mod leftovers;
 mod origin;
+mod owner;
 mod place;
 mod record;
 mod settings;
@@ -29,7 +30,7 @@ mod told;
 mod track;
 
 pub use bucket::prepare_tls;
-pub use correction::{Corrector, Errand, Limits, Place, Step};
+pub use correction::{Corrector, Errand, Limits, Position, Step};
 pub use device::device;
 pub use error::ImageError;
 pub use frame::{frame, path as frame_path};

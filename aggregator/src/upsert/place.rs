@@ -32,6 +32,14 @@ impl Place {
         Self::Bucket { url: url.clone(), address, credentials_file }
     }
 
+    /// The field that names it.
+    pub fn field(&self) -> &'static str {
+        match self {
+            Self::Directory(_) => "upsert.images_directory",
+            Self::Bucket { .. } => "upsert.images_url",
+        }
+    }
+
     /// What to do about a refusal of the store, where that is known.
     pub fn advice(&self, error: &object_store::Error) -> Option<String> {
         let Self::Bucket { url: BucketUrl { bucket, .. }, address, credentials_file } = self else {

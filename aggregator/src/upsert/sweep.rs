@@ -8,7 +8,7 @@
 //! aggregators, nobody asks MongoDB about a picture and removes it in the very moment in which another
 //! one, that had left it behind for hours, writes it anew: that is short, and not excluded.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, SystemTime};
 
 use futures_util::stream::BoxStream;
@@ -16,11 +16,13 @@ use futures_util::{StreamExt, stream};
 use metrics::counter;
 use object_store::ObjectMeta;
 use object_store::path::Path;
+use picket_service::logging::chain;
 use picket_wire::ObservationId;
 
 use super::error::ImageError;
 use super::images::Images;
 use super::leftovers;
+use super::owner;
 use super::place::Place;
 use super::settings::Retention;
 use crate::metrics::{PICTURES_REMOVED, SWEEPS};
@@ -37,11 +39,25 @@ pub trait Documents {
         &self,
         ids: &[String],
     ) -> impl Future<Output = Result<BTreeSet<String>, StoreError>> + Send;
+
+    /// What no other database has.
+    fn database_id(&self) -> impl Future<Output = Result<String, StoreError>> + Send;
+
+    /// Where some of the pictures lie that have one.
+    fn some_paths(&self) -> impl Future<Output = Result<Vec<String>, StoreError>> + Send;
 }
 
 impl Documents for Store {
     async fn of(&self, ids: &[String]) -> Result<BTreeSet<String>, StoreError> {
         self.recorded_pictures(ids).await
+    }
+
+    async fn database_id(&self) -> Result<String, StoreError> {
+        Store::database_id(self).await
+    }
+
+    async fn some_paths(&self) -> Result<Vec<String>, StoreError> {
+        self.some_picture_paths().await
     }
 }
 
@@ -54,6 +70,23 @@ pub enum SweepError {
     /// MongoDB.
     #[error("pictures that nothing points at stay for now")]
     Documents(#[source] StoreError),
+    /// They are another database's, or nobody knows whose.
+    #[error(
+        "pictures in {place} that nothing points at stay: {} there says {found:?}, and the database of \
+         store.database is {own:?}; give it a place of its own ({field}), or, if the pictures are this \
+         database's, write {own} into that file",
+        owner::FILE
+    )]
+    Elsewhere {
+        /// Where they lie.
+        place: String,
+        /// The field that names the place.
+        field: &'static str,
+        /// What stands beside them.
+        found: String,
+        /// Of the database in use.
+        own: String,
+    },
     /// The directory's own leftovers.
     #[error("empty directories below {} stay for now (upsert.images_directory)", path.display())]
     Leftovers {
@@ -106,87 +139,119 @@ pub struct Sweeper<D> {
     /// Half of what documents are kept: an orphan is found long before.
     expired_after: Duration,
     round: Option<Round>,
-    /// Where a round that failed goes on.
-    last: Option<Path>,
 }
 
 struct Round {
     /// When it began, by the store's clock.
     began: SystemTime,
-    listing: BoxStream<'static, object_store::Result<ObjectMeta>>,
+    /// What is to be listed yet.
+    parts: VecDeque<Option<Path>>,
+    part: Option<Part>,
+    /// Listed, and not yet looked at.
+    page: Vec<ObjectMeta>,
     removed: Removed,
+}
+
+struct Part {
+    path: Option<Path>,
+    listing: BoxStream<'static, object_store::Result<ObjectMeta>>,
+    /// The last that was listed.
+    last: Option<Path>,
+}
+
+impl Round {
+    /// Lists up to a page. In a bucket a listing that fails goes on where it ended; that of a directory is
+    /// in no order, and what is left of its part waits for the next round.
+    async fn fill(&mut self, images: &Images) -> Result<(), SweepError> {
+        let store = images.object_store();
+        while self.page.len() < PAGE {
+            let part = match &mut self.part {
+                Some(part) => part,
+                None => {
+                    let Some(path) = self.parts.pop_front() else { break };
+                    let listing = store.list(path.as_ref());
+                    self.part.insert(Part { path, listing, last: None })
+                }
+            };
+            match part.listing.next().await {
+                Some(Ok(object)) => {
+                    part.last = Some(object.location.clone());
+                    self.page.push(object);
+                }
+                None => self.part = None,
+                Some(Err(e)) => {
+                    if !images.is_bucket() {
+                        self.part = None;
+                    } else if let Some(last) = &part.last {
+                        part.listing = store.list_with_offset(part.path.as_ref(), last);
+                    } else {
+                        part.listing = store.list(part.path.as_ref());
+                    }
+                    return Err(SweepError::Images(images.unusable(e)));
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 impl<D: Documents> Sweeper<D> {
     /// Of all of these.
     pub fn new(images: Images, documents: D, retention: Retention) -> Self {
         let expired_after = DAY * retention.frames_days / 2;
-        Self { images, documents, expired_after, round: None, last: None }
+        Self { images, documents, expired_after, round: None }
+    }
+
+    /// Writes down whose pictures these are where that is not known yet, and says so where they are not
+    /// this database's.
+    pub async fn prove_owner(&mut self) -> Result<(), SweepError> {
+        let clock = self.images.store_time().await.map_err(SweepError::Images)?;
+        owner::prove(&self.images, &self.documents, clock.last_modified.into()).await
     }
 
     /// Looks at some more pictures. After a failure it goes on behind them.
     pub async fn turn(&mut self) -> Result<Turn, SweepError> {
+        let turn = self.look().await;
+        match &turn {
+            Ok(Turn::More) => {}
+            Ok(Turn::Done(_)) => counter!(SWEEPS, "outcome" => "done").increment(1),
+            Err(_) => counter!(SWEEPS, "outcome" => "failed").increment(1),
+        }
+        turn
+    }
+
+    async fn look(&mut self) -> Result<Turn, SweepError> {
         let mut round = match self.round.take() {
             Some(round) => round,
             None => self.begin().await?,
         };
-        let outcome = self.page(&mut round).await;
-        if outcome.is_err() {
-            counter!(SWEEPS, "outcome" => "failed").increment(1);
-        }
-        if outcome? {
+        let filled = round.fill(&self.images).await;
+        let is_last = filled.is_ok() && round.page.len() < PAGE;
+        let looked = self.look_at(&mut round).await;
+        if !is_last || looked.is_err() {
             self.round = Some(round);
-            return Ok(Turn::More);
+            return filled.and(looked).map(|()| Turn::More);
         }
-        self.last = None;
-        round.removed.leftovers = self.leftovers(round.began).await?;
-        counter!(SWEEPS, "outcome" => "done").increment(1);
+        match self.leftovers(round.began).await {
+            Ok(leftovers) => round.removed.leftovers = leftovers,
+            Err(error) => tracing::warn!("{}", chain(&error)),
+        }
         Ok(Turn::Done(round.removed))
     }
 
     async fn begin(&mut self) -> Result<Round, SweepError> {
         let clock = self.images.store_time().await.map_err(SweepError::Images)?;
-        let store = self.images.object_store();
-        let listing = match &self.last {
-            Some(last) => store.list_with_offset(None, last),
-            None => store.list(None),
-        };
         let began = clock.last_modified.into();
-        Ok(Round { began, listing, removed: Removed::default() })
+        owner::prove(&self.images, &self.documents, began).await?;
+        let parts = self.images.parts().await.map_err(SweepError::Images)?.into();
+        Ok(Round { began, parts, part: None, page: Vec::new(), removed: Removed::default() })
     }
 
-    /// A page; false where it is the last one.
-    async fn page(&mut self, round: &mut Round) -> Result<bool, SweepError> {
-        let mut listed = Vec::new();
-        let mut end = Ok(true);
-        while listed.len() < PAGE {
-            match round.listing.next().await {
-                Some(Ok(object)) => listed.push(object),
-                Some(Err(e)) => {
-                    end = Err(SweepError::Images(self.images.unusable(e)));
-                    break;
-                }
-                None => {
-                    end = Ok(false);
-                    break;
-                }
-            }
-        }
-        if let Some(object) = listed.last() {
-            self.last = Some(object.location.clone());
-        }
-        self.look_at(listed, round).await?;
-        end
-    }
-
-    /// Removes of these what nothing points at.
-    async fn look_at(
-        &mut self,
-        listed: Vec<ObjectMeta>,
-        round: &mut Round,
-    ) -> Result<(), SweepError> {
+    /// Removes of a page what nothing points at. Where MongoDB does not say what that is, its turn comes
+    /// with the next round: whoever writes one of them again meanwhile makes it young.
+    async fn look_at(&mut self, round: &mut Round) -> Result<(), SweepError> {
         let mut old = HashMap::new();
-        for ObjectMeta { location, last_modified, .. } in listed {
+        for ObjectMeta { location, last_modified, .. } in round.page.drain(..) {
             let age = round.began.duration_since(last_modified.into()).unwrap_or_default();
             if let Some(id) = picture_id(&location)
                 && age > self.images.orphans_after()
@@ -198,6 +263,7 @@ impl<D: Documents> Sweeper<D> {
         let claim = self.images.claims().remove(old.keys().cloned());
         let ids: Vec<_> = claim.paths.iter().map(|path| old[path].0.clone()).collect();
         let known = self.documents.of(&ids).await.map_err(SweepError::Documents)?;
+        let mut outcome = Ok(());
         let gone = claim.paths.iter().filter(|path| !known.contains(&old[*path].0));
         let gone: Vec<_> = gone.map(|path| Ok(Path::from(path.as_str()))).collect();
         let mut deleted = self.images.object_store().delete_stream(stream::iter(gone).boxed());
@@ -206,12 +272,15 @@ impl<D: Documents> Sweeper<D> {
                 Ok(path) => path,
                 // Another instance that shares the pictures was faster.
                 Err(object_store::Error::NotFound { .. }) => continue,
-                Err(e) => return Err(SweepError::Images(self.images.unusable(e))),
+                Err(e) => {
+                    outcome = outcome.and(Err(SweepError::Images(self.images.unusable(e))));
+                    continue;
+                }
             };
             let age = old.get(path.as_ref()).map(|(_, age)| *age).unwrap_or_default();
             round.removed.count(&path, age >= self.expired_after);
         }
-        Ok(())
+        outcome
     }
 
     async fn leftovers(&mut self, now: SystemTime) -> Result<u64, SweepError> {
@@ -227,7 +296,7 @@ impl<D: Documents> Sweeper<D> {
 
 /// The id of the document that points at what lies here: `<device>/<camera>/<epoch>/<seq>.jpg`, or
 /// `<seq>-<index>.jpg` of a crop. Whatever does not lie where a picture would has none.
-fn picture_id(path: &Path) -> Option<String> {
+pub(super) fn picture_id(path: &Path) -> Option<String> {
     let name = path.as_ref().strip_suffix(".jpg")?;
     let (directory, file) = name.rsplit_once('/')?;
     let (seq, index) = match file.split_once('-') {
@@ -242,133 +311,4 @@ fn picture_id(path: &Path) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-    use std::sync::Mutex;
-
-    use super::*;
-
-    const WEEK: Retention = Retention { observations_days: 1, frames_days: 7, tracks_days: 1 };
-    const HOUR: Duration = Duration::from_secs(3600);
-
-    /// Documents of these ids; none where MongoDB is away.
-    #[derive(Default)]
-    struct Recorded(Mutex<Option<BTreeSet<String>>>);
-
-    impl Documents for &Recorded {
-        async fn of(&self, ids: &[String]) -> Result<BTreeSet<String>, StoreError> {
-            let known = self.0.lock().unwrap();
-            let known = known.as_ref().ok_or(StoreError::NoReplicaSet { hosts: "away".into() })?;
-            Ok(ids.iter().filter(|id| known.contains(*id)).cloned().collect())
-        }
-    }
-
-    struct Bench {
-        directory: tempfile::TempDir,
-        images: Images,
-        recorded: Recorded,
-    }
-
-    impl Bench {
-        fn new(recorded: &[&str]) -> Self {
-            let directory = tempfile::tempdir().unwrap();
-            let images = Images::in_directory(directory.path()).unwrap();
-            let recorded = recorded.iter().map(|id| (*id).to_owned()).collect();
-            Self { directory, images, recorded: Recorded(Mutex::new(Some(recorded))) }
-        }
-
-        fn put(&self, path: &str, age: Duration) {
-            let path = self.directory.path().join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(&path, "x").unwrap();
-            let file = fs::File::options().write(true).open(&path).unwrap();
-            file.set_modified(SystemTime::now() - age).unwrap();
-        }
-
-        fn has(&self, path: &str) -> bool {
-            self.directory.path().join(path).exists()
-        }
-
-        fn sweeper(&self) -> Sweeper<&Recorded> {
-            Sweeper::new(self.images.clone(), &self.recorded, WEEK)
-        }
-    }
-
-    async fn round(sweeper: &mut Sweeper<&Recorded>) -> Removed {
-        loop {
-            if let Turn::Done(removed) = sweeper.turn().await.unwrap() {
-                return removed;
-            }
-        }
-    }
-
-    #[tokio::test]
-    async fn what_no_document_points_at_goes_once_it_is_old_and_nothing_else_does() {
-        let bench = Bench::new(&["gate/north/3-0a1b2c3d/7", "gate/north/3-0a1b2c3d/7#2"]);
-        let here = |file: &str| format!("gate/north/3-0a1b2c3d/{file}");
-        let kept = [
-            (here("7.jpg"), 30 * DAY),
-            (here("7-2.jpg"), 3 * HOUR),
-            (here("8.jpg"), HOUR),
-            (here("8-02.jpg"), 30 * DAY),
-            (here("notes.txt"), 30 * DAY),
-            ("gate/holiday.jpg".to_owned(), 30 * DAY),
-        ];
-        let orphans = [(here("9.jpg"), 3 * HOUR), (here("9-2.jpg"), 3 * HOUR)];
-        let expired = (here("1.jpg"), 7 * DAY);
-        for (path, age) in kept.iter().chain(&orphans).chain([&expired]) {
-            bench.put(path, *age);
-        }
-        let removed = round(&mut bench.sweeper()).await;
-        assert_eq!(removed, Removed { expired: 1, orphans: 2, leftovers: 0 });
-        for (path, _) in &kept {
-            assert!(bench.has(path), "{path}");
-        }
-        for (path, _) in orphans.iter().chain([&expired]) {
-            assert!(!bench.has(path), "{path}");
-        }
-    }
-
-    #[tokio::test]
-    async fn what_is_written_again_after_a_crash_is_not_removed_before_it_has_its_document() {
-        let path = "gate/north/3-0a1b2c3d/7.jpg";
-        let bench = Bench::new(&[]);
-        bench.put(path, 30 * DAY);
-        let writing = bench.images.claim(vec![path.to_owned()]).await;
-        let mut sweeper = bench.sweeper();
-        assert_eq!(round(&mut sweeper).await, Removed::default());
-        drop(writing);
-        assert_eq!(round(&mut sweeper).await.expired, 1);
-        // Nor does the removal keep the next one from writing it.
-        bench.images.claim(vec![path.to_owned()]).await;
-    }
-
-    #[tokio::test]
-    async fn while_mongodb_is_away_nothing_goes_and_afterwards_the_rest_has_its_turn() {
-        let bench = Bench::new(&[]);
-        for seq in 0..=PAGE {
-            bench.put(&format!("gate/north/3-0a1b2c3d/{}.jpg", seq + 1), 3 * HOUR);
-        }
-        let known = bench.recorded.0.lock().unwrap().take();
-        let mut sweeper = bench.sweeper();
-        assert!(matches!(sweeper.turn().await, Err(SweepError::Documents(_))));
-        assert!((0..=PAGE).all(|n| bench.has(&format!("gate/north/3-0a1b2c3d/{}.jpg", n + 1))));
-        *bench.recorded.0.lock().unwrap() = known;
-        round(&mut sweeper).await;
-        round(&mut sweeper).await;
-        assert!(!bench.has("gate"), "and their directories");
-    }
-
-    #[tokio::test]
-    async fn a_round_is_done_in_pages() {
-        let bench = Bench::new(&[]);
-        for seq in 0..=PAGE {
-            bench.put(&format!("gate/north/3-0a1b2c3d/{}.jpg", seq + 1), 3 * HOUR);
-        }
-        let mut sweeper = bench.sweeper();
-        assert_eq!(sweeper.turn().await.unwrap(), Turn::More);
-        let done = sweeper.turn().await.unwrap();
-        let orphans = PAGE as u64 + 1;
-        assert_eq!(done, Turn::Done(Removed { orphans, ..Removed::default() }));
-    }
-}
+mod tests;

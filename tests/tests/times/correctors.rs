@@ -6,7 +6,7 @@ use picket_aggregator::store::bulk::Update;
 use picket_aggregator::store::clocks::Due;
 use picket_aggregator::store::documents::TrackDocument;
 use picket_aggregator::store::relations::{Relation, Stretch};
-use picket_aggregator::upsert::{Corrector, Place};
+use picket_aggregator::upsert::{Corrector, Position};
 use picket_tests::faults::{Bench, on_bench, short_or_long};
 use picket_wire::observation::ClockState;
 
@@ -79,7 +79,7 @@ fn a_corrector_that_stood_still_undoes_nothing_that_was_corrected_meanwhile() {
             }
             epoch.learn(&store, wrong).await;
             let errand = slow.errand(Due::Relation, &epoch.id).await?.unwrap();
-            let mut place = Some(Place::default());
+            let mut place = Some(Position::default());
             for _ in 0..stand / 2 {
                 let step = slow.look(&errand, place.take().unwrap()).await?;
                 place = slow.write(step).await?;

@@ -16,11 +16,14 @@ use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use mongodb::IndexModel;
+use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{Bson, DateTime, Document, doc, serialize_to_document};
 use mongodb::error::{Error, ErrorKind};
 use mongodb::options::ReturnDocument;
+use serde::Deserialize;
 
 use super::client::Store;
+use super::decode;
 use super::documents::collection;
 use super::error::StoreError;
 use indexes::indexes;
@@ -88,6 +91,21 @@ impl Store {
             self.index(name, (version, program)).await?;
         }
         self.check_version(version, program).await
+    }
+
+    /// What no other database has, but for a copy of it; drawn when it was first prepared.
+    pub async fn database_id(&self) -> Result<String, StoreError> {
+        #[derive(Deserialize)]
+        struct Identity {
+            database_id: String,
+        }
+        let name = collection::SCHEMA;
+        let schemas = self.database.collection::<Document>(name);
+        let found = schemas.find_one(doc! { "_id": THE_ONE }).await;
+        let found =
+            found.map_err(|e| StoreError::Read { collection: name, source: Box::new(e) })?;
+        let Identity { database_id } = decode(name, found.unwrap_or(doc! { "_id": THE_ONE }))?;
+        Ok(database_id)
     }
 
     async fn existing(&self) -> Result<Vec<Document>, StoreError> {
@@ -175,6 +193,7 @@ impl Store {
             "by": raised(program.into(), "$by"),
             "at": raised(DateTime::now().into(), "$at"),
             "version": raised(own.into(), "$version"),
+            "database_id": { "$ifNull": ["$database_id", ObjectId::new().to_hex()] },
         }}];
         let raised = schemas
             .find_one_and_update(doc! { "_id": THE_ONE }, change)

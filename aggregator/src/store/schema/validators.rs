@@ -115,6 +115,9 @@ struct SchemaDocument {
     version: i64,
     /// Version of the program that raised it.
     by: String,
+    /// What no other database has. It stands beside the pictures as well, so that none is removed
+    /// because a document of another database is not here.
+    database_id: Option<String>,
 }
 
 /// What is published, and what MongoDB holds documents to. None of collections that are not the centre's.
