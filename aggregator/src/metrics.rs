@@ -154,7 +154,8 @@ pub const TABLE: &[Metric] = &[
         MetricKind::Counter,
         &["why"],
         "Partitions that this instance stopped working on: `fenced` by another owner, `unreadable` where a \
-         document of their books is, or `failed`. They are tried again.",
+         document of their books is, `stuck` where the client had ceased to read, or `failed`. They are \
+         tried again.",
     ),
     metric(PARTITIONS, MetricKind::Gauge, &[], "Partitions that this instance works on."),
     metric(

@@ -37,7 +37,7 @@ pub struct Bench {
 /// Runs a test on the file's bench; when it begins, the link passes all and all services run, whatever
 /// the test before has come to.
 pub fn on_bench(test: impl AsyncFnOnce(&mut Bench) -> Result<()>) -> Result<()> {
-    on_bench_of(StackOptions::default(), test)
+    on_bench_of(StackOptions::with_quick_group(), test)
 }
 
 /// The same with a stack of its own kind, which is the same for all tests of the file.

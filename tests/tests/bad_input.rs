@@ -55,6 +55,7 @@ brokers = ["127.0.0.1:1"]
 ca_file = "{pki}/ca.crt"
 certificate_file = "{pki}/device/gate.crt"
 key_file = "{pki}/device/gate.key"
+drain_timeout_ms = 100
 
 [ops]
 listen = "127.0.0.1:0"

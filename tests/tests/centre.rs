@@ -14,6 +14,7 @@ use std::time::Duration;
 use futures_util::TryStreamExt;
 use mongodb::bson::{Document, doc};
 use picket_aggregator::consume::{self, Centre, Membership, topics};
+use picket_aggregator::store::checkpoints::LogNote;
 use picket_aggregator::store::{self, Store};
 use picket_aggregator::track::Settings as TrackSettings;
 use picket_aggregator::upsert::{Images, Retention};
@@ -56,9 +57,8 @@ async fn bench() -> MutexGuard<'static, Bench> {
 impl Bench {
     async fn start() -> Self {
         let dir = picket_tests::scratch::until_exit().unwrap();
-        // One that died is missed soon.
-        let options = StackOptions { session: Duration::from_secs(6), ..StackOptions::default() };
-        let stack = Stack::start(&dir.join("stack"), options).await.unwrap();
+        let stack = StackOptions::with_quick_group();
+        let stack = Stack::start(&dir.join("stack"), stack).await.unwrap();
         let admin = &stack.settings().admin;
         let connection = consume::Connection {
             brokers: vec![stack.settings().kafka.bootstrap.clone()],
@@ -530,7 +530,8 @@ async fn a_former_owner_that_wakes_up_changes_nothing() {
     assert!(matches!(error, StoreError::Fenced { .. }), "{error}");
     let error = store.prove(&old.claim).await.unwrap_err();
     assert!(matches!(error, StoreError::Fenced { .. }), "{error}");
-    let error = store.note_log(&old.claim, "elsewhere", None, true).await.unwrap_err();
+    let note = LogNote { cluster: "elsewhere", next_offset: 0, broken: None, is_another: true };
+    let error = store.note_log(&old.claim, note).await.unwrap_err();
     assert!(matches!(error, StoreError::Fenced { .. }), "{error}");
     store.prove(&new.claim).await.unwrap();
     let ledger = one(&store, "ledger", "fence/a/1-0a1b2c3d").await.unwrap();
@@ -569,6 +570,37 @@ async fn records_that_expired_unread_are_a_named_state_and_reading_goes_on() {
     assert_eq!(hole.get_i64("to_offset").unwrap(), lost + 1);
     let ledger = one(&store, "ledger", epoch).await.unwrap();
     assert_eq!(ledger.get_array("accounted").unwrap().len(), 2, "the hole stays open");
+}
+
+#[tokio::test]
+async fn records_that_expire_before_the_first_of_their_partition_is_stored_are_a_named_state_too() {
+    let bench = bench().await;
+    let store = bench.store().await;
+    bench.centre(&store).await.stop().await.unwrap();
+    let topic = TopicNames::default().name(Topic::Status);
+    let checkpoints = store.database().collection::<Document>("checkpoints");
+    let empty = doc! { "topic": &topic, "next_offset": 0_i64 };
+    let empty = checkpoints.find_one(empty).await.unwrap().unwrap();
+    let partition = empty.get_i32("partition").unwrap();
+    let record = FutureRecord::<str, str>::to(&topic).partition(partition).payload("unread");
+    assert_eq!(bench.producer.send(record, LIMIT).await.unwrap().offset, 0);
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(&topic, partition, Offset::Offset(1)).unwrap();
+    bench.admin().delete_records(&list, &AdminOptions::new()).await.unwrap();
+    let centre = bench.centre(&store).await;
+    let id = empty.get_str("_id").unwrap();
+    let checkpoint = until("the hole to be noted", LIMIT, async || {
+        let checkpoint = one(&store, "checkpoints", id).await.unwrap();
+        let is_noted = checkpoint.get_array("broken").is_ok();
+        Ok(if is_noted { Ok(checkpoint) } else { Err(checkpoint.to_string()) })
+    })
+    .await
+    .unwrap();
+    centre.stop().await.unwrap();
+    let hole = checkpoint.get_array("broken").unwrap()[0].as_document().unwrap();
+    assert_eq!(hole.get_str("state").unwrap(), "log-out-of-range");
+    assert_eq!(hole.get_i64("from_offset").unwrap(), 0);
+    assert_eq!(hole.get_i64("to_offset").unwrap(), 1);
 }
 
 #[tokio::test]
@@ -714,6 +746,37 @@ async fn a_partition_that_another_claimed_in_passing_is_taken_over_again() {
     assert_eq!(camera.get_document("accounts").unwrap().get_i64("stored").unwrap(), 20);
     assert_eq!(count(&store, "observations", doc! { "device": "fenced" }).await, 20);
     assert_eq!(count(&store, "tracks", doc! { "device": "fenced" }).await, 1);
+    centre.stop().await.unwrap();
+}
+
+/// What the client has paused it keeps paused, whoever reads next.
+#[tokio::test]
+async fn a_partition_that_another_claimed_while_reading_waited_for_room_is_read_on() {
+    let bench = bench().await;
+    let store = bench.store().await;
+    let settings = consume::Settings { queue_mib: 1, ..bench.settings() };
+    let centre = bench.spawn(&store, settings);
+    let epoch = "fenced-full/front/1-0a1b2c3d";
+    let (partition, _) = bench.send(seen(epoch, 1).encode().unwrap()).await;
+    complete(&store, "fenced-full/front", 1).await;
+    // A claim that does not come to its end: no batch does meanwhile.
+    let topic = TopicNames::default().name(Topic::Observations);
+    let mut session = store.database().client().start_session().await.unwrap();
+    session.start_transaction().await.unwrap();
+    let partition = doc! { "_id": format!("partition/{topic}/{partition}") };
+    let claim = doc! { "$inc": { "owner_epoch": 1_i64 }, "$set": { "owner": "passer-by" } };
+    let checkpoints = store.database().collection::<Document>("checkpoints");
+    checkpoints.update_one(partition, claim).session(&mut session).await.unwrap();
+    for seq in 2..=900 {
+        bench.send(seen(epoch, seq).encode().unwrap()).await;
+    }
+    let mut membership = centre.membership();
+    let paused = membership.wait_for(|m| m.partitions.values().any(|state| state.paused));
+    tokio::time::timeout(LIMIT, paused).await.unwrap().unwrap();
+    session.commit_transaction().await.unwrap();
+    let camera = complete(&store, "fenced-full/front", 900).await;
+    assert_eq!(camera.get_document("accounts").unwrap().get_i64("stored").unwrap(), 900);
+    assert_eq!(count(&store, "observations", doc! { "device": "fenced-full" }).await, 900);
     centre.stop().await.unwrap();
 }
 

@@ -109,8 +109,7 @@ struct Bench {
 
 impl Bench {
     async fn start(dir: &Path) -> Self {
-        // A classifier that was killed is missed after this.
-        let stack = StackOptions { session: Duration::from_secs(6), ..StackOptions::default() };
+        let stack = StackOptions::with_quick_group();
         let fleet = Fleet::start_on(dir, stack, &FEW_PARTITIONS).await.unwrap();
         let device = fleet.stack.device_certificate("gate").await.unwrap();
         let device = fleet.stack.settings().kafka_client(Some(&device));

@@ -20,7 +20,7 @@ use picket_tests::topics;
 /// How many boxes are killed beside each other: most of a round is waiting.
 const BOXES: u64 = 4;
 /// How often, all boxes together.
-const SHORT: u64 = 200;
+const SHORT: u64 = 120;
 /// In the long form, unless `PICKET_KILLS` says otherwise.
 const LONG: u64 = 1000;
 /// From well before the first record to well behind many commits and acknowledgements, on any machine.
@@ -56,7 +56,7 @@ fn kill_9_at_any_moment_loses_no_more_than_its_bound_and_doubles_nothing() {
 #[test]
 fn kill_9_of_an_agent_that_keeps_records_in_memory_is_told_with_its_bound() {
     let config = format!("{OFFLINE}{CAMERA}");
-    on_bench(async |bench| kills(bench, "offline", &config, SHORT / 4).await).unwrap();
+    on_bench(async |bench| kills(bench, "offline", &config, SHORT / 3).await).unwrap();
 }
 
 /// Kills agents of this config again and again, and asks the books.

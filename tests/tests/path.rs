@@ -9,25 +9,17 @@
 
 use std::collections::BTreeSet;
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::Result;
 use futures_util::TryStreamExt;
 use mongodb::bson::{Document, doc};
 use picket_tests::checkout;
-use picket_tests::faults::{Bench, LIMIT, end, on_bench_of, stored, wait_for_spooled};
+use picket_tests::faults::{LIMIT, end, on_bench, stored, wait_for_spooled};
 use picket_tests::fleet::{self, Agent, Fleet, settled};
 use picket_tests::oracle::open_spool;
 use picket_tests::process::{Process, output_within, program, until};
-use picket_tests::stack::StackOptions;
 use picket_wire::Topic;
 use rdkafka::Message;
-
-/// Runs a test on the file's bench, whose broker misses a killed aggregator soon.
-fn on_bench(test: impl AsyncFnOnce(&mut Bench) -> Result<()>) {
-    let stack = StackOptions { session: Duration::from_secs(6), ..StackOptions::default() };
-    on_bench_of(stack, test).unwrap();
-}
 
 /// The clip as a camera that ends.
 fn one_pass() -> String {
@@ -101,7 +93,8 @@ fn the_one_face_in_the_clip_keeps_one_track_id_and_a_second_run_adds_nothing() {
         let after = stored(fleet, &agent).await?;
         assert_eq!(after as usize, observations.len(), "the second run added some");
         Ok(())
-    });
+    })
+    .unwrap();
 }
 
 #[test]
@@ -132,7 +125,8 @@ fn the_one_face_keeps_one_track_id_through_each_pass_of_the_repeated_clip() {
         assert!(passes >= 3, "{played_us} us");
         assert!(runs.len() <= passes, "more ids than passes, or one that came back: {runs:?}");
         Ok(())
-    });
+    })
+    .unwrap();
 }
 
 /// Tells the running agent something, and waits until it is done.
@@ -186,7 +180,8 @@ fn the_centre_takes_a_pause_and_a_camera_that_comes_by_a_reload_and_the_books_ba
         );
         assert_eq!(fleet.dead_letters().unwrap(), 0);
         Ok(())
-    });
+    })
+    .unwrap();
 }
 
 /// How far an agent has read its recordings, in ns of all of them together, and how many to the end.
@@ -254,7 +249,8 @@ fn a_folder_survives_kill_9_and_stores_each_frame_of_each_video_once() {
             assert_eq!(times.len(), frames, "{camera}: not each frame is stored");
         }
         Ok(())
-    });
+    })
+    .unwrap();
 }
 
 /// Counted by a tool that is not ours.
@@ -294,7 +290,8 @@ fn an_outage_of_the_broker_loses_nothing_and_doubles_nothing() {
         assert!(account.dropped.is_empty(), "{:?}", account.drops());
         assert!(account.spooled.is_empty(), "a drained agent leaves nothing behind");
         Ok(())
-    });
+    })
+    .unwrap();
 }
 
 /// Waits until the agent has committed something in its run of this number. What is stored meanwhile may
@@ -341,7 +338,8 @@ fn kill_9_of_agent_and_aggregator_loses_nothing_unsaid_and_doubles_nothing() {
         }
         assert_eq!(told, 3, "each of the three crashes is told, with its bound");
         Ok(())
-    });
+    })
+    .unwrap();
 }
 
 #[test]
@@ -380,7 +378,8 @@ fn a_tool_that_is_not_ours_reads_frames_and_observations() {
         let output = output_within(&mut command, LIMIT).unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         Ok(())
-    });
+    })
+    .unwrap();
 }
 
 /// All messages of a topic as kcat prints them.
@@ -430,5 +429,6 @@ fn a_password_in_an_address_reaches_no_log_no_metric_and_no_topic() {
             }
         }
         Ok(())
-    });
+    })
+    .unwrap();
 }

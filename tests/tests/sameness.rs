@@ -15,31 +15,24 @@ use anyhow::{Context, Result, ensure};
 use futures_util::TryStreamExt;
 use mongodb::bson::{Document, doc};
 use picket_aggregator::store::documents::collection;
-use picket_tests::faults::{Bench, Chance, LIMIT, on_bench_of, short_or_long};
+use picket_tests::faults::{Bench, Chance, LIMIT, on_bench, short_or_long};
 use picket_tests::feed::Feed;
 use picket_tests::fleet::{FEW_PARTITIONS, Fleet};
 use picket_tests::process::{Process, until};
 use picket_tests::sameness::{caught_up, is_as_if_nothing_had_happened, more_stored};
-use picket_tests::stack::StackOptions;
 use picket_tests::topics;
 use picket_wire::{Topic, header};
 use rdkafka::Message;
 use rdkafka::message::Headers;
 
-/// One that died is missed soon.
-const SESSION: Duration = Duration::from_secs(6);
 /// How often an aggregator joins or leaves in a storm.
 const STORM_EVERY: Duration = Duration::from_secs(5);
 /// Most aggregators in a storm.
 const MOST: usize = 3;
 
-fn on_a_quick_group(test: impl AsyncFnOnce(&mut Bench) -> Result<()>) {
-    on_bench_of(StackOptions { session: SESSION, ..StackOptions::default() }, test).unwrap();
-}
-
 #[test]
 fn a_storm_of_aggregators_that_join_and_leave_and_are_killed_changes_no_document() {
-    on_a_quick_group(async |bench| {
+    on_bench(async |bench| {
         let mut chance = Chance::new()?;
         let feed = Feed::start(&bench.fleet.stack, "storm", chance.another()).await?;
         more_stored(&bench.fleet, "storm", 100).await?;
@@ -69,12 +62,13 @@ fn a_storm_of_aggregators_that_join_and_leave_and_are_killed_changes_no_document
             member.kill()?;
         }
         is_as_if_nothing_had_happened(bench, &["storm"]).await
-    });
+    })
+    .unwrap();
 }
 
 #[test]
 fn an_aggregator_that_stood_still_and_finds_others_in_its_place_changes_no_document() {
-    on_a_quick_group(async |bench| {
+    on_bench(async |bench| {
         let mut chance = Chance::new()?;
         let feed = Feed::start(&bench.fleet.stack, "frozen", chance.another()).await?;
         for _ in 0..short_or_long(2, 10) {
@@ -91,12 +85,13 @@ fn an_aggregator_that_stood_still_and_finds_others_in_its_place_changes_no_docum
         }
         feed.stop().await?;
         is_as_if_nothing_had_happened(bench, &["frozen"]).await
-    });
+    })
+    .unwrap();
 }
 
 #[test]
 fn a_store_that_was_away_changes_no_document() {
-    on_a_quick_group(async |bench| {
+    on_bench(async |bench| {
         let feed = Feed::start(&bench.fleet.stack, "away", Chance::new()?).await?;
         more_stored(&bench.fleet, "away", 100).await?;
         bench.fleet.stack.kill_mongodb()?;
@@ -105,12 +100,13 @@ fn a_store_that_was_away_changes_no_document() {
         more_stored(&bench.fleet, "away", 100).await?;
         feed.stop().await?;
         is_as_if_nothing_had_happened(bench, &["away"]).await
-    });
+    })
+    .unwrap();
 }
 
 #[test]
 fn an_aggregator_that_is_killed_again_and_again_changes_no_document() {
-    on_a_quick_group(async |bench| {
+    on_bench(async |bench| {
         let mut chance = Chance::new()?;
         let feed = Feed::start(&bench.fleet.stack, "killed", chance.another()).await?;
         for _ in 0..short_or_long(2, 100) {
@@ -121,7 +117,8 @@ fn an_aggregator_that_is_killed_again_and_again_changes_no_document() {
         }
         feed.stop().await?;
         is_as_if_nothing_had_happened(bench, &["killed"]).await
-    });
+    })
+    .unwrap();
 }
 
 /// Topics of which the centre keeps what it has read.
@@ -203,7 +200,7 @@ async fn broken(fleet: &Fleet) -> Result<BTreeSet<String>> {
 
 #[test]
 fn topics_that_are_made_anew_under_a_running_aggregator_are_read_whole_and_change_no_document() {
-    on_a_quick_group(async |bench| {
+    on_bench(async |bench| {
         let devices = ["under", "under-more"];
         held_elsewhere(bench, devices, async |fleet| {
             // So short that the group does not miss it: it reads on where it stood, in another log.
@@ -216,12 +213,13 @@ fn topics_that_are_made_anew_under_a_running_aggregator_are_read_whole_and_chang
         all_are_stored(&bench.fleet).await?;
         ensure!(!broken(&bench.fleet).await?.is_empty(), "nobody noticed");
         is_as_if_nothing_had_happened(bench, &devices).await
-    });
+    })
+    .unwrap();
 }
 
 #[test]
 fn topics_that_were_made_anew_while_no_aggregator_ran_are_told_by_their_times() {
-    on_a_quick_group(async |bench| {
+    on_bench(async |bench| {
         let devices = ["anew", "anew-more"];
         held_elsewhere(bench, devices, async |fleet| {
             ensure!(fleet.aggregator.terminate(LIMIT).await?.success());
@@ -234,12 +232,13 @@ fn topics_that_were_made_anew_while_no_aggregator_ran_are_told_by_their_times() 
         let broken = broken(&bench.fleet).await?;
         ensure!(broken.contains("topic-recreated"), "{broken:?}");
         is_as_if_nothing_had_happened(bench, &devices).await
-    });
+    })
+    .unwrap();
 }
 
 #[test]
 fn a_cluster_that_is_another_one_is_told_by_its_id_and_read_whole() {
-    on_a_quick_group(async |bench| {
+    on_bench(async |bench| {
         let devices = ["moved", "moved-more"];
         held_elsewhere(bench, devices, async |fleet| {
             fleet.stack.start_another_cluster().await?;
@@ -250,5 +249,6 @@ fn a_cluster_that_is_another_one_is_told_by_its_id_and_read_whole() {
         let broken = broken(&bench.fleet).await?;
         ensure!(broken.contains("other-cluster"), "{broken:?}");
         is_as_if_nothing_had_happened(bench, &devices).await
-    });
+    })
+    .unwrap();
 }

@@ -43,6 +43,8 @@ pub struct Context {
     pub closing: Arc<AtomicBool>,
     /// Set once a broker is of another cluster than those before it.
     pub other_cluster: Arc<AtomicBool>,
+    /// Set when offsets were not committed.
+    pub commit_failed: Arc<AtomicBool>,
 }
 
 /// The list as this stage knows partitions.
@@ -100,6 +102,7 @@ impl ConsumerContext for Context {
 
     fn commit_callback(&self, result: KafkaResult<()>, _offsets: &TopicPartitionList) {
         if let Err(e) = result {
+            self.commit_failed.store(true, Ordering::Release);
             tracing::debug!(error = %e, "committed offsets, which only lag tools read, are behind");
         }
     }

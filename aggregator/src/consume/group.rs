@@ -25,13 +25,13 @@ use tokio::sync::{mpsc, watch};
 use super::context::{Context, Rebalance};
 use super::error::PartitionError;
 use super::held::{Held, Holdings, lag_gauge};
-use super::inbox::inbox;
+use super::inbox::{Share, inbox};
 use super::kafka::{self, ClientError, Received};
 use super::lag::LogEnds;
 use super::membership::{Membership, PartitionId, Progress};
 use super::opening::{Opened, Opener};
 use super::partition::{Report, Shared};
-use super::turn::{Turn, Turned};
+use super::turn::{Sound, Turn, Turned, Why};
 use super::work::{Work, Works};
 use crate::metrics as names;
 
@@ -46,6 +46,8 @@ const REOPEN_AFTER: Duration = Duration::from_secs(5);
 const SUSPECT_FOR: Duration = Duration::from_secs(60);
 /// How often it is seen that logs are those that they were.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How often it is seen where the logs end of which nothing is read.
+const LOOK_FOR_STUCK_EVERY: Duration = Duration::from_secs(30);
 /// Least memory for the records of one partition.
 const MIN_INBOX_BYTES: usize = 64 * 1024;
 
@@ -93,7 +95,8 @@ pub enum GroupError {
 /// The client has found an offset outside its log, and does not say where.
 struct Suspicion {
     until: Instant,
-    /// Partitions that were not looked at yet: they have records in hand, which are stored first.
+    /// Partitions of which it was not seen yet that they are sound: they have records in hand, which are
+    /// stored first, or the broker did not answer.
     unseen: HashSet<PartitionId>,
 }
 
@@ -103,14 +106,19 @@ pub struct Group {
     rebalances: mpsc::UnboundedReceiver<Rebalance>,
     closing: Arc<AtomicBool>,
     other_cluster: Arc<AtomicBool>,
+    commit_failed: Arc<AtomicBool>,
     /// When it was last seen that logs are those that they were.
     looked_at: Instant,
+    /// When those were looked for last that stand still.
+    looked_for_stuck_at: Instant,
     topics: TopicNames,
     ends: Arc<LogEnds>,
     works: Works,
     reports: mpsc::UnboundedReceiver<Report>,
     opener: Opener,
     held: Holdings,
+    /// Of the memory for records that wait, what one partition gets.
+    share: Share,
     turn: Turn,
     joined: bool,
     suspicion: Option<Suspicion>,
@@ -131,13 +139,15 @@ impl Group {
         let (report_sender, reports) = mpsc::unbounded_channel();
         let topics = shared.settings.topics();
         let ends = Arc::new(LogEnds::default());
-        let (closing, other_cluster) = <(Arc<AtomicBool>, Arc<AtomicBool>)>::default();
+        let flag = Arc::<AtomicBool>::default;
+        let (closing, other_cluster, commit_failed) = (flag(), flag(), flag());
         let context = Context {
             rebalances: rebalance_sender,
             topics: topics.clone(),
             ends: ends.clone(),
             closing: closing.clone(),
             other_cluster: other_cluster.clone(),
+            commit_failed: commit_failed.clone(),
         };
         let config = kafka::consumer(&shared.settings, &instance).map_err(GroupError::Consumer)?;
         let consumer: StreamConsumer<Context> = config
@@ -158,13 +168,16 @@ impl Group {
             rebalances,
             closing,
             other_cluster,
+            commit_failed,
             looked_at: Instant::now(),
+            looked_for_stuck_at: Instant::now(),
             topics,
             ends,
             works: works(report_sender),
             reports,
             opener,
             held: Holdings::default(),
+            share: Share::default(),
             turn: Turn::default(),
             joined: false,
             suspicion: None,
@@ -282,6 +295,12 @@ impl Group {
         }
     }
 
+    fn take_reports(&mut self) {
+        while let Ok(report) = self.reports.try_recv() {
+            self.take(report);
+        }
+    }
+
     fn resume_drained(&mut self, candidates: &[PartitionId]) {
         let drained = self.held.take_drained(candidates);
         if !drained.is_empty() {
@@ -314,9 +333,7 @@ impl Group {
     fn miss_workers(&mut self) {
         let ended = self.held.without_worker();
         // One that stopped in order has said so before it ended.
-        while let Ok(report) = self.reports.try_recv() {
-            self.take(report);
-        }
+        self.take_reports();
         for id in ended {
             if self.held.0.get(&id).is_some_and(|held| held.work.is_some()) {
                 self.stopped(id, &PartitionError::Died);
@@ -364,8 +381,10 @@ impl Group {
             // What is read no more while the group waits to take it away would be answered for it.
             Turned::Looked { .. } if !self.rebalances.is_empty() => {}
             Turned::Looked { broken, sound } => {
-                sound.into_iter().for_each(|(id, mark)| self.held.mark(id, mark));
-                self.reopen(&broken)?;
+                let stuck = sound.iter().filter(|sound| self.take_sound(sound));
+                let mut again: Vec<_> = stuck.map(|sound| sound.suspect.id).collect();
+                again.extend(broken);
+                self.reopen(&again)?;
             }
         }
         self.reopen_due()?;
@@ -373,25 +392,52 @@ impl Group {
         Ok(())
     }
 
+    /// Takes note of a log that is the one that it was; returns whether it is read no more all the same.
+    fn take_sound(&mut self, Sound { suspect, log_end }: &Sound) -> bool {
+        let id = suspect.id;
+        self.held.mark(id, suspect.marks.read);
+        let Some(log_end) = *log_end else { return false };
+        self.ends.seen(id, log_end);
+        let Some(next) = suspect.next else { return false };
+        if let Some(suspicion) = &mut self.suspicion {
+            suspicion.unseen.remove(&id);
+        }
+        let is_stuck = suspect.why == Why::Still && self.held.is_stuck(id, next, log_end);
+        if is_stuck {
+            let (topic, partition) = (id.0.suffix(), id.1);
+            counter!(names::PARTITIONS_STOPPED, "why" => "stuck").increment(1);
+            tracing::error!(
+                topic,
+                partition,
+                "{topic}/{partition} was read no more at offset {next} of {log_end}, and is taken over \
+                 again; nothing of it is lost"
+            );
+        }
+        is_stuck
+    }
+
     /// Begins to read and to work on partitions that were taken over.
     fn start(
         &mut self,
         results: Vec<(PartitionId, Result<Opened, PartitionError>)>,
     ) -> Result<(), GroupError> {
-        let share = self.works.queue_bytes() / self.held.0.len().max(1);
+        self.share_out();
         let mut list = TopicPartitionList::new();
+        let mut started = Vec::new();
         for (id, result) in results {
-            let started = result.and_then(|opened| {
+            let work = result.and_then(|opened| {
                 let (offset, marks) = (opened.offset, opened.marks);
-                let queue = inbox(share.max(MIN_INBOX_BYTES));
+                let queue = inbox(self.share.clone());
                 Ok((offset, marks, self.works.start(id, opened, queue)?))
             });
-            match started {
+            match work {
                 Ok((offset, marks, work)) => {
                     let topic = self.topics.name(id.0);
                     list.add_partition_offset(&topic, id.1, Offset::Offset(offset))
                         .map_err(GroupError::Assign)?;
-                    self.held.0.insert(id, Held::at_work(work, offset, marks));
+                    let stood = self.held.0.get(&id).and_then(|held| held.stood);
+                    self.held.0.insert(id, Held::at_work(work, offset, marks, stood));
+                    started.push(id);
                 }
                 Err(e) => self.stopped(id, &e),
             }
@@ -399,19 +445,28 @@ impl Group {
         if list.count() == 0 {
             return Ok(());
         }
+        // The client keeps a pause over all changes of what it reads.
+        self.set_reading(&started, true);
         self.consumer.incremental_assign(&list).map_err(GroupError::Assign)?;
         tracing::info!(partitions = list.count(), "partitions assigned");
         Ok(())
     }
 
+    fn share_out(&self) {
+        let share = self.works.queue_bytes() / self.held.0.len().max(1);
+        self.share.store(share.max(MIN_INBOX_BYTES), Ordering::Relaxed);
+    }
+
     /// Stops reading partitions that are another instance's from now on.
     fn let_go(&mut self, ids: &[PartitionId]) -> Result<(), GroupError> {
+        self.take_reports();
         self.mirror();
         let read: Vec<_> = ids
             .iter()
             .filter(|id| self.held.0.remove(id).is_some_and(|held| held.assigned))
             .copied()
             .collect();
+        self.share_out();
         ids.iter().for_each(|id| lag_gauge(*id, 0.0));
         tracing::info!(partitions = ids.len(), "handed over partitions");
         self.consumer.incremental_unassign(&self.list(&read)).map_err(GroupError::Assign)
@@ -460,6 +515,9 @@ impl Group {
         // A queue that drained before its pause was noted tells nobody, so all are asked.
         self.resume_drained(&self.held.ids());
         self.held.measure_lag(&self.ends);
+        if self.commit_failed.swap(false, Ordering::AcqRel) {
+            self.held.tell_again();
+        }
         self.mirror();
         // What this instance does by itself, when the group asks for nothing.
         self.reopen_due()?;
@@ -468,6 +526,9 @@ impl Group {
         }
         if self.turn.is_idle() && self.rebalances.is_empty() {
             self.look_at_moved();
+        }
+        if self.turn.is_idle() && self.rebalances.is_empty() {
+            self.look_for_stuck();
         }
         self.publish();
         Ok(())
@@ -480,7 +541,7 @@ impl Group {
         let over = Instant::now() >= suspicion.until;
         let mut idle = self.held.idle();
         suspicion.unseen.retain(|id| self.held.0.contains_key(id));
-        idle.retain(|suspect| suspicion.unseen.remove(&suspect.id) || !over);
+        idle.retain(|suspect| suspicion.unseen.contains(&suspect.id) || !over);
         if over && suspicion.unseen.is_empty() {
             self.suspicion = None;
         }
@@ -498,6 +559,19 @@ impl Group {
         let moved = self.held.moved();
         if !moved.is_empty() {
             self.turn.look(&self.opener, moved);
+        }
+    }
+
+    /// Nothing else tells of a log that the client has ceased to read, nor how far one goes on that waits
+    /// for room.
+    fn look_for_stuck(&mut self) {
+        if self.looked_for_stuck_at.elapsed() < LOOK_FOR_STUCK_EVERY {
+            return;
+        }
+        self.looked_for_stuck_at = Instant::now();
+        let still = self.held.still();
+        if !still.is_empty() {
+            self.turn.look(&self.opener, still);
         }
     }
 
@@ -532,9 +606,7 @@ impl Group {
         let ids = self.held.ids();
         let works = self.held.take_works(&ids);
         Work::end_all(works, self.works.release_limit()).await;
-        while let Ok(report) = self.reports.try_recv() {
-            self.take(report);
-        }
+        self.take_reports();
         self.mirror();
         self.closing.store(true, Ordering::Release);
         self.answer_last(&ids);

@@ -14,11 +14,24 @@ use super::kafka::Received;
 /// Most records that wait, whatever their size.
 const MAX_RECORDS: usize = 4000;
 
+/// Most bytes that wait in each queue. It changes with the number of queues.
+pub type Share = Arc<AtomicUsize>;
+
 #[derive(Debug, Default)]
 struct Level {
     records: AtomicUsize,
     bytes: AtomicUsize,
     paused: AtomicBool,
+    share: Share,
+}
+
+impl Level {
+    /// Whether so few wait that reading may go on.
+    fn has_drained(&self) -> bool {
+        let max_bytes = self.share.load(Ordering::Relaxed);
+        self.records.load(Ordering::Acquire) <= MAX_RECORDS / 4
+            && self.bytes.load(Ordering::Acquire) <= max_bytes / 4
+    }
 }
 
 /// The reader's end.
@@ -26,7 +39,6 @@ struct Level {
 pub struct Sender {
     queue: mpsc::UnboundedSender<Received>,
     level: Arc<Level>,
-    max_bytes: usize,
 }
 
 /// The worker's end.
@@ -34,15 +46,14 @@ pub struct Sender {
 pub struct Inbox {
     queue: mpsc::UnboundedReceiver<Received>,
     level: Arc<Level>,
-    max_bytes: usize,
 }
 
-/// A queue that holds some `max_bytes`.
-pub fn inbox(max_bytes: usize) -> (Sender, Inbox) {
+/// A queue that holds about its share.
+pub fn inbox(share: Share) -> (Sender, Inbox) {
     let (sender, receiver) = mpsc::unbounded_channel();
-    let level = Arc::new(Level::default());
-    let inbox = Inbox { queue: receiver, level: level.clone(), max_bytes };
-    (Sender { queue: sender, level, max_bytes }, inbox)
+    let level = Arc::new(Level { share, ..Level::default() });
+    let inbox = Inbox { queue: receiver, level: level.clone() };
+    (Sender { queue: sender, level }, inbox)
 }
 
 impl Sender {
@@ -55,16 +66,13 @@ impl Sender {
         if self.queue.send(record).is_err() {
             return false;
         }
-        let full = records >= MAX_RECORDS || bytes >= self.max_bytes;
+        let full = records >= MAX_RECORDS || bytes >= self.level.share.load(Ordering::Relaxed);
         full && !self.level.paused.swap(true, Ordering::AcqRel)
     }
 
     /// Whether reading may go on, and if so, takes note that it does.
     pub fn take_drained(&self) -> bool {
-        let records = self.level.records.load(Ordering::Acquire);
-        let bytes = self.level.bytes.load(Ordering::Acquire);
-        let drained = records <= MAX_RECORDS / 4 && bytes <= self.max_bytes / 4;
-        drained && self.level.paused.swap(false, Ordering::AcqRel)
+        self.level.has_drained() && self.level.paused.swap(false, Ordering::AcqRel)
     }
 }
 
@@ -79,9 +87,7 @@ impl Inbox {
 
     /// Whether the reader waits for room and there is room.
     pub fn has_drained(&self) -> bool {
-        self.level.paused.load(Ordering::Acquire)
-            && self.level.records.load(Ordering::Acquire) <= MAX_RECORDS / 4
-            && self.level.bytes.load(Ordering::Acquire) <= self.max_bytes / 4
+        self.level.paused.load(Ordering::Acquire) && self.level.has_drained()
     }
 }
 
@@ -101,7 +107,7 @@ mod tests {
 
     #[tokio::test]
     async fn reading_pauses_once_when_full_and_goes_on_once_when_drained() {
-        let (sender, mut inbox) = inbox(10_000);
+        let (sender, mut inbox) = inbox(Share::new(10_000.into()));
         assert!(!sender.send(record(1000)));
         assert!(sender.send(record(9000)));
         assert!(!sender.send(record(9000)), "it is paused already");
@@ -112,5 +118,14 @@ mod tests {
         assert!(inbox.has_drained());
         assert!(sender.take_drained());
         assert!(!sender.take_drained());
+    }
+
+    #[test]
+    fn a_share_that_shrinks_holds_for_queues_that_are_there_too() {
+        let share = Share::new(10_000.into());
+        let (sender, _inbox) = inbox(share.clone());
+        assert!(!sender.send(record(1000)));
+        share.store(1000, Ordering::Relaxed);
+        assert!(sender.send(record(1)));
     }
 }

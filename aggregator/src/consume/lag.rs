@@ -1,6 +1,7 @@
 //! How far the store is behind the broker.
 //!
-//! The ends of the logs come from librdkafka's own statistics, which costs no request.
+//! The ends of the logs come from librdkafka's own statistics, which costs no request, and where it does
+//! not read from the broker.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -23,9 +24,17 @@ impl LogEnds {
         for (name, topic) in &statistics.topics {
             let Some(known) = topics.topic(name) else { continue };
             // The end of the log as a reader may see it; below zero where it is not known yet.
-            let seen = topic.partitions.values().filter(|p| p.hi_offset >= 0);
-            ends.extend(seen.map(|p| ((known, p.partition), p.hi_offset)));
+            for partition in topic.partitions.values().filter(|p| p.hi_offset >= 0) {
+                let end = ends.entry((known, partition.partition)).or_default();
+                // What it knows stands still while it does not fetch.
+                *end = partition.hi_offset.max(*end);
+            }
         }
+    }
+
+    /// The broker was asked.
+    pub fn seen(&self, partition: PartitionId, end: i64) {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner).insert(partition, end);
     }
 
     /// Records between an offset and the end of its log.

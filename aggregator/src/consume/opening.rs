@@ -18,7 +18,7 @@ use super::offsets::{Begin, Signs, Watermarks};
 use super::proof::Proof;
 use crate::metrics::LOGS_BROKEN;
 use crate::store::Store;
-use crate::store::checkpoints::{BrokenLog, Owner};
+use crate::store::checkpoints::{BrokenLog, LogNote, Owner};
 
 /// How long the broker may take to answer.
 const BROKER: Duration = Duration::from_secs(10);
@@ -67,12 +67,14 @@ impl Opener {
     }
 
     async fn try_open(&self, topic: &str, id: PartitionId) -> Result<Opened, PartitionError> {
-        // Whatever can be asked before the claim is: a claim takes the partition from its owner.
-        let log = self.watermarks(id).await?;
+        // A claim takes the partition from its owner: not while the broker does not answer.
+        self.watermarks(id).await?;
         let cluster = self.cluster().await?;
         let proof = Proof::of_what_follows();
         let claimed = self.store.claim(topic, id.1, &self.instance).await;
         let (owner, mut checkpoint) = claimed.map_err(PartitionError::Claim)?;
+        // Asked again: the owner before may have read on until the claim.
+        let log = self.watermarks(id).await?;
         let signs = Signs {
             other_cluster: checkpoint.cluster.as_ref().is_some_and(|known| *known != cluster),
             recreated: self.is_recreated(id, &Marks::of(&checkpoint)).await?,
@@ -87,9 +89,15 @@ impl Opener {
                 noticed_at: DateTime::now(),
             }),
         };
-        if broken.is_some() || checkpoint.cluster.as_ref() != Some(&cluster) {
-            let anew = begin.is_another_log();
-            let noted = self.store.note_log(&owner.claim, &cluster, broken, anew).await;
+        let is_first = checkpoint.next_offset.is_none();
+        if is_first || broken.is_some() || checkpoint.cluster.as_ref() != Some(&cluster) {
+            let note = LogNote {
+                cluster: &cluster,
+                next_offset: begin.offset(),
+                broken,
+                is_another: begin.is_another_log(),
+            };
+            let noted = self.store.note_log(&owner.claim, note).await;
             checkpoint = noted.map_err(PartitionError::NoteLog)?;
         }
         if let Begin::Broken { why, from, to } = begin {

@@ -105,8 +105,10 @@ async fn stored_within(
     let found = stored.find(filter).projection(StoredObservation::fields());
     let found = found.sort(doc! { "seq": 1 }).limit(READ_BACK).await.map_err(failed)?;
     let found: Vec<Document> = found.try_collect().await.map_err(failed)?;
-    let last = found.last().filter(|_| found.len() as i64 == READ_BACK);
-    let until = last.and_then(|document| document.get_i64("seq").ok());
+    let is_full = found.len() as i64 == READ_BACK;
+    // After an edit by hand it may be a number of another type.
+    let seq = |document: &Document| document.get_i64("seq").ok();
+    let until = is_full.then(|| found.iter().rev().find_map(seq)).flatten();
     let read = |document| match decode(name, document) {
         Ok(observation) => Some(observation),
         // Whoever changed it: the others are tracked all the same.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
+use picket_service::logging::chain;
 use tokio::task::JoinHandle;
 
 use super::error::PartitionError;
@@ -11,7 +12,6 @@ use super::membership::PartitionId;
 use super::offsets::{Begin, Signs};
 use super::opening::{Opened, Opener};
 use super::work::Work;
-use crate::store::checkpoints::LogMark;
 
 /// Partitions that are taken over at a time.
 const AT_ONCE: usize = 16;
@@ -26,29 +26,62 @@ pub enum Turned {
     Looked {
         /// They do not go on where reading does.
         broken: Vec<PartitionId>,
-        /// They do, up to here.
-        sound: Vec<(PartitionId, Option<LogMark>)>,
+        /// They do.
+        sound: Vec<Sound>,
     },
+}
+
+/// Why a partition is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// The client found an offset outside of some log.
+    Suspected,
+    /// Something was read of it.
+    Moved,
+    /// Nothing was read of it for a while.
+    Still,
 }
 
 /// A partition to be looked at.
 pub struct Suspect {
     /// Which.
     pub id: PartitionId,
+    /// Why.
+    pub why: Why,
     /// By what it is told from other logs.
     pub marks: Marks,
-    /// What is read next, where it is to be seen that the log has it.
+    /// What is read next, where nothing is in hand: the log must have it.
     pub next: Option<i64>,
 }
 
+/// A partition whose log is the one that it was.
+pub struct Sound {
+    /// As it was looked at.
+    pub suspect: Suspect,
+    /// Where the log ends, unless it was looked at because it moves.
+    pub log_end: Option<i64>,
+}
+
+/// What came of a look.
+enum Seen {
+    Broken(PartitionId),
+    Sound(Sound),
+}
+
 impl Suspect {
-    /// Whether its log does not go on where reading does; none if the broker does not answer.
-    async fn is_broken(&self, opener: &Opener) -> Option<bool> {
-        let recreated = opener.is_recreated(self.id, &self.marks).await.ok()?;
-        let Some(next) = self.next else { return Some(recreated) };
-        let log = opener.watermarks(self.id).await.ok()?;
-        let signs = Signs { recreated, ..Signs::default() };
-        Some(matches!(Begin::decide(Some(next), log, signs), Begin::Broken { .. }))
+    async fn look(self, opener: &Opener) -> Result<Seen, PartitionError> {
+        // Of one that stands still it was asked when it came to stand.
+        if self.why != Why::Still && opener.is_recreated(self.id, &self.marks).await? {
+            return Ok(Seen::Broken(self.id));
+        }
+        if self.why == Why::Moved {
+            return Ok(Seen::Sound(Sound { suspect: self, log_end: None }));
+        }
+        let log = opener.watermarks(self.id).await?;
+        Ok(match Begin::decide(self.next, log, Signs::default()) {
+            Begin::Broken { .. } => Seen::Broken(self.id),
+            Begin::At(_) => Seen::Sound(Sound { suspect: self, log_end: Some(log.high) }),
+        })
     }
 }
 
@@ -111,15 +144,15 @@ impl Turn {
         self.begin(Errand::Look, async move {
             let looked = suspects.into_iter().map(|suspect| {
                 let opener = opener.clone();
-                async move { (suspect.is_broken(&opener).await, suspect) }
+                async move { suspect.look(&opener).await }
             });
             let looked: Vec<_> = stream::iter(looked).buffer_unordered(AT_ONCE).collect().await;
             let (mut broken, mut sound) = (Vec::new(), Vec::new());
-            for (is_broken, suspect) in looked {
-                match is_broken {
-                    Some(true) => broken.push(suspect.id),
-                    Some(false) => sound.push((suspect.id, suspect.marks.read)),
-                    None => {}
+            for seen in looked {
+                match seen {
+                    Ok(Seen::Broken(id)) => broken.push(id),
+                    Ok(Seen::Sound(one)) => sound.push(one),
+                    Err(e) => tracing::debug!(error = chain(&e), "a log could not be looked at"),
                 }
             }
             Turned::Looked { broken, sound }

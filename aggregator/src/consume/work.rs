@@ -119,7 +119,7 @@ impl Works {
 mod tests {
     use super::*;
     use crate::consume::held::{Held, Holdings};
-    use crate::consume::inbox::inbox;
+    use crate::consume::inbox::{Share, inbox};
     use crate::consume::marks::Marks;
 
     #[tokio::test]
@@ -127,11 +127,11 @@ mod tests {
         let at_work = |task: JoinHandle<()>| {
             let work = Work {
                 mark: watch::channel(None).0,
-                sender: inbox(1000).0,
+                sender: inbox(Share::new(1000.into())).0,
                 stop: watch::channel(false).0,
                 task,
             };
-            Held::at_work(work, 0, Marks::default())
+            Held::at_work(work, 0, Marks::default(), None)
         };
         let (dead, alive) = ((Topic::Frames, 0), (Topic::Frames, 1));
         let mut held = Holdings::default();

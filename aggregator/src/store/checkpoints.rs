@@ -73,7 +73,8 @@ pub struct PartitionCheckpoint {
     pub topic: String,
     /// Partition.
     pub partition: i32,
-    /// Everything before it is stored; null before the first batch.
+    /// Everything before it is stored, or had expired before anybody read here; null only until the
+    /// first owner has seen the log.
     #[serde(default)]
     pub next_offset: Option<i64>,
     /// Raised by one at each change of owner.
@@ -121,6 +122,18 @@ pub struct BrokenLog {
     /// When it was noticed.
     #[schemars(with = "Date")]
     pub noticed_at: DateTime,
+}
+
+/// What is noted of a log when its partition is taken over.
+pub struct LogNote<'a> {
+    /// The cluster whose log it is.
+    pub cluster: &'a str,
+    /// Where reading begins.
+    pub next_offset: i64,
+    /// That it does not begin where it should.
+    pub broken: Option<BrokenLog>,
+    /// Whether it is another log than the checkpoint's.
+    pub is_another: bool,
 }
 
 /// A camera's checkpoint: what is not of one of its epochs.
@@ -251,25 +264,22 @@ impl Store {
         Ok(())
     }
 
-    /// Records of which cluster the log is and, where it does not go on as it should, where reading
-    /// goes on; returns the checkpoint as it is then. What is known of one log says nothing of another.
+    /// Records of which cluster the log is and where reading begins; returns the checkpoint as it is
+    /// then. What is known of one log says nothing of another.
     pub async fn note_log(
         &self,
         claim: &Claim,
-        cluster: &str,
-        broken: Option<BrokenLog>,
-        is_another: bool,
+        note: LogNote<'_>,
     ) -> Result<PartitionCheckpoint, StoreError> {
         let name = collection::CHECKPOINTS;
-        let mut set = doc! { "cluster": cluster };
+        let mut set = doc! { "cluster": note.cluster, "next_offset": note.next_offset };
         let mut change = Document::new();
-        if let Some(broken) = broken {
-            set.insert("next_offset", broken.to_offset);
+        if let Some(broken) = note.broken {
             // Bounded: the log line and the counter remember the older ones.
             let last = doc! { "$each": [encode(name, &broken)?], "$slice": -20 };
             change.insert("$push", doc! { "broken": last });
         }
-        if is_another {
+        if note.is_another {
             set.insert("log_since", claim.owner_epoch);
             change.insert("$unset", doc! { "newest_at": "", "mark": "" });
         }

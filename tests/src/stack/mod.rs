@@ -81,6 +81,13 @@ impl Default for StackOptions {
     }
 }
 
+impl StackOptions {
+    /// For tests that kill aggregators: one that died is missed soon.
+    pub fn with_quick_group() -> Self {
+        Self { session: Duration::from_secs(6), ..Self::default() }
+    }
+}
+
 /// Kafka and MongoDB, running.
 pub struct Stack {
     settings: Settings,
