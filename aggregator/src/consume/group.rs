@@ -46,6 +46,9 @@ const REOPEN_AFTER: Duration = Duration::from_secs(5);
 const SUSPECT_FOR: Duration = Duration::from_secs(60);
 /// How often it is seen that logs are those that they were.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How long after offsets were not committed they are committed again: while a commit is under way, the
+/// client begins to read nothing new.
+const MIRROR_AGAIN_AFTER: Duration = Duration::from_secs(30);
 /// How often it is seen where the logs end of which nothing is read.
 const LOOK_FOR_STUCK_EVERY: Duration = Duration::from_secs(30);
 /// Least memory for the records of one partition.
@@ -95,6 +98,7 @@ pub enum GroupError {
 /// The client has found an offset outside its log, and does not say where.
 struct Suspicion {
     until: Instant,
+    again_at: Instant,
     /// Partitions of which it was not seen yet that they are sound: they have records in hand, which are
     /// stored first, or the broker did not answer.
     unseen: HashSet<PartitionId>,
@@ -107,6 +111,8 @@ pub struct Group {
     closing: Arc<AtomicBool>,
     other_cluster: Arc<AtomicBool>,
     commit_failed: Arc<AtomicBool>,
+    /// When offsets are committed again that were not.
+    mirror_again_at: Option<Instant>,
     /// When it was last seen that logs are those that they were.
     looked_at: Instant,
     /// When those were looked for last that stand still.
@@ -169,6 +175,7 @@ impl Group {
             closing,
             other_cluster,
             commit_failed,
+            mirror_again_at: None,
             looked_at: Instant::now(),
             looked_for_stuck_at: Instant::now(),
             topics,
@@ -244,8 +251,9 @@ impl Group {
             Err(e @ KafkaError::MessageConsumptionFatal(_)) => return Err(GroupError::Fatal(e)),
             Err(KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset)) => {
                 let unseen = self.held.ids().into_iter().collect();
-                let until = Instant::now() + SUSPECT_FOR;
-                self.suspicion = Some(Suspicion { until, unseen });
+                let now = Instant::now();
+                self.suspicion =
+                    Some(Suspicion { until: now + SUSPECT_FOR, again_at: now, unseen });
             }
             Err(e) => kafka::log_error(&e, "the consumer goes on"),
         }
@@ -395,14 +403,18 @@ impl Group {
     /// Takes note of a log that is the one that it was; returns whether it is read no more all the same.
     fn take_sound(&mut self, Sound { suspect, log_end }: &Sound) -> bool {
         let id = suspect.id;
-        self.held.mark(id, suspect.marks.read);
+        let is_still = suspect.why == Why::Still;
+        if !is_still {
+            self.held.mark(id, suspect.marks.read);
+        }
         let Some(log_end) = *log_end else { return false };
         self.ends.seen(id, log_end);
         let Some(next) = suspect.next else { return false };
-        if let Some(suspicion) = &mut self.suspicion {
-            suspicion.unseen.remove(&id);
-        }
-        let is_stuck = suspect.why == Why::Still && self.held.is_stuck(id, next, log_end);
+        match &mut self.suspicion {
+            Some(suspicion) if !is_still => suspicion.unseen.remove(&id),
+            _ => false,
+        };
+        let is_stuck = is_still && self.held.is_stuck(id, next, log_end);
         if is_stuck {
             let (topic, partition) = (id.0.suffix(), id.1);
             counter!(names::PARTITIONS_STOPPED, "why" => "stuck").increment(1);
@@ -427,6 +439,7 @@ impl Group {
         for (id, result) in results {
             let work = result.and_then(|opened| {
                 let (offset, marks) = (opened.offset, opened.marks);
+                self.ends.seen(id, opened.log_end);
                 let queue = inbox(self.share.clone());
                 Ok((offset, marks, self.works.start(id, opened, queue)?))
             });
@@ -475,11 +488,13 @@ impl Group {
     /// Takes partitions over that are new, or whose work stopped a while ago. A change that the
     /// group waits for comes first: to stop reading any partition would be taken for its answer.
     fn reopen_due(&mut self) -> Result<(), GroupError> {
-        if !self.turn.is_idle() || !self.rebalances.is_empty() {
+        let due = self.held.due(Instant::now());
+        if due.is_empty() || !self.rebalances.is_empty() {
             return Ok(());
         }
-        let due = self.held.due(Instant::now());
-        self.reopen(&due)
+        // It waits long where brokers do not answer.
+        self.turn.abandon_look();
+        if self.turn.is_idle() { self.reopen(&due) } else { Ok(()) }
     }
 
     /// Takes partitions over from their checkpoints.
@@ -515,20 +530,14 @@ impl Group {
         // A queue that drained before its pause was noted tells nobody, so all are asked.
         self.resume_drained(&self.held.ids());
         self.held.measure_lag(&self.ends);
-        if self.commit_failed.swap(false, Ordering::AcqRel) {
-            self.held.tell_again();
-        }
+        self.mirror_again();
         self.mirror();
         // What this instance does by itself, when the group asks for nothing.
         self.reopen_due()?;
-        if self.turn.is_idle() && self.rebalances.is_empty() {
-            self.look_at_suspects();
-        }
-        if self.turn.is_idle() && self.rebalances.is_empty() {
-            self.look_at_moved();
-        }
-        if self.turn.is_idle() && self.rebalances.is_empty() {
-            self.look_for_stuck();
+        for look in [Self::look_at_moved, Self::look_for_stuck, Self::look_at_suspects] {
+            if self.turn.is_idle() && self.rebalances.is_empty() {
+                look(self);
+            }
         }
         self.publish();
         Ok(())
@@ -538,7 +547,12 @@ impl Group {
     /// the log while the one to be read next has not.
     fn look_at_suspects(&mut self) {
         let Some(suspicion) = &mut self.suspicion else { return };
-        let over = Instant::now() >= suspicion.until;
+        let now = Instant::now();
+        if now < suspicion.again_at {
+            return;
+        }
+        let over = now >= suspicion.until;
+        suspicion.again_at = if over { now + LOOK_EVERY } else { now };
         let mut idle = self.held.idle();
         suspicion.unseen.retain(|id| self.held.0.contains_key(id));
         idle.retain(|suspect| suspicion.unseen.contains(&suspect.id) || !over);
@@ -583,6 +597,16 @@ impl Group {
         }
         if let Err(e) = self.consumer.commit(&list, CommitMode::Async) {
             tracing::debug!(error = %e, "committed offsets, which only lag tools read, are behind");
+        }
+    }
+
+    fn mirror_again(&mut self) {
+        let now = Instant::now();
+        if self.commit_failed.swap(false, Ordering::AcqRel) {
+            self.mirror_again_at.get_or_insert(now + MIRROR_AGAIN_AFTER);
+        }
+        if self.mirror_again_at.take_if(|at| *at <= now).is_some() {
+            self.held.tell_again();
         }
     }
 

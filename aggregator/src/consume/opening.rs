@@ -75,8 +75,11 @@ impl Opener {
         let (owner, mut checkpoint) = claimed.map_err(PartitionError::Claim)?;
         // Asked again: the owner before may have read on until the claim.
         let log = self.watermarks(id).await?;
+        // Of one that nobody has read there is nothing to miss elsewhere.
+        let was_read = checkpoint.newest_at.is_some() || checkpoint.next_offset != Some(log.low);
+        let is_elsewhere = checkpoint.cluster.as_ref().is_some_and(|known| *known != cluster);
         let signs = Signs {
-            other_cluster: checkpoint.cluster.as_ref().is_some_and(|known| *known != cluster),
+            other_cluster: is_elsewhere && was_read,
             recreated: self.is_recreated(id, &Marks::of(&checkpoint)).await?,
         };
         let begin = Begin::decide(checkpoint.next_offset, log, signs);

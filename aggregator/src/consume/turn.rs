@@ -54,7 +54,7 @@ pub struct Suspect {
     pub next: Option<i64>,
 }
 
-/// A partition whose log is the one that it was.
+/// A partition whose log goes on where reading does, as far as it was looked at.
 pub struct Sound {
     /// As it was looked at.
     pub suspect: Suspect,
@@ -70,7 +70,7 @@ enum Seen {
 
 impl Suspect {
     async fn look(self, opener: &Opener) -> Result<Seen, PartitionError> {
-        // Of one that stands still it was asked when it came to stand.
+        // Of one that stands still that is not what is asked.
         if self.why != Why::Still && opener.is_recreated(self.id, &self.marks).await? {
             return Ok(Seen::Broken(self.id));
         }
@@ -168,6 +168,13 @@ impl Turn {
             tracing::error!(error = %e, "a change of partitions did not end");
             errand.after_a_panic()
         })
+    }
+
+    /// Ends a look at once, if one is under way: what it would have seen is looked for again.
+    pub fn abandon_look(&mut self) {
+        if let Some(look) = self.underway.take_if(|turn| matches!(turn.errand, Errand::Look)) {
+            look.task.abort();
+        }
     }
 
     /// Ends the turn under way at once; returns the partitions that it was about to take over.
