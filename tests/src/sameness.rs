@@ -89,7 +89,7 @@ pub async fn is_as_if_nothing_had_happened(bench: &mut Bench, devices: &[&str]) 
         "{devices:?}: {} documents, {observations} observations, {tracks} tracks",
         undisturbed.len()
     );
-    ensure!(observations > 500 && tracks > 20, "too little to compare");
+    ensure!(observations >= 300 && tracks > 20, "too little to compare");
     for device in devices {
         let camera = format!("{} {device}/", collection::CAMERAS);
         ensure!(undisturbed.keys().any(|id| id.starts_with(&camera)), "nothing of {device}");
