@@ -18,14 +18,13 @@ use picket_tests::faults::{
     LIMIT, end, nothing_is_lost, short_or_long, ten_a_second, ten_a_second_without_pictures,
     wait_for_drained, wait_for_log, wait_for_spooled, wait_for_stored,
 };
-use picket_tests::fleet::{FEW_PARTITIONS, Fleet};
-use picket_tests::stack::StackOptions;
+use picket_tests::fleet::Fleet;
 
 /// How long the outage is. `PICKET_OUTAGE_S` gives it in seconds; in any form the centre's session with
-/// the broker is over before the broker is back.
+/// the broker, 15 s, is over before the broker is back.
 fn outage_s() -> u64 {
     let given = std::env::var("PICKET_OUTAGE_S").ok();
-    given.map_or(short_or_long(8, 600), |seconds| seconds.parse().unwrap())
+    given.map_or(short_or_long(15, 600), |seconds| seconds.parse().unwrap())
 }
 
 /// Live latency p99 in milliseconds, and how many times as fast as real time the backlog drains. The
@@ -41,8 +40,7 @@ const LEAST_AMID: usize = 20;
 async fn after_an_outage_live_goes_on_while_the_backlog_drains_faster_than_it_came() {
     let outage_s = outage_s();
     let dir = tempfile::tempdir().unwrap();
-    let stack = StackOptions::with_quick_group();
-    let mut fleet = Fleet::start_on(dir.path(), stack, &FEW_PARTITIONS).await.unwrap();
+    let mut fleet = Fleet::start(dir.path()).await.unwrap();
     let cameras = ten_a_second("north").unwrap() + &ten_a_second("south").unwrap();
     let agent = fleet.enrol("gate", &cameras).await.unwrap();
     if let Some(speed) = short_or_long(Some(SHORT_SPEED), None) {
