@@ -7,7 +7,6 @@
 //! answer, and the store may be away for long. For the same reason taking over gives way to handing
 //! over, and begins again after it.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -28,6 +27,7 @@ use super::held::{Held, Holdings, lag_gauge};
 use super::inbox::{Share, inbox};
 use super::kafka::{self, ClientError, Received};
 use super::lag::LogEnds;
+use super::looks::Looks;
 use super::membership::{Membership, PartitionId, Progress};
 use super::opening::{Opened, Opener};
 use super::partition::{Report, Shared};
@@ -42,15 +42,9 @@ const LEAVE: Duration = Duration::from_secs(10);
 /// How long after it stopped a partition is taken over again: another owner, if there is one, has
 /// been announced by then.
 const REOPEN_AFTER: Duration = Duration::from_secs(5);
-/// For how long after the client found an offset outside its log the partitions are looked through.
-const SUSPECT_FOR: Duration = Duration::from_secs(60);
-/// How often it is seen that logs are those that they were.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How long after offsets were not committed they are committed again: while a commit is under way, the
 /// client begins to read nothing new.
 const MIRROR_AGAIN_AFTER: Duration = Duration::from_secs(30);
-/// How often it is seen where the logs end of which nothing is read.
-const LOOK_FOR_STUCK_EVERY: Duration = Duration::from_secs(30);
 /// Least memory for the records of one partition.
 const MIN_INBOX_BYTES: usize = 64 * 1024;
 
@@ -95,15 +89,6 @@ pub enum GroupError {
     Assign(#[source] KafkaError),
 }
 
-/// The client has found an offset outside its log, and does not say where.
-struct Suspicion {
-    until: Instant,
-    again_at: Instant,
-    /// Partitions of which it was not seen yet that they are sound: they have records in hand, which are
-    /// stored first, or the broker did not answer.
-    unseen: HashSet<PartitionId>,
-}
-
 /// This instance's membership in the group.
 pub struct Group {
     consumer: Arc<StreamConsumer<Context>>,
@@ -113,10 +98,7 @@ pub struct Group {
     commit_failed: Arc<AtomicBool>,
     /// When offsets are committed again that were not.
     mirror_again_at: Option<Instant>,
-    /// When it was last seen that logs are those that they were.
-    looked_at: Instant,
-    /// When those were looked for last that stand still.
-    looked_for_stuck_at: Instant,
+    looks: Looks,
     topics: TopicNames,
     ends: Arc<LogEnds>,
     works: Works,
@@ -127,7 +109,6 @@ pub struct Group {
     share: Share,
     turn: Turn,
     joined: bool,
-    suspicion: Option<Suspicion>,
     membership: watch::Sender<Membership>,
     progress: Arc<Progress>,
 }
@@ -176,8 +157,7 @@ impl Group {
             other_cluster,
             commit_failed,
             mirror_again_at: None,
-            looked_at: Instant::now(),
-            looked_for_stuck_at: Instant::now(),
+            looks: Looks::new(Instant::now()),
             topics,
             ends,
             works: works(report_sender),
@@ -187,7 +167,6 @@ impl Group {
             share: Share::default(),
             turn: Turn::default(),
             joined: false,
-            suspicion: None,
             membership,
             progress,
         })
@@ -250,10 +229,7 @@ impl Group {
             }
             Err(e @ KafkaError::MessageConsumptionFatal(_)) => return Err(GroupError::Fatal(e)),
             Err(KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset)) => {
-                let unseen = self.held.ids().into_iter().collect();
-                let now = Instant::now();
-                self.suspicion =
-                    Some(Suspicion { until: now + SUSPECT_FOR, again_at: now, unseen });
+                self.looks.suspect(self.held.ids(), Instant::now());
             }
             Err(e) => kafka::log_error(&e, "the consumer goes on"),
         }
@@ -410,10 +386,9 @@ impl Group {
         let Some(log_end) = *log_end else { return false };
         self.ends.seen(id, log_end);
         let Some(next) = suspect.next else { return false };
-        match &mut self.suspicion {
-            Some(suspicion) if !is_still => suspicion.unseen.remove(&id),
-            _ => false,
-        };
+        if !is_still {
+            self.looks.acquit(id);
+        }
         let is_stuck = is_still && self.held.is_stuck(id, next, log_end);
         if is_stuck {
             let (topic, partition) = (id.0.suffix(), id.1);
@@ -534,59 +509,14 @@ impl Group {
         self.mirror();
         // What this instance does by itself, when the group asks for nothing.
         self.reopen_due()?;
-        for look in [Self::look_at_moved, Self::look_for_stuck, Self::look_at_suspects] {
-            if self.turn.is_idle() && self.rebalances.is_empty() {
-                look(self);
+        if self.turn.is_idle() && self.rebalances.is_empty() {
+            let suspects = self.looks.due(&mut self.held, Instant::now());
+            if !suspects.is_empty() {
+                self.turn.look(&self.opener, suspects);
             }
         }
         self.publish();
         Ok(())
-    }
-
-    /// Only partitions without a record in hand: of others the offset that is stored may have left
-    /// the log while the one to be read next has not.
-    fn look_at_suspects(&mut self) {
-        let Some(suspicion) = &mut self.suspicion else { return };
-        let now = Instant::now();
-        if now < suspicion.again_at {
-            return;
-        }
-        let over = now >= suspicion.until;
-        suspicion.again_at = if over { now + LOOK_EVERY } else { now };
-        let mut idle = self.held.idle();
-        suspicion.unseen.retain(|id| self.held.0.contains_key(id));
-        idle.retain(|suspect| suspicion.unseen.contains(&suspect.id) || !over);
-        if over && suspicion.unseen.is_empty() {
-            self.suspicion = None;
-        }
-        if !idle.is_empty() {
-            self.turn.look(&self.opener, idle);
-        }
-    }
-
-    /// The client reads on where it stands when a topic is made anew, and does not say so.
-    fn look_at_moved(&mut self) {
-        if self.looked_at.elapsed() < LOOK_EVERY {
-            return;
-        }
-        self.looked_at = Instant::now();
-        let moved = self.held.moved();
-        if !moved.is_empty() {
-            self.turn.look(&self.opener, moved);
-        }
-    }
-
-    /// Nothing else tells of a log that the client has ceased to read, nor how far one goes on that waits
-    /// for room.
-    fn look_for_stuck(&mut self) {
-        if self.looked_for_stuck_at.elapsed() < LOOK_FOR_STUCK_EVERY {
-            return;
-        }
-        self.looked_for_stuck_at = Instant::now();
-        let still = self.held.still();
-        if !still.is_empty() {
-            self.turn.look(&self.opener, still);
-        }
     }
 
     /// Tells Kafka what is stored. Nothing reads it but tools that show lag.

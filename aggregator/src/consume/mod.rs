@@ -30,6 +30,7 @@ mod inbox;
 pub(crate) mod kafka;
 mod lag;
 pub mod letters;
+mod looks;
 mod marks;
 mod membership;
 mod observations;

@@ -116,23 +116,28 @@ impl Works {
 }
 
 #[cfg(test)]
+impl Work {
+    /// A task that nobody gives records to.
+    pub fn of(task: JoinHandle<()>) -> Self {
+        use super::inbox::{Share, inbox};
+        Self {
+            mark: watch::channel(None).0,
+            sender: inbox(Share::new(1000.into())).0,
+            stop: watch::channel(false).0,
+            task,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::consume::held::{Held, Holdings};
-    use crate::consume::inbox::{Share, inbox};
     use crate::consume::marks::Marks;
 
     #[tokio::test]
     async fn a_worker_that_panicked_is_found_and_one_at_work_is_not() {
-        let at_work = |task: JoinHandle<()>| {
-            let work = Work {
-                mark: watch::channel(None).0,
-                sender: inbox(Share::new(1000.into())).0,
-                stop: watch::channel(false).0,
-                task,
-            };
-            Held::at_work(work, 0, Marks::default(), None)
-        };
+        let at_work = |task| Held::at_work(Work::of(task), 0, Marks::default(), None);
         let (dead, alive) = ((Topic::Frames, 0), (Topic::Frames, 1));
         let mut held = Holdings::default();
         held.0.insert(dead, at_work(tokio::spawn(async { panic!("a fault in the worker") })));
