@@ -94,9 +94,6 @@ def read(bench, sent, name, commands, group, others):
                 program.expect_running()
             return observations.estimated_document_count() >= least
 
-        def is_done():
-            return bench.unread(group, f"{bench.stack.prefix}.observations") == 0
-
         centre.wait(lambda: stored(1), f"the first observation by {name}", READ_LIMIT_S)
         first_s, servers = time.time(), bench.server_cpu_s()
         least = sent["observations"] + others
@@ -106,10 +103,11 @@ def read(bench, sent, name, commands, group, others):
         centre.wait(lambda: observations.find_one(provisional) is None, "final tracks", READ_LIMIT_S)
         wall_s = time.time() - first_s
         mongodb = bench.server_cpu_s()["mongod"] - servers["mongod"]
-        # The last batch's checkpoints are part of the work.
-        centre.wait(is_done, f"{name} to say that it is done with all", READ_LIMIT_S, 0.2)
-        used = [program.measured for program in running]
-        cpu_s = sum(run.samples[-1][1] - run.cpu_until(first_s * 1000) for run in used)
+    # They have ended in order: the last batch and its checkpoints are part of the work.
+    used = [program.measured for program in running]
+    cpu_s = sum(run.samples[-1][1] - run.cpu_until(first_s * 1000) for run in used)
+    if unread := bench.unread(group, f"{bench.stack.prefix}.observations"):
+        raise SystemExit(f"void: {name} has not said that it is done with {unread} records")
     check(bench, sent, name)
     count = sent["observations"]
     return Figures(
