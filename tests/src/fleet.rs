@@ -99,7 +99,16 @@ impl Fleet {
 
     /// Starts one more aggregator in the same group, and does not wait for it.
     pub fn start_another_aggregator(&self) -> Result<Process> {
-        start_aggregator_logging(&self.dir, "aggregator.others.log")
+        start_aggregator_of(&self.aggregator_config(), &self.dir.join("aggregator.others.log"))
+    }
+
+    /// Starts one more aggregator that is a static member of the group, and does not wait for it.
+    pub fn start_static_member(&self, name: &str) -> Result<Process> {
+        let text = std::fs::read_to_string(self.aggregator_config())?;
+        let with_name = format!("[consume]\nstatic_member = {name:?}\n");
+        let config = self.dir.join(name).with_extension("toml");
+        std::fs::write(&config, text.replacen("[consume]\n", &with_name, 1))?;
+        start_aggregator_of(&config, &config.with_extension("log"))
     }
 
     /// Starts again whatever a test has ended and not started again. What ended by itself is told.
@@ -167,13 +176,11 @@ async fn create_topics(stack: &Stack, dir: &Path, options: &[&str]) -> Result<()
 }
 
 fn start_aggregator(dir: &Path) -> Result<Process> {
-    start_aggregator_logging(dir, "aggregator.log")
+    start_aggregator_of(&dir.join("aggregator.toml"), &dir.join("aggregator.log"))
 }
 
-fn start_aggregator_logging(dir: &Path, log: &str) -> Result<Process> {
-    let config = dir.join("aggregator.toml");
-    let args = ["run", "--config", path(&config)?];
-    Process::start("picket-aggregator", &args, &dir.join(log))
+fn start_aggregator_of(config: &Path, log: &Path) -> Result<Process> {
+    Process::start("picket-aggregator", &["run", "--config", path(config)?], log)
 }
 
 /// An exit status that nothing else has.

@@ -8,7 +8,7 @@
     reason = "a panic in a test is a failed test"
 )]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -119,6 +119,54 @@ fn an_aggregator_that_is_killed_again_and_again_changes_no_document() {
         }
         feed.stop().await?;
         is_as_if_nothing_had_happened(bench, &["killed"]).await
+    })
+    .unwrap();
+}
+
+/// The partitions that an aggregator owns, and how often each was taken over.
+async fn owned(fleet: &Fleet, name: &str) -> Result<BTreeMap<String, i64>> {
+    let checkpoints = fleet.database.collection::<Document>(collection::CHECKPOINTS);
+    let found = checkpoints.find(doc! { "owner": name }).await?;
+    let found: Vec<Document> = found.try_collect().await?;
+    let entry = |d: &Document| Ok((d.get_str("_id")?.to_owned(), d.get_i64("owner_epoch")?));
+    found.iter().map(entry).collect()
+}
+
+/// Waits until a static member has taken over a partition anew.
+async fn takes_over(fleet: &Fleet, name: &str, member: &mut Process) -> Result<()> {
+    let before = owned(fleet, name).await?;
+    until("the static member to take over a partition", LIMIT, async || {
+        if let Some(status) = member.exited()? {
+            let log = member.log_tail();
+            ensure!(log.contains("consume.static_member"), "{status}:\n{log}");
+            // As a service manager does.
+            *member = fleet.start_static_member(name)?;
+        }
+        let now = owned(fleet, name).await?;
+        let is_new = now.iter().any(|(id, epoch)| before.get(id) < Some(epoch));
+        Ok(if is_new { Ok(()) } else { Err(format!("{now:?}")) })
+    })
+    .await
+}
+
+#[test]
+fn a_static_member_that_is_killed_goes_on_once_its_name_is_free_and_changes_no_document() {
+    on_bench(async |bench| {
+        let fleet = &bench.fleet;
+        let feed = Feed::start(&fleet.stack, "static", Chance::new()?).await?;
+        let name = "centre-1";
+        let mut member = fleet.start_static_member(name)?;
+        takes_over(fleet, name, &mut member).await?;
+        for _ in 0..short_or_long(1, 20) {
+            more_stored(fleet, "static", 100).await?;
+            member.kill()?;
+            member = fleet.start_static_member(name)?;
+            takes_over(fleet, name, &mut member).await?;
+        }
+        more_stored(fleet, "static", 100).await?;
+        feed.stop().await?;
+        ensure!(member.terminate(LIMIT).await?.success(), member.log_tail());
+        is_as_if_nothing_had_happened(bench, &["static"]).await
     })
     .unwrap();
 }
