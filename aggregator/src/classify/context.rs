@@ -1,9 +1,6 @@
 //! What librdkafka calls back. A change of partitions is answered at once: what is under way of one that
 //! goes may be done twice, which changes nothing.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use metrics::gauge;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
@@ -15,9 +12,7 @@ use tokio::sync::mpsc;
 use super::metrics as names;
 use super::queue::Assigned;
 use crate::consume::kafka;
-
-/// Under what librdkafka logs that a broker is of another cluster than those before it.
-const OTHER_CLUSTER: &str = "CLUSTERID";
+use crate::consume::other_cluster::OtherCluster;
 
 /// A change of this instance's part, or what belongs to one.
 #[derive(Debug, PartialEq, Eq)]
@@ -35,15 +30,12 @@ pub struct Context {
     /// Where changes go.
     pub changes: mpsc::UnboundedSender<Change>,
     /// Set once a broker is of another cluster than those before it.
-    pub other_cluster: Arc<AtomicBool>,
+    pub other_cluster: OtherCluster,
 }
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        // There is no other way to hear of it, and the client goes on as if nothing had happened.
-        if facility == OTHER_CLUSTER {
-            self.other_cluster.store(true, Ordering::Release);
-        }
+        self.other_cluster.hear(facility);
         kafka::log(level, facility, message);
     }
 
@@ -84,20 +76,5 @@ impl ConsumerContext for Context {
         if let Err(e) = result {
             tracing::debug!(error = %e, "offsets were not committed; they are once more at the end");
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_broker_of_another_cluster_is_told_from_whatever_else_librdkafka_says() {
-        let (changes, _) = mpsc::unbounded_channel();
-        let context = Context { changes, other_cluster: Arc::default() };
-        context.log(RDKafkaLogLevel::Error, "FAIL", "connection refused");
-        assert!(!context.other_cluster.load(Ordering::Acquire));
-        context.log(RDKafkaLogLevel::Error, OTHER_CLUSTER, "reports different ClusterId");
-        assert!(context.other_cluster.load(Ordering::Acquire));
     }
 }

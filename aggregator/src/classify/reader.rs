@@ -5,7 +5,6 @@
 //! polling goes on.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use metrics::{counter, gauge};
@@ -24,6 +23,7 @@ use super::queue::{Assigned, Message, Queue};
 use super::settings::Settings;
 use super::worker::{WorkError, Worker};
 use crate::consume::kafka::{self, ClientError, Received};
+use crate::consume::other_cluster::OtherCluster;
 use crate::consume::{Progress, Settings as ConsumeSettings};
 
 /// How often the loop turns at least, for the watchdog.
@@ -79,7 +79,7 @@ pub struct Reader {
     changes: mpsc::UnboundedReceiver<Change>,
     answers: mpsc::UnboundedSender<Change>,
     asked: Option<JoinHandle<()>>,
-    other_cluster: Arc<AtomicBool>,
+    other_cluster: OtherCluster,
     topic: String,
     queue: Queue,
     paused: bool,
@@ -101,7 +101,7 @@ impl Reader {
         // What the group has not done yet begins with the oldest that is there. Where that is behind
         // what was to come next, the difference is counted as lost.
         config.set("auto.offset.reset", "earliest");
-        let other_cluster = Arc::<AtomicBool>::default();
+        let other_cluster = OtherCluster::default();
         let answers = sender.clone();
         let context = Context { changes: sender, other_cluster: other_cluster.clone() };
         let consumer: StreamConsumer<Context> = config
@@ -284,7 +284,7 @@ impl Reader {
 
     fn tick(&mut self) -> Result<(), ReadError> {
         self.progress.beat();
-        if self.other_cluster.load(Ordering::Acquire) {
+        if self.other_cluster.is_met() {
             return Err(ReadError::OtherCluster);
         }
         self.ask_where_the_group_stood();

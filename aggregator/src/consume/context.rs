@@ -15,9 +15,7 @@ use tokio::sync::mpsc;
 use super::kafka;
 use super::lag::LogEnds;
 use super::membership::PartitionId;
-
-/// Under what librdkafka logs that a broker is of another cluster than those before it.
-const OTHER_CLUSTER: &str = "CLUSTERID";
+use super::other_cluster::OtherCluster;
 
 /// A change of this instance's part. The group waits until it is answered by `incremental_assign` or
 /// `incremental_unassign`; the heartbeat goes on meanwhile.
@@ -41,8 +39,8 @@ pub struct Context {
     pub ends: Arc<LogEnds>,
     /// Set once nobody answers rebalances any more.
     pub closing: Arc<AtomicBool>,
-    /// Set once a broker is of another cluster than those before it.
-    pub other_cluster: Arc<AtomicBool>,
+    /// Whether a broker is of another cluster than those before it.
+    pub other_cluster: OtherCluster,
     /// Set when offsets were not committed.
     pub commit_failed: Arc<AtomicBool>,
 }
@@ -55,10 +53,7 @@ pub fn partitions(topics: &TopicNames, list: &TopicPartitionList) -> Vec<Partiti
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        // There is no other way to hear of it, and the client goes on as if nothing had happened.
-        if facility == OTHER_CLUSTER {
-            self.other_cluster.store(true, Ordering::Release);
-        }
+        self.other_cluster.hear(facility);
         kafka::log(level, facility, message);
     }
 

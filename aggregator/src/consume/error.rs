@@ -3,10 +3,52 @@
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::dead_letter::DeadLetterError;
+use super::kafka::ClientError;
 use super::outbox::SendError;
 use crate::remedy::Remedy;
 use crate::store::StoreError;
 use crate::upsert::ImageError;
+
+/// The group could not be joined or was left for good.
+#[derive(Debug, thiserror::Error)]
+pub enum GroupError {
+    /// The consumer could not be made.
+    #[error("cannot set up the consumer")]
+    Consumer(#[source] ClientError),
+    /// The topics could not be asked for.
+    #[error("cannot subscribe to the topics")]
+    Subscribe(#[source] KafkaError),
+    /// The brokers are too old.
+    #[error(
+        "the brokers do not know the group protocol `consumer`, which needs Kafka 4.0: set \
+         consume.group_protocol = \"classic\""
+    )]
+    Protocol(#[source] KafkaError),
+    /// Another member has its name.
+    #[error(
+        "another aggregator is in the group as {name:?}: give each one a consume.static_member of its \
+         own. If one was killed, its name is free once the brokers miss it \
+         (group.consumer.session.timeout.ms, 45 s unless they are told otherwise)"
+    )]
+    NameTaken {
+        /// The name.
+        name: String,
+        /// What the brokers say.
+        source: KafkaError,
+    },
+    /// The addresses lead to another cluster than they did: it was set up anew, or a name leads
+    /// elsewhere by now.
+    #[error(
+        "the brokers at consume.brokers are another cluster's than before; they must all be of one"
+    )]
+    OtherCluster,
+    /// The client gave up.
+    #[error("the consumer failed for good")]
+    Fatal(#[source] KafkaError),
+    /// A change of partitions could not be answered.
+    #[error("cannot change the partitions that are read")]
+    Assign(#[source] KafkaError),
+}
 
 /// A step of a partition's work that failed.
 #[derive(Debug, thiserror::Error)]

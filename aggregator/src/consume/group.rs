@@ -22,14 +22,15 @@ use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::{mpsc, watch};
 
 use super::context::{Context, Rebalance};
-use super::error::PartitionError;
+use super::error::{GroupError, PartitionError};
 use super::held::{Held, Holdings, lag_gauge};
 use super::inbox::{Share, inbox};
-use super::kafka::{self, ClientError, Received};
+use super::kafka::{self, Received};
 use super::lag::LogEnds;
 use super::looks::Looks;
 use super::membership::{Membership, PartitionId, Progress};
 use super::opening::{Opened, Opener};
+use super::other_cluster::OtherCluster;
 use super::partition::{Report, Shared};
 use super::turn::{Sound, Turn, Turned, Why};
 use super::work::{Work, Works};
@@ -48,53 +49,12 @@ const MIRROR_AGAIN_AFTER: Duration = Duration::from_secs(30);
 /// Least memory for the records of one partition.
 const MIN_INBOX_BYTES: usize = 64 * 1024;
 
-/// The group could not be joined or was left for good.
-#[derive(Debug, thiserror::Error)]
-pub enum GroupError {
-    /// The consumer could not be made.
-    #[error("cannot set up the consumer")]
-    Consumer(#[source] ClientError),
-    /// The topics could not be asked for.
-    #[error("cannot subscribe to the topics")]
-    Subscribe(#[source] KafkaError),
-    /// The brokers are too old.
-    #[error(
-        "the brokers do not know the group protocol `consumer`, which needs Kafka 4.0: set \
-         consume.group_protocol = \"classic\""
-    )]
-    Protocol(#[source] KafkaError),
-    /// Another member has its name.
-    #[error(
-        "another aggregator is in the group as {name:?}: give each one a consume.static_member of its \
-         own. If one was killed, its name is free once the brokers miss it \
-         (group.consumer.session.timeout.ms, 45 s unless they are told otherwise)"
-    )]
-    NameTaken {
-        /// The name.
-        name: String,
-        /// What the brokers say.
-        source: KafkaError,
-    },
-    /// The addresses lead to another cluster than they did: it was set up anew, or a name leads
-    /// elsewhere by now.
-    #[error(
-        "the brokers at consume.brokers are another cluster's than before; they must all be of one"
-    )]
-    OtherCluster,
-    /// The client gave up.
-    #[error("the consumer failed for good")]
-    Fatal(#[source] KafkaError),
-    /// A change of partitions could not be answered.
-    #[error("cannot change the partitions that are read")]
-    Assign(#[source] KafkaError),
-}
-
 /// This instance's membership in the group.
 pub struct Group {
     consumer: Arc<StreamConsumer<Context>>,
     rebalances: mpsc::UnboundedReceiver<Rebalance>,
     closing: Arc<AtomicBool>,
-    other_cluster: Arc<AtomicBool>,
+    other_cluster: OtherCluster,
     commit_failed: Arc<AtomicBool>,
     /// When offsets are committed again that were not.
     mirror_again_at: Option<Instant>,
@@ -126,8 +86,9 @@ impl Group {
         let (report_sender, reports) = mpsc::unbounded_channel();
         let topics = shared.settings.topics();
         let ends = Arc::new(LogEnds::default());
-        let flag = Arc::<AtomicBool>::default;
-        let (closing, other_cluster, commit_failed) = (flag(), flag(), flag());
+        let closing = Arc::<AtomicBool>::default();
+        let commit_failed = Arc::<AtomicBool>::default();
+        let other_cluster = OtherCluster::default();
         let context = Context {
             rebalances: rebalance_sender,
             topics: topics.clone(),
@@ -498,7 +459,7 @@ impl Group {
 
     fn tick(&mut self) -> Result<(), GroupError> {
         self.progress.beat();
-        if self.other_cluster.load(Ordering::Acquire) {
+        if self.other_cluster.is_met() {
             return Err(GroupError::OtherCluster);
         }
         self.miss_workers();

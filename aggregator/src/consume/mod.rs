@@ -36,6 +36,7 @@ mod membership;
 mod observations;
 mod offsets;
 mod opening;
+pub(crate) mod other_cluster;
 mod outbox;
 mod partition;
 mod proof;
@@ -62,7 +63,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 pub use dead_letter::DeadLetterError;
-pub use group::GroupError;
+pub use error::GroupError;
 pub use membership::{Membership, PartitionId, PartitionState, Progress};
 pub use renewal::Renewal;
 pub use settings::{Connection, GroupProtocol, Settings};
