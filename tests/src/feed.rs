@@ -6,18 +6,19 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use futures_util::future::try_join_all;
 use jiff::Timestamp;
+use picket_wire::header::Lane;
 use picket_wire::observation::{
     ClockState, Detection, Detector, EpochStart, FrameFate, Gap, GapOf, Observation, PreviousEpoch,
     Reason, Skip, Stamp,
 };
-use picket_wire::{CameraRecord, ObservationId, Outgoing, Picture, TopicNames, header};
-use rdkafka::message::{Header, OwnedHeaders};
+use picket_wire::{CameraRecord, ObservationId, Outgoing, Picture, TopicNames};
 use rdkafka::producer::{DeliveryFuture, FutureProducer, FutureRecord};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::faults::{Chance, short_or_long};
 use crate::stack::Stack;
+use crate::topics::headers;
 
 /// Cameras of a device.
 const CAMERAS: usize = 8;
@@ -98,12 +99,8 @@ struct Sink {
 }
 
 impl Sink {
-    fn send(&mut self, message: &Outgoing, lane: &str) -> Result<()> {
-        let mut headers = OwnedHeaders::new();
-        for (key, value) in &message.headers {
-            headers = headers.insert(Header { key, value: Some(value) });
-        }
-        headers = headers.insert(Header { key: header::LANE, value: Some(lane) });
+    fn send(&mut self, message: &Outgoing, lane: Lane) -> Result<()> {
+        let headers = headers(message, lane);
         let name = self.topics.name(message.topic);
         let record = FutureRecord::to(&name).key(&message.key).headers(headers);
         let sent = self.producer.send_result(record.payload(&message.value));
@@ -147,7 +144,7 @@ impl Camera {
             for message in self.next_messages()? {
                 let late = self.is_away || self.chance.below(20) == 0;
                 if !late {
-                    to.send(&message, "live")?;
+                    to.send(&message, Lane::Live)?;
                 }
                 // Kept back because it is late, or because its acknowledgement is lost.
                 if late || self.chance.below(20) == 0 {
@@ -159,7 +156,7 @@ impl Camera {
     }
 
     fn catch_up(&mut self, to: &mut Sink) -> Result<()> {
-        self.kept_back.drain(..).try_for_each(|message| to.send(&message, "backlog"))
+        self.kept_back.drain(..).try_for_each(|message| to.send(&message, Lane::Backlog))
     }
 
     fn next_messages(&mut self) -> Result<Vec<Outgoing>> {

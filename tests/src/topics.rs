@@ -1,16 +1,18 @@
-//! What tests do with topics at the broker: change a setting, delete, and look at what lies there.
+//! What tests do with topics at the broker: change a setting, write as devices do, delete, and look at what
+//! lies there.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use picket_wire::{Topic, TopicNames, header};
+use picket_wire::header::{self, Lane};
+use picket_wire::{Outgoing, Topic, TopicNames};
 use rdkafka::admin::{
     AdminClient, AdminOptions, AlterConfig, ConfigSource, OwnedResourceSpecifier, ResourceSpecifier,
 };
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::{Headers, Message, OwnedMessage};
+use rdkafka::message::{Header, Headers, Message, OwnedHeaders, OwnedMessage};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{Offset, TopicPartitionList};
 
@@ -20,6 +22,14 @@ use crate::stack::Settings;
 
 /// How long the broker may take to answer.
 const ANSWER: Duration = Duration::from_secs(60);
+
+/// The headers that a device sends a message with; status has no lane.
+pub fn headers(message: &Outgoing, lane: Lane) -> OwnedHeaders {
+    let lane = (message.topic != Topic::Status).then_some((header::LANE, lane.as_str()));
+    let own = message.headers.iter().map(|(key, value)| (*key, value.as_str()));
+    let add = |all: OwnedHeaders, (key, value)| all.insert(Header { key, value: Some(value) });
+    own.chain(lane).fold(OwnedHeaders::new(), add)
+}
 
 /// Sets one setting of a topic and returns what it was; the others stay as they are.
 pub async fn set(stack: &Settings, topic: Topic, name: &str, value: &str) -> Result<String> {

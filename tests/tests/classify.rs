@@ -24,9 +24,10 @@ use picket_tests::checkout;
 use picket_tests::fleet::{FEW_PARTITIONS, Fleet, address, get};
 use picket_tests::process::{Process, until};
 use picket_tests::stack::StackOptions;
+use picket_tests::topics::headers;
+use picket_wire::header::{self, Lane};
 use picket_wire::observation::{ClockState, Detection, Detector, FrameFate, Observation, Stamp};
-use picket_wire::{CameraRecord, Outgoing, Picture, TopicNames, header};
-use rdkafka::message::{Header, OwnedHeaders};
+use picket_wire::{CameraRecord, Outgoing, Picture, TopicNames};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -135,11 +136,7 @@ impl Bench {
     }
 
     async fn send(&self, message: &Outgoing) {
-        let mut headers = OwnedHeaders::new();
-        for (key, value) in &message.headers {
-            headers = headers.insert(Header { key, value: Some(value) });
-        }
-        headers = headers.insert(Header { key: header::LANE, value: Some("live") });
+        let headers = headers(message, Lane::Live);
         let names = TopicNames::new(&self.fleet.stack.settings().kafka.topic_prefix);
         let topic = names.name(message.topic);
         let record = FutureRecord::to(&topic).key(&message.key).payload(&message.value);

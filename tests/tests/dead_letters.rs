@@ -16,12 +16,14 @@ use anyhow::Result;
 use mongodb::bson::{Document, doc};
 use picket_tests::fleet::Fleet;
 use picket_tests::process::{output_within, program, until};
+use picket_tests::topics::headers;
+use picket_wire::header::{self, Lane};
 use picket_wire::observation::{ClockState, Detector, FrameFate, Observation, Stamp};
-use picket_wire::{CameraRecord, Outgoing, Picture, Topic, TopicNames, dead_letter, header};
+use picket_wire::{CameraRecord, Outgoing, Picture, Topic, TopicNames, dead_letter};
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::message::Header;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{Offset, TopicPartitionList};
 
@@ -92,7 +94,7 @@ impl Bench {
     }
 
     async fn send_with_key(&self, message: &Outgoing, key: &[u8]) {
-        let headers = headers(message).insert(Header { key: header::LANE, value: Some("live") });
+        let headers = headers(message, Lane::Live);
         let topic = self.topic(message.topic);
         let record = FutureRecord::to(&topic).key(key).payload(&message.value).headers(headers);
         self.device.send(record, LIMIT).await.unwrap();
@@ -103,8 +105,7 @@ impl Bench {
         let settings = self.fleet.stack.settings();
         let aggregator: FutureProducer =
             settings.kafka_client(Some(&settings.aggregator)).create().unwrap();
-        let mut headers =
-            headers(message).insert(Header { key: header::LANE, value: Some("live") });
+        let mut headers = headers(message, Lane::Live);
         for (key, value) in [
             (dead_letter::TOPIC, from_topic),
             (dead_letter::PARTITION, "0"),
@@ -207,13 +208,6 @@ impl Bench {
         let settings = self.fleet.stack.settings();
         settings.kafka_client(Some(&settings.admin)).create().unwrap()
     }
-}
-
-fn headers(message: &Outgoing) -> OwnedHeaders {
-    let add = |all: OwnedHeaders, (key, value): &(&'static str, String)| {
-        all.insert(Header { key, value: Some(value) })
-    };
-    message.headers.iter().fold(OwnedHeaders::new(), add)
 }
 
 #[tokio::test(flavor = "multi_thread")]

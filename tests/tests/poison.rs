@@ -15,11 +15,13 @@ use mongodb::bson::{Document, doc};
 use picket_tests::fleet::{self, Fleet};
 use picket_tests::oracle;
 use picket_tests::process::until;
+use picket_tests::topics::headers;
+use picket_wire::header::{self, Lane};
 use picket_wire::observation::{ClockState, Detector, FrameFate, Observation, Stamp};
 use picket_wire::status::{LinkStatus, SpoolStatus, Status};
-use picket_wire::{CameraRecord, Outgoing, Picture, Topic, TopicNames, dead_letter, header};
+use picket_wire::{CameraRecord, Outgoing, Picture, Topic, TopicNames, dead_letter};
 use rdkafka::Message;
-use rdkafka::message::{Header, Headers, OwnedHeaders};
+use rdkafka::message::Headers;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 
 const LIMIT: Duration = Duration::from_secs(180);
@@ -106,11 +108,7 @@ fn box_text(values: &str) -> String {
 }
 
 async fn send(producer: &FutureProducer, topic: &str, message: &Outgoing) {
-    let mut headers = OwnedHeaders::new();
-    for (key, value) in &message.headers {
-        headers = headers.insert(Header { key, value: Some(value) });
-    }
-    headers = headers.insert(Header { key: header::LANE, value: Some("live") });
+    let headers = headers(message, Lane::Live);
     let record = FutureRecord::to(topic).key(&message.key).payload(&message.value).headers(headers);
     producer.send(record, LIMIT).await.unwrap();
 }

@@ -10,10 +10,11 @@ use picket_aggregator::track::Settings as TrackSettings;
 use picket_aggregator::upsert::{Images, Retention};
 use picket_tests::process::until;
 use picket_tests::stack::{Stack, StackOptions};
-use picket_wire::{Outgoing, Topic, TopicNames, header};
+use picket_tests::topics::headers;
+use picket_wire::header::Lane;
+use picket_wire::{Outgoing, TopicNames};
 use rdkafka::admin::AdminClient;
 use rdkafka::client::DefaultClientContext;
-use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
@@ -132,13 +133,7 @@ impl Bench {
     }
 
     pub async fn send(&self, message: Outgoing) -> (i32, i64) {
-        let mut headers = OwnedHeaders::new();
-        for (key, value) in &message.headers {
-            headers = headers.insert(Header { key, value: Some(value) });
-        }
-        if message.topic != Topic::Status {
-            headers = headers.insert(Header { key: header::LANE, value: Some("live") });
-        }
+        let headers = headers(&message, Lane::Live);
         let name = TopicNames::default().name(message.topic);
         let record = FutureRecord::to(&name);
         let record = record.key(&message.key).headers(headers).payload(&message.value);

@@ -4,11 +4,12 @@ use futures_util::TryStreamExt;
 use mongodb::bson::{DateTime, Document, doc};
 use picket_tests::faults::{Bench, LIMIT, on_bench};
 use picket_tests::fleet::Fleet;
+use picket_tests::topics::headers;
+use picket_wire::header::Lane;
 use picket_wire::observation::{
     ClockRelation, ClockState, Detection, Detector, EpochStart, FrameFate, Observation, Stamp,
 };
-use picket_wire::{CameraRecord, Outgoing, Picture, TopicNames, header};
-use rdkafka::message::{Header, OwnedHeaders};
+use picket_wire::{CameraRecord, Outgoing, Picture, TopicNames};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 
 use super::{RIGHT_US, WRONG_US, wait_for_corrected, wait_for_count};
@@ -86,11 +87,7 @@ impl Device {
     }
 
     async fn send(&self, message: &Outgoing) {
-        let mut headers =
-            OwnedHeaders::new().insert(Header { key: header::LANE, value: Some("live") });
-        for (key, value) in &message.headers {
-            headers = headers.insert(Header { key, value: Some(value) });
-        }
+        let headers = headers(message, Lane::Live);
         let topic = self.topics.name(message.topic);
         let record = FutureRecord::to(&topic).key(&message.key).payload(&message.value);
         self.producer.send(record.headers(headers), LIMIT).await.unwrap();
