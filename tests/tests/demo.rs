@@ -56,6 +56,7 @@ fn the_demo_shows_an_outage_and_the_books_and_ends_well() {
         "latency",
         "kept in the spool",
         "drain rate",
+        "tracks as without it       yes",
         "doubled",
         "books balanced               yes",
     ];

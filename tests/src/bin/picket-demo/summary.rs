@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use mongodb::bson::{Document, doc};
 use picket_tests::drain::Drain;
+use picket_tests::faults::tracks_are_final;
 use picket_tests::fleet::{Agent, Fleet};
 use picket_tests::oracle::{Account, Findings, open_spool};
 
@@ -25,8 +26,31 @@ pub struct Summary {
     decoded: u64,
     acknowledged: i64,
     spooled: i64,
-    tracks: u64,
+    tracks: Tracks,
     dead_letters: usize,
+}
+
+/// What the centre has made of the faces.
+struct Tracks {
+    /// Tracks that stand.
+    standing: u64,
+    /// Provisional ones that had their place while something before them was missing.
+    replaced: u64,
+    /// Whether they are those of a run without an outage; nobody can say while a part is spooled.
+    as_without_outage: Option<Result<()>>,
+}
+
+impl Tracks {
+    async fn ask(fleet: &Fleet, agent: &Agent, is_all_there: bool) -> Result<Self> {
+        let as_without_outage = match is_all_there {
+            true => Some(tracks_are_final(fleet, &[agent]).await),
+            false => None,
+        };
+        let tracks = fleet.database.collection::<Document>("tracks");
+        let replaced = tracks.count_documents(doc! { "state": "replaced" }).await?;
+        let standing = tracks.count_documents(doc! {}).await? - replaced;
+        Ok(Self { standing, replaced, as_without_outage })
+    }
 }
 
 impl Summary {
@@ -45,12 +69,11 @@ impl Summary {
             }
             None => None,
         };
-        let tracks =
-            fleet.database.collection::<Document>("tracks").count_documents(doc! {}).await?;
         let spool = open_spool(&agent.spool())?;
         let sums = "SELECT coalesce(sum(acknowledged), 0), coalesce(sum(spooled), 0) FROM accounts";
         let (acknowledged, spooled) =
             spool.query_row(sums, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let tracks = Tracks::ask(fleet, agent, spooled == 0).await?;
         let dead_letters = fleet.dead_letters()?;
         Ok(Self { findings, outage, decoded, acknowledged, spooled, tracks, dead_letters })
     }
@@ -75,7 +98,8 @@ impl Summary {
         row("  still spooled", self.spooled.to_string());
         row("acknowledged by the broker", self.acknowledged.to_string());
         row("pictures stored", self.total(|a| a.pictures_stored.len()).to_string());
-        row("tracks", self.tracks.to_string());
+        row("tracks", self.tracks.standing.to_string());
+        row("  provisional, replaced", self.tracks.replaced.to_string());
         row("latency capture to MongoDB", format!("p50 {}, p99 {}", ms(50.0), ms(99.0)));
         row("dead letters", self.dead_letters.to_string());
         for account in self.findings.accounts.values() {
@@ -85,6 +109,12 @@ impl Summary {
         }
         if let Some((outage, drain)) = &self.outage {
             print_outage(outage, drain);
+            let same = match self.tracks.as_without_outage {
+                Some(Ok(())) => "yes",
+                Some(Err(_)) => "NO",
+                None => "unknown: some is still spooled",
+            };
+            row("  tracks as without it", same.to_owned());
         }
         self.print_cameras();
         let balanced = if self.balanced() { "yes" } else { "NO" };
@@ -125,7 +155,7 @@ impl Summary {
         self.findings.violations.is_empty() && settled == self.sampled() as i64
     }
 
-    pub fn judge(&self, source: &Source) -> Result<()> {
+    pub fn judge(self, source: &Source) -> Result<()> {
         ensure!(self.balanced(), "the books do not balance: {:?}", self.findings.violations);
         ensure!(self.total(|a| a.stored.len()) > 0, "no observation was stored");
         ensure!(self.dead_letters == 0, "{} messages became dead letters", self.dead_letters);
@@ -134,9 +164,10 @@ impl Summary {
         ensure!(stored >= due, "{due} pictures were to be stored, {stored} are");
         if let Source::Clip(_) = source {
             ensure!(stored > 0, "no picture was stored");
-            ensure!(self.tracks > 0, "the face in the clip has no track");
+            ensure!(self.tracks.standing > 0, "the face in the clip has no track");
         }
-        Ok(())
+        let tracks = self.tracks.as_without_outage.unwrap_or(Ok(()));
+        tracks.context("the tracks are not those of a run without an outage")
     }
 }
 
