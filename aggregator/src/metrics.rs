@@ -12,6 +12,8 @@ pub const DEAD_LETTERS: &str = "picket_aggregator_consume_dead_letters_total";
 pub const DUPLICATES: &str = "picket_aggregator_consume_duplicates_total";
 /// Observations that came too late to be tracked.
 pub const LATE: &str = "picket_aggregator_track_late_total";
+/// Observations that are not waited for any more.
+pub const GIVEN_UP: &str = "picket_aggregator_track_given_up_total";
 /// States of trackers that this build could not take over.
 pub const TRACKERS_DISCARDED: &str = "picket_aggregator_track_states_discarded_total";
 /// Stored documents that cannot be read.
@@ -86,6 +88,13 @@ pub const TABLE: &[Metric] = &[
         "Observations stored without a track, because later ones had been tracked before them.",
     ),
     metric(
+        GIVEN_UP,
+        MetricKind::Counter,
+        &[],
+        "Observations that have been missing for longer than `consume.horizon_hours`, of which nobody has \
+         told why. They are in their camera's accounts until they come after all.",
+    ),
+    metric(
         TRACKERS_DISCARDED,
         MetricKind::Counter,
         &["why"],
@@ -104,7 +113,8 @@ pub const TABLE: &[Metric] = &[
         DROPPED,
         MetricKind::Counter,
         &["of", "reason"],
-        "Frames that devices report as lost, of observations and of pictures, by reason.",
+        "Frames that devices report as lost, of observations and of pictures, by reason. After a crash it is \
+         what may have been lost at most.",
     ),
     metric(
         BATCH,

@@ -100,6 +100,7 @@ pub async fn run(settings: Settings) -> Result<()> {
         *group.lock().unwrap_or_else(PoisonError::into_inner) = Some(centre.membership());
         notify::ready("consuming");
 
+        let joined_at = Instant::now();
         let progress = centre.progress();
         tokio::select! {
             () = watch_progress(&progress, &shutdown) => notify::stopping(),
@@ -110,6 +111,9 @@ pub async fn run(settings: Settings) -> Result<()> {
                 // The client cannot change over; a new one can, and finds another log.
                 Err(CentreError::Group(error @ GroupError::OtherCluster)) => {
                     tracing::error!("joining the group anew: {}", chain(&error));
+                    if joined_at.elapsed() > LONGEST_REJOIN {
+                        rejoin = REJOIN;
+                    }
                     tokio::select! {
                         () = tokio::time::sleep(rejoin) => {}
                         () = shutdown.asked() => {}
@@ -298,9 +302,13 @@ fn group_state(group: Group) -> web::Membership {
             return GroupState::Unknown("waiting for the consumer group to assign".to_owned());
         }
         let mut by_topic: BTreeMap<String, Vec<i32>> = BTreeMap::new();
-        for (topic, partition) in membership.partitions.keys() {
+        let mut stopped = Vec::new();
+        for ((topic, partition), state) in &membership.partitions {
             by_topic.entry(topic.to_string()).or_default().push(*partition);
+            if state.stopped {
+                stopped.push(format!("{topic}/{partition}"));
+            }
         }
-        GroupState::Member(by_topic)
+        GroupState::Member { by_topic, stopped }
     })
 }

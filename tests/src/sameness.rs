@@ -58,8 +58,9 @@ async fn stored(fleet: &Fleet, devices: &[&str]) -> Result<BTreeMap<String, Docu
         for mut document in found {
             document.remove("ingest");
             if name == collection::CAMERAS {
-                // The offset of the batch that wrote it.
+                // The offset of the batch that wrote it, and the broker's time of a record.
                 document.remove("rev");
+                document.remove("clock_ahead_ms");
             }
             all.insert(format!("{name} {}", document.get_str("_id")?), document);
         }

@@ -184,6 +184,7 @@ fn books_that_are_spoilt_by_hand_are_refused_and_what_devices_sent_never_is() {
             device: "gate".to_owned(),
             camera: "north".to_owned(),
             accounted: vec![[1, 7]],
+            given_up: Vec::new(),
             accounts: CentreAccounts::default(),
         };
         let ledgers = database.collection::<Document>("ledger");

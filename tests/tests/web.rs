@@ -46,7 +46,10 @@ async fn pages() -> Pages {
     let router = web::router(WebContext {
         database: database.clone(),
         images: Arc::new(LocalFileSystem::new_with_prefix(&images).unwrap()),
-        membership: Arc::new(|| GroupState::Member(BTreeMap::new())),
+        membership: Arc::new(|| GroupState::Member {
+            by_topic: BTreeMap::new(),
+            stopped: Vec::new(),
+        }),
         render_metrics: Arc::new(String::new),
         version: "test",
     });
@@ -150,6 +153,7 @@ impl Pages {
             epoch: Some(EPOCH.to_owned()),
             complete_until: seq,
             waiting_since: None,
+            clock_ahead_ms: None,
             accounts: CentreAccounts { stored: seq, ..CentreAccounts::default() },
             rev: seq,
         };

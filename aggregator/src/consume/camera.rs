@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 
+use metrics::counter;
 use mongodb::bson::RawDocumentBuf;
 use picket_wire::observation::{ClockState, EpochStart, Gap, GapOf, Observation, Reason, Skip};
 use picket_wire::{CameraKey, CameraRecord, EpochId};
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::provisional::Replaced;
 use super::runs::{EpochRuns, Standing};
 use super::tracking::Open;
+use crate::metrics::{DROPPED, GIVEN_UP};
 use crate::store::bulk::Update;
 use crate::store::clocks::EpochClock;
 use crate::store::documents::{CentreAccounts, TrackDocument, collection};
@@ -24,6 +26,8 @@ use crate::store::{StoreError, encode_raw};
 use crate::track::Settings as TrackSettings;
 use crate::upsert::{self, LostRun, Origin, Retention, Tracking};
 
+/// Most ranges of an epoch's ledger: 35 bytes each, of the 16 MiB that a document may have.
+const MOST_RANGES: usize = 20_000;
 /// Most reasons that are counted by name.
 const MAX_REASONS: usize = 64;
 /// The name under which all others are counted.
@@ -55,6 +59,10 @@ pub struct Place {
     pub open: Vec<Open>,
     /// The broker's time of the last record, milliseconds since 1970.
     pub seen_ms: i64,
+    /// By how much the device's clock was ahead of the broker's when the newest observation came that
+    /// was sent as it was captured.
+    #[serde(default)]
+    pub clock_ahead_ms: Option<i64>,
 }
 
 /// A document of the same id that is stored already.
@@ -141,8 +149,8 @@ pub struct Camera {
     pub(super) retention: Retention,
     /// How long what is missing is waited for, milliseconds.
     pub(super) horizon_ms: i64,
-    /// What others were told last: up to where it is complete, and since when it has waited.
-    pub(super) told: Option<(EpochId, u64, Option<i64>)>,
+    /// What others were told last: up to where an epoch is complete, and since when the camera has waited.
+    pub(super) told: BTreeMap<EpochId, (u64, Option<i64>)>,
 }
 
 impl Camera {
@@ -166,7 +174,7 @@ impl Camera {
             settings,
             retention,
             horizon_ms,
-            told: None,
+            told: BTreeMap::new(),
         }
     }
 
@@ -297,15 +305,37 @@ impl Camera {
         }
         ledger.dirty = true;
         let new = i64::try_from(new).unwrap_or(i64::MAX);
-        count(&mut ledger.accounts, new);
-        count(&mut self.accounts, new);
+        let back = i64::try_from(ledger.given_up.remove(run.0, run.1)).unwrap_or(i64::MAX);
+        for accounts in [&mut ledger.accounts, &mut self.accounts] {
+            count(accounts, new);
+            accounts.given_up = accounts.given_up.saturating_sub(back).max(0);
+        }
         let new = || EpochRuns::new(self.settings.clone());
         let runs = self.runs.entry(epoch).or_insert_with(new);
         runs.notice(run.0, top, &ledger.accounted, origin.broker_time_ms);
         if !is_observed {
             holes.into_iter().for_each(|(first, last)| runs.pass(first, last));
         }
+        self.bound_ledger(epoch);
         self.move_on(epoch, origin, changes);
+    }
+
+    /// Whatever never comes or is refused, a ledger stays far below what a document may have: of too many
+    /// holes the oldest is closed. It stays counted, as given up or refused; what comes of it after all
+    /// counts as known.
+    fn bound_ledger(&mut self, epoch: EpochId) {
+        let oldest = |camera: &Self| {
+            let ledger = camera.ledgers.get(&epoch)?;
+            let is_full = ledger.accounted.as_slice().len() > MOST_RANGES;
+            is_full.then(|| ledger.accounted.first_hole()).flatten()
+        };
+        while let Some((first, last)) = oldest(self) {
+            self.count_given_up(epoch, (first, last));
+            let ledger = self.ledgers.entry(epoch).or_default();
+            ledger.accounted.insert(first, last);
+            ledger.given_up.remove(first, last);
+            self.runs_of(epoch).pass(first, last);
+        }
     }
 
     fn take_skip(&mut self, skip: &Skip, origin: &Origin, changes: &mut Changes) {
@@ -349,6 +379,8 @@ impl Camera {
                 let ingest = origin.ingest(self.retention.observations_days);
                 let gap = upsert::crash_gap(record, gap, digest, &ingest)?;
                 changes.records.push(encode_raw(collection::OBSERVATIONS, &gap)?);
+                counter!(DROPPED, "of" => "observations", "reason" => Reason::CRASH)
+                    .increment(last - first + 1);
             }
             self.settle(previous.epoch, (first, last), false, (origin, changes), |a, n| {
                 add_reason(&mut a.dropped, Reason::CRASH, n);
@@ -376,8 +408,34 @@ impl Camera {
         let tracking = Tracking { tracks: &tracks, late, is_final: standing != Standing::Ahead };
         let document = upsert::observation(record, relations, &tracking, digest, ingest);
         changes.records.push(encode_raw(collection::OBSERVATIONS, &document)?);
-        self.settle(epoch, (seq, seq), true, (origin, changes), |a, n| add(&mut a.stored, n));
+        self.settle(epoch, (seq, seq), true, (origin, changes), |a, n| {
+            add(&mut a.stored, n);
+            add(&mut a.late, if late { n } else { 0 });
+        });
         Ok(late)
+    }
+
+    /// Counts what is not waited for any more, but for what was refused: that is counted as such.
+    pub(super) fn count_given_up(&mut self, epoch: EpochId, (first, last): (u64, u64)) {
+        let runs = self.runs.get(&epoch);
+        let missing = runs.map_or(vec![(first, last)], |r| r.aside.holes_within(first, last));
+        let ledger = self.ledgers.entry(epoch).or_default();
+        let new =
+            missing.into_iter().map(|(first, last)| ledger.given_up.insert(first, last)).sum();
+        ledger.dirty = true;
+        counter!(GIVEN_UP).increment(new);
+        let new = i64::try_from(new).unwrap_or(i64::MAX);
+        for accounts in [&mut ledger.accounts, &mut self.accounts] {
+            add(&mut accounts.given_up, new);
+        }
+        self.dirty = true;
+    }
+
+    /// Compares the device's clock with the broker's, by an observation that was sent as it was captured.
+    pub fn compare_clocks(&mut self, observation: &Observation, origin: &Origin) {
+        let captured = observation.stamp.captured_at.map(|at| at.as_millisecond());
+        self.place.clock_ahead_ms = captured.map(|ms| ms.saturating_sub(origin.broker_time_ms));
+        self.dirty = true;
     }
 
     /// Up to which `seq` of the newest epoch all is accounted for and tracks are final.

@@ -333,3 +333,16 @@ fn from_the_record_that_tells_the_time_on_all_times_are_right_also_those_of_trac
         upsert::date(Some(1_000_000_000_000_000_000))
     );
 }
+
+#[test]
+fn a_clock_that_is_a_day_ahead_is_told_by_as_much() {
+    let mut camera = camera();
+    let mut early = origin(0);
+    early.broker_time_ms = 1_700_000_000_000 - 86_400_000;
+    let CameraRecord::Observation(observation) = seen(FIRST, 0) else { unreachable!() };
+    camera.compare_clocks(&observation, &early);
+    assert_eq!(camera.place.clock_ahead_ms, Some(86_400_000));
+    let stamp = Stamp { captured_at: None, ..observation.stamp };
+    camera.compare_clocks(&Observation { stamp, ..observation }, &early);
+    assert_eq!(camera.place.clock_ahead_ms, None);
+}

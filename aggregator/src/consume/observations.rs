@@ -157,6 +157,9 @@ impl Observations {
             Ok(Verdict::Stored { late }) => {
                 self.returned.is_taken(&entry, camera, effects)?;
                 effects.late += u64::from(late);
+                if let (Lane::Live, CameraRecord::Observation(observation)) = (lane, record) {
+                    camera.compare_clocks(observation, &entry.origin);
+                }
                 count_drops(record);
                 effects.captured_ms.extend(captured_live_ms(lane, record));
                 known.insert(id, Known::new(&entry.digest, &entry.origin));
@@ -228,6 +231,7 @@ fn count_drops(record: &CameraRecord) {
 /// A reason as a label: a device may send any word, and a metric keeps each label for ever.
 fn label(reason: &str) -> &'static str {
     let known = [
+        Reason::BUDGET,
         Reason::CRASH,
         Reason::DETECTOR_BUSY,
         Reason::DETECTOR_FAILED,

@@ -241,6 +241,7 @@ impl Camera {
             tracing::warn!(camera = %self.key, %epoch, first, last,
                 "these observations have been missing for longer than consume.horizon_hours: tracks \
                  go on without them");
+            self.count_given_up(epoch, (first, last));
             let ingest = origin.ingest(self.retention.observations_days);
             let lost = LostRun { epoch, first, last };
             let document = upsert::given_up(&self.key, lost, &ingest);
@@ -258,14 +259,21 @@ impl Camera {
         since.filter(|since_ms| *since_ms > i64::MIN).min()
     }
 
-    /// What others are told of how complete it is, if that is news.
-    pub(super) fn tell_complete(&mut self) -> Option<Outgoing> {
-        let epoch = self.place.epoch?;
-        let now = (epoch, self.complete_until(), self.waiting_since_ms());
-        if self.told.replace(now) == Some(now) {
-            return None;
+    /// What others are told of how complete it is: of the epoch in which it stands, if that is news, and
+    /// of those that have gone on.
+    pub(super) fn tell_complete(&mut self) -> Vec<Outgoing> {
+        let waiting_since_ms = self.waiting_since_ms();
+        let mut news = Vec::new();
+        for (epoch, runs) in &self.runs {
+            let now = (runs.finals.until, waiting_since_ms);
+            let is_told = self.told.get(epoch).is_some_and(|told| *told == now);
+            if !is_told && (runs.dirty || self.place.epoch == Some(*epoch)) {
+                self.told.insert(*epoch, now);
+                news.extend(upsert::tell_complete(&self.key, *epoch, now.0, now.1));
+            }
         }
-        upsert::tell_complete(&self.key, epoch, now.1, now.2).ok()
+        self.told.retain(|epoch, _| self.runs.contains_key(epoch));
+        news
     }
 
     /// What is to be read back.

@@ -318,9 +318,14 @@ pub struct CameraDocument {
     /// Since when something has been missing, in any epoch, by the broker's time.
     #[schemars(with = "Option<Date>")]
     pub waiting_since: Option<DateTime>,
+    /// By how much the device's clock was ahead of the broker's at the newest observation that was sent
+    /// as it was captured, milliseconds. Below zero it was behind, or the observation was on its way. Null
+    /// where the device told no time.
+    #[serde(default)]
+    pub clock_ahead_ms: Option<i64>,
     /// What the centre has of this camera, over all epochs.
     pub accounts: CentreAccounts,
-    /// Offset of the record that caused this version; the higher one stands.
+    /// Offset of the record that caused this version. It begins anew with the topic.
     pub rev: i64,
 }
 
@@ -329,14 +334,21 @@ pub struct CameraDocument {
 pub struct CentreAccounts {
     /// Stored observations.
     pub stored: i64,
+    /// Of the stored, those that came after they had been given up or put aside: no track has them.
+    #[serde(default)]
+    pub late: i64,
     /// In skip records.
     pub skipped: i64,
     /// In gap records of observations, by reason.
     pub dropped: BTreeMap<String, i64>,
     /// In gap records of frames and of crops, by reason.
     pub pictures_dropped: BTreeMap<String, i64>,
-    /// Not taken: late, in conflict; by reason.
+    /// Not taken: unreadable, in conflict; by reason.
     pub refused: BTreeMap<String, i64>,
+    /// Missing for longer than `consume.horizon_hours`, and nobody has told why: given up, unless they
+    /// come after all.
+    #[serde(default)]
+    pub given_up: i64,
 }
 
 /// Which `seq` of one epoch of one camera are accounted for. `_id` is
@@ -352,6 +364,9 @@ pub struct LedgerDocument {
     pub camera: String,
     /// Ranges of `seq`, both ends included, sorted, apart from each other.
     pub accounted: Vec<[i64; 2]>,
+    /// The same of what was given up, and is not accounted for.
+    #[serde(default)]
+    pub given_up: Vec<[i64; 2]>,
     /// Totals of this epoch.
     pub accounts: CentreAccounts,
 }

@@ -38,6 +38,22 @@ impl Ranges {
         (last - first + 1) - known
     }
 
+    /// Takes `first` to `last` out; returns how many of them were in.
+    pub fn remove(&mut self, first: u64, last: u64) -> u64 {
+        if first > last {
+            return 0;
+        }
+        let begin = self.0.partition_point(|&(_, end)| end < first);
+        let end = self.0.partition_point(|&(start, _)| start <= last);
+        let touched = &self.0[begin..end];
+        let known = touched.iter().map(|&range| overlap(range, (first, last))).sum();
+        let before = touched.first().filter(|range| range.0 < first);
+        let before = before.map(|range| (range.0, first - 1));
+        let after = touched.last().filter(|range| range.1 > last).map(|range| (last + 1, range.1));
+        self.0.splice(begin..end, before.into_iter().chain(after));
+        known
+    }
+
     /// What of `first` to `last` is in none of them.
     pub fn holes_within(&self, first: u64, last: u64) -> Vec<(u64, u64)> {
         let (mut holes, mut next) = (Vec::new(), Some(first));
@@ -50,6 +66,15 @@ impl Ranges {
         }
         holes.extend(next.filter(|from| *from <= last).map(|from| (from, last)));
         holes
+    }
+
+    /// What is missing before the first range, or else between the first two.
+    pub fn first_hole(&self) -> Option<(u64, u64)> {
+        let &(first, last) = self.0.first()?;
+        if first > 1 {
+            return Some((1, first - 1));
+        }
+        self.0.get(1).map(|&(next, _)| (last + 1, next - 1))
     }
 
     /// The highest `seq` up to which nothing from 1 on is missing; 0 if 1 itself is missing.
@@ -101,6 +126,8 @@ fn overlap(a: (u64, u64), b: (u64, u64)) -> u64 {
 pub struct EpochLedger {
     /// What is accounted for.
     pub accounted: Ranges,
+    /// What is not, and is not waited for any more.
+    pub given_up: Ranges,
     /// Totals of the epoch.
     pub accounts: CentreAccounts,
     /// Whether it differs from what is stored.
@@ -116,12 +143,16 @@ impl EpochLedger {
     /// As a document. A `seq` always fits 63 bits: ids are checked where they are read.
     pub fn document(&self, key: &CameraKey, epoch: EpochId) -> LedgerDocument {
         let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-        let ranges = self.accounted.as_slice().iter();
+        let pairs = |ranges: &Ranges| {
+            let ranges = ranges.as_slice().iter();
+            ranges.map(|&(first, last)| [signed(first), signed(last)]).collect()
+        };
         LedgerDocument {
             id: ledger_id(key, epoch),
             device: key.device.to_string(),
             camera: key.camera.to_string(),
-            accounted: ranges.map(|&(first, last)| [signed(first), signed(last)]).collect(),
+            accounted: pairs(&self.accounted),
+            given_up: pairs(&self.given_up),
             accounts: self.accounts.clone(),
         }
     }
@@ -136,12 +167,16 @@ impl EpochLedger {
 impl From<LedgerDocument> for EpochLedger {
     fn from(document: LedgerDocument) -> Self {
         let unsigned = |n: i64| u64::try_from(n).unwrap_or_default();
-        let mut accounted = Ranges::default();
-        // Inserted one by one, so that a document edited by hand still gives sorted ranges.
-        for [first, last] in document.accounted {
-            accounted.insert(unsigned(first), unsigned(last));
-        }
-        Self { accounted, accounts: document.accounts, dirty: false }
+        let ranges = |pairs: Vec<[i64; 2]>| {
+            let mut ranges = Ranges::default();
+            // Inserted one by one, so that a document edited by hand still gives sorted ranges.
+            for [first, last] in pairs {
+                ranges.insert(unsigned(first), unsigned(last));
+            }
+            ranges
+        };
+        let (accounted, given_up) = (ranges(document.accounted), ranges(document.given_up));
+        Self { accounted, given_up, accounts: document.accounts, dirty: false }
     }
 }
 
@@ -185,9 +220,19 @@ mod tests {
                 assert_eq!(ranges.next_from(seq), set.range(seq..).next().copied());
             }
             assert_eq!(ranges.last(), set.last().copied());
+            let first_hole = ranges.holes_within(1, ranges.last().unwrap()).first().copied();
+            assert_eq!(ranges.first_hole(), first_hole);
             let complete = (1..).take_while(|n| set.contains(n)).count() as u64;
             assert_eq!(ranges.complete_until(), complete);
             assert!(ranges.as_slice().windows(2).all(|w| w[0].1 + 1 < w[1].0), "{ranges:?}");
+            for _ in 0..20 {
+                let first = next(120) + 1;
+                let last = first + next(30);
+                let gone = (first..=last).filter(|n| set.remove(n)).count() as u64;
+                assert_eq!(ranges.remove(first, last), gone);
+                let left = ranges.as_slice().iter().flat_map(|&(first, last)| first..=last);
+                assert!(left.eq(set.iter().copied()), "{ranges:?}");
+            }
         }
     }
 
@@ -205,6 +250,7 @@ mod tests {
         let mut ledger = EpochLedger::default();
         ledger.accounted.insert(1, 10);
         ledger.accounted.insert(12, 20);
+        ledger.given_up.insert(11, 11);
         ledger.accounts.dropped.insert("spool-full".to_owned(), 3);
         let key: CameraKey = "gate/north".parse().unwrap();
         let document = ledger.document(&key, "3-0a1b2c3d".parse().unwrap());

@@ -41,12 +41,17 @@ pub struct BooksRow {
     pub on_the_way: u64,
     /// Observations in MongoDB.
     pub stored: u64,
+    /// Of the stored, those that came too late to be tracked.
+    pub late: u64,
     /// In skip records at the centre: captured, and not looked at.
     pub skipped_at_centre: u64,
     /// Not taken by the centre; all reasons together.
     pub refused: u64,
     /// The same by reason.
     pub refused_by_reason: BTreeMap<String, u64>,
+    /// Acknowledged by the broker, missing at the centre for longer than `consume.horizon_hours`, and not
+    /// waited for any more.
+    pub given_up: u64,
     /// Pictures lost whose observation is not.
     pub pictures_dropped: u64,
     /// Whether it adds up.
@@ -79,7 +84,9 @@ pub fn row(camera: &str, device: Option<(&Books, Timestamp)>, centre: &CentreAcc
     let skipped_at_centre = count(centre.skipped);
     let refused_by_reason = centre_by_word(&centre.refused);
     let refused = total(&refused_by_reason);
-    let accounted = stored.saturating_add(skipped_at_centre).saturating_add(refused);
+    let given_up = count(centre.given_up);
+    let settled = [stored, skipped_at_centre, refused, given_up];
+    let accounted = settled.into_iter().fold(0, u64::saturating_add);
     // Without a status, the gap records that came through are all that is known of losses.
     let dropped_by_reason = match device {
         Some((books, _)) => by_word(&books.dropped),
@@ -90,7 +97,7 @@ pub fn row(camera: &str, device: Option<(&Books, Timestamp)>, centre: &CentreAcc
         None => total(&centre_by_word(&centre.pictures_dropped)),
     };
     let dropped = total(&dropped_by_reason);
-    let (verdict, says) = judge(device.map(|(books, _)| books), dropped);
+    let (verdict, says) = judge(device.map(|(books, _)| books), dropped, given_up);
     BooksRow {
         camera: camera.to_owned(),
         // The status is a snapshot and the centre has moved on since: more accounted for than
@@ -101,9 +108,11 @@ pub fn row(camera: &str, device: Option<(&Books, Timestamp)>, centre: &CentreAcc
         dropped,
         dropped_by_reason,
         stored,
+        late: count(centre.late),
         skipped_at_centre,
         refused,
         refused_by_reason,
+        given_up,
         pictures_dropped,
         verdict,
         says,
@@ -154,7 +163,7 @@ fn frames(n: u64) -> String {
     if n == 1 { "1 frame".to_owned() } else { format!("{n} frames") }
 }
 
-fn judge(books: Option<&Books>, dropped: u64) -> (Verdict, String) {
+fn judge(books: Option<&Books>, dropped: u64, given_up: u64) -> (Verdict, String) {
     let Some(books) = books else {
         return (Verdict::Unknown, "no accounts from the device yet".to_owned());
     };
@@ -166,8 +175,9 @@ fn judge(books: Option<&Books>, dropped: u64) -> (Verdict, String) {
     } else if books.captured < known {
         let twice = frames(known - books.captured);
         (Verdict::Unbalanced, format!("{twice} counted twice"))
-    } else if dropped > 0 {
-        (Verdict::BalancedWithLosses, format!("adds up, {} lost", frames(dropped)))
+    } else if dropped > 0 || given_up > 0 {
+        let lost = frames(dropped.saturating_add(given_up));
+        (Verdict::BalancedWithLosses, format!("adds up, {lost} lost"))
     } else {
         (Verdict::Balanced, "adds up, nothing lost".to_owned())
     }
@@ -214,6 +224,15 @@ mod tests {
         assert_eq!(row.verdict, Verdict::BalancedWithLosses);
         assert_eq!(row.says, "adds up, 3 frames lost");
         assert_eq!(row.dropped_by_reason, BTreeMap::from([("spool-full".to_owned(), 3)]));
+    }
+
+    #[test]
+    fn what_the_centre_has_given_up_is_lost_and_on_the_way_no_more() {
+        let accounts = CentreAccounts { given_up: 20, late: 2, ..centre(80, 0) };
+        let row = row("gate/north", Some((&device(105, 100, 0), Timestamp::UNIX_EPOCH)), &accounts);
+        assert_eq!((row.on_the_way, row.given_up, row.late), (0, 20, 2));
+        assert_eq!(row.verdict, Verdict::BalancedWithLosses);
+        assert_eq!(row.says, "adds up, 20 frames lost");
     }
 
     #[test]

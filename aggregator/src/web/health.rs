@@ -25,7 +25,7 @@ struct Readiness {
     /// Why not; empty when ready.
     reasons: Vec<String>,
     /// What an operator should know although it is ready.
-    notes: Vec<&'static str>,
+    notes: Vec<String>,
     group: GroupView,
 }
 
@@ -45,7 +45,13 @@ pub(super) async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
     let group = GroupView::from(state);
     let mut notes = Vec::new();
     if group.member && group.partitions == 0 {
-        notes.push("no partition: other members of the group hold them all");
+        notes.push("no partition: other members of the group hold them all".to_owned());
+    }
+    if !group.stopped.is_empty() {
+        notes.push(format!(
+            "work on {} has stopped and is tried again: the log says why",
+            group.stopped.join(", ")
+        ));
     }
     let ready = reasons.is_empty();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

@@ -10,8 +10,13 @@ use serde::Serialize;
 pub enum GroupState {
     /// Not a member yet, or no longer; with the reason.
     Unknown(String),
-    /// A member with these partitions by topic; none if others hold them all.
-    Member(BTreeMap<String, Vec<i32>>),
+    /// A member.
+    Member {
+        /// Its partitions by topic; none if others hold them all.
+        by_topic: BTreeMap<String, Vec<i32>>,
+        /// Those on which work has stopped, as `<topic>/<partition>`.
+        stopped: Vec<String>,
+    },
 }
 
 /// Tells the place at this moment; must not block.
@@ -27,6 +32,9 @@ pub struct GroupView {
     pub problem: Option<String>,
     /// How many partitions it holds.
     pub partitions: usize,
+    /// On which of them work has stopped, as `<topic>/<partition>`: their cameras stand still.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stopped: Vec<String>,
     /// Which ones, by topic; left out where the count is enough.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub by_topic: BTreeMap<String, Vec<i32>>,
@@ -46,12 +54,14 @@ impl From<GroupState> for GroupView {
                 member: false,
                 problem: Some(problem),
                 partitions: 0,
+                stopped: Vec::new(),
                 by_topic: BTreeMap::new(),
             },
-            GroupState::Member(by_topic) => Self {
+            GroupState::Member { by_topic, stopped } => Self {
                 member: true,
                 problem: None,
                 partitions: by_topic.values().map(Vec::len).sum(),
+                stopped,
                 by_topic,
             },
         }
@@ -64,7 +74,8 @@ mod tests {
 
     #[test]
     fn a_member_without_partitions_is_a_member() {
-        let view = GroupView::from(GroupState::Member(BTreeMap::new()));
+        let none = GroupState::Member { by_topic: BTreeMap::new(), stopped: Vec::new() };
+        let view = GroupView::from(none);
         assert!(view.member);
         assert_eq!(view.partitions, 0);
     }

@@ -31,12 +31,18 @@ pub struct CameraUpdate {
     /// Newest picture, with its boxes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub picture: Option<PictureView>,
-    /// Up to this `seq` all is accounted for and tracks are final; sent with what follows.
+    /// Epoch in which it stands.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<String>,
+    /// Up to this `seq` of the epoch all is accounted for and tracks are final; sent with what follows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub complete_until: Option<i64>,
     /// Since when something has been missing; absent if nothing is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waiting_since: Option<Timestamp>,
+    /// By how much the device's clock is ahead of the broker's; absent if that is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clock_ahead_ms: Option<i64>,
 }
 
 /// Something that viewers are told.
@@ -211,7 +217,8 @@ impl Pending {
         let row = self.table.set_centre(&key, &document.accounts);
         self.books.insert(row.camera.clone(), row);
         let (update, view) = (self.update(&key), CameraView::of(document, &key));
-        (update.complete_until, update.waiting_since) = (view.complete_until, view.waiting_since);
+        (update.epoch, update.complete_until) = (view.epoch, view.complete_until);
+        (update.waiting_since, update.clock_ahead_ms) = (view.waiting_since, view.clock_ahead_ms);
     }
 
     /// Observations to look up: their pictures are here and they are not.

@@ -115,7 +115,10 @@ impl From<&ObservationDocument> for NewestView {
     fn from(o: &ObservationDocument) -> Self {
         let stored_ms = o.ingest.stored_at.timestamp_millis();
         let trusted = o.captured_at.filter(|_| told_by(o) == "synchronised");
-        let begin_ms = trusted.unwrap_or(o.ingest.broker_time).timestamp_millis();
+        let broker_time = o.ingest.broker_time;
+        // A clock that is ahead of the broker's tells no time that has passed.
+        let begin = trusted.filter(|captured| *captured <= broker_time).unwrap_or(broker_time);
+        let begin_ms = begin.timestamp_millis();
         let lag_ms = Some(stored_ms.saturating_sub(begin_ms));
         Self {
             id: o.id.clone(),
@@ -137,10 +140,14 @@ pub struct CameraView {
     pub device: String,
     /// Camera.
     pub camera: String,
+    /// Epoch in which it stands.
+    pub epoch: Option<String>,
     /// Up to this `seq` every id of the epoch is stored or told to be lost, and every track is final.
     pub complete_until: Option<i64>,
     /// Since when something has been missing, in any epoch.
     pub waiting_since: Option<Timestamp>,
+    /// By how much the device's clock is ahead of the broker's, milliseconds; below zero it is behind.
+    pub clock_ahead_ms: Option<i64>,
     /// Newest observation that was stored.
     pub newest: Option<NewestView>,
     /// Newest picture that was stored.
@@ -156,8 +163,10 @@ impl CameraView {
             key: key.to_string(),
             device: key.device.to_string(),
             camera: key.camera.to_string(),
+            epoch: None,
             complete_until: None,
             waiting_since: None,
+            clock_ahead_ms: None,
             newest: None,
             picture: None,
             status: None,
@@ -167,8 +176,10 @@ impl CameraView {
     /// A camera as the centre has it.
     pub fn of(document: &CameraDocument, key: &CameraKey) -> Self {
         Self {
+            epoch: document.epoch.clone(),
             complete_until: Some(document.complete_until),
             waiting_since: at(document.waiting_since),
+            clock_ahead_ms: document.clock_ahead_ms,
             ..Self::named(key)
         }
     }

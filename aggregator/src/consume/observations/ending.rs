@@ -112,6 +112,7 @@ fn camera_update(camera: &Camera, last_offset: i64) -> Result<Update, StoreError
         newest_captured_at: upsert::date(camera.newest_ns()),
         epoch: camera.place.epoch.map(|epoch| epoch.to_string()),
         complete_until: upsert::signed(camera.complete_until()),
+        clock_ahead_ms: camera.place.clock_ahead_ms,
         waiting_since: camera.waiting_since_ms().map(DateTime::from_millis),
         accounts: camera.accounts.clone(),
         rev: last_offset,

@@ -416,6 +416,44 @@ fn what_is_missing_for_longer_than_the_horizon_is_given_up_and_late_when_it_come
     assert_eq!((told.get_i64("first").unwrap(), told.get_i64("last").unwrap()), (6, 9));
     assert_eq!(centre.camera.complete_until(), 14);
     assert_eq!(centre.camera.accounts.dropped.len(), 0, "it may still come");
+    let accounts = |centre: &Centre| (centre.camera.accounts.given_up, centre.camera.accounts.late);
+    assert_eq!(accounts(&centre), (2, 2), "8 and 9, 6 and 7");
+    centre.take(&gap(FIRST, 8, 9));
+    assert_eq!(accounts(&centre), (0, 2), "somebody has told why");
+    assert_eq!(centre.camera.accounts.dropped["spool-full"], 2);
+    assert_eq!(centre.camera.ledgers[&FIRST.parse().unwrap()].accounts, centre.camera.accounts);
+}
+
+#[test]
+fn what_was_put_aside_is_not_counted_as_given_up_too() {
+    let mut centre = Centre::new();
+    moving(FIRST, 1..=5).iter().for_each(|record| centre.take(record));
+    let (origin, mut changes) = (centre.origin(), Changes::default());
+    centre.camera.pass_aside(&id(FIRST, 8), &origin, &mut changes);
+    centre.write(changes);
+    moving(FIRST, 10..=12).iter().for_each(|record| centre.take(record));
+    centre.now_ms += HOUR_MS;
+    moving(FIRST, 13..=13).iter().for_each(|record| centre.take(record));
+    while centre.read_back() {}
+    assert_eq!(centre.camera.complete_until(), 13);
+    assert_eq!(centre.camera.accounts.given_up, 3, "6, 7 and 9");
+}
+
+#[test]
+fn the_ledger_of_an_epoch_of_which_every_second_number_is_missing_is_bounded() {
+    let mut centre = Centre::new();
+    let last = 2 * 20_100;
+    for seq in (1..=last).step_by(2) {
+        centre.take(&skip(FIRST, seq, seq));
+    }
+    let ledger = &centre.camera.ledgers[&FIRST.parse().unwrap()];
+    assert_eq!(ledger.accounted.as_slice().len(), 20_000);
+    assert_eq!(ledger.accounted.complete_until(), 2 * 100 + 1);
+    assert_eq!((ledger.accounts.skipped, ledger.accounts.given_up), (20_100, 100));
+    // What comes of it after all is neither counted nor stored.
+    let before = centre.camera.accounts.clone();
+    centre.take(&skip(FIRST, 2, 2));
+    assert_eq!(centre.camera.accounts, before);
 }
 
 #[test]

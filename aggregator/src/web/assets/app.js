@@ -93,7 +93,12 @@ function takeCamera(update) {
     fillFilter();
   }
   if (update.status) camera.status = update.status;
-  if (update.complete_until != null) camera.waiting_since = update.waiting_since ?? null;
+  if (update.complete_until != null) {
+    camera.epoch = update.epoch ?? null;
+    camera.complete_until = update.complete_until;
+    camera.waiting_since = update.waiting_since ?? null;
+    camera.clock_ahead_ms = update.clock_ahead_ms ?? null;
+  }
   if (update.newest && !isOlder(update.newest.id, camera.newest?.id)) camera.newest = update.newest;
   if (update.picture && !isOlder(update.picture.observation, camera.picture?.observation)) {
     camera.picture = update.picture;
@@ -193,6 +198,9 @@ const NOT_LIVE = {
   'no-signal': 'No signal',
 };
 
+/** By more than an observation is on its way. */
+const clockIsOff = ({ clock_ahead_ms: ahead }) => ahead > 2000 || ahead < -10000;
+
 function cameraState(camera) {
   const { status, newest } = camera;
   const { shown } = camera.card;
@@ -214,6 +222,10 @@ function cameraState(camera) {
   const ahead = Math.min(pictureAge ?? 0, seenAge ?? 0) < -10000;
   if (ahead || (shown && pictureAge == null) || (!shown && seenAge == null)) {
     return as('unsure', 'warn', ahead ? 'Device clock is ahead' : 'Device clock not set');
+  }
+  const received = ageOf(newest?.received_at);
+  if (clockIsOff(camera) && received != null && received <= freshness.observation_ms && feedWorks()) {
+    return as('unsure', 'warn', 'Device clock is behind');
   }
   // Whose fault it is cannot be known from here: not the camera's state, but this page's.
   if (!feedWorks()) return as('stale', 'bad', 'Not updating');
@@ -237,10 +249,13 @@ function drawCameras() {
     const heard = ageOf(devices.get(camera.device)?.status_at);
     const silent = heard == null || heard > freshness.status_ms;
     if (status?.state === 'running' && !silent) facts.push(['at', `${status.fps.toFixed(1)} fps`]);
-    if (newest?.lag_ms != null && view.state !== 'stale') facts.push(['lag', span(newest.lag_ms)]);
+    const off = clockIsOff(camera);
+    if (newest?.lag_ms != null && view.state !== 'stale' && !off) facts.push(['lag', span(newest.lag_ms)]);
     if (camera.waiting_since) facts.push(['earlier frames missing for', span(ageOf(camera.waiting_since))]);
     if (status?.decoder) facts.push(['decoder', status.decoder]);
     if (newest && newest.clock !== 'synchronised') facts.push(['clock', newest.clock]);
+    if (off) facts.push(['clock', `${span(Math.abs(camera.clock_ahead_ms))} ${camera.clock_ahead_ms > 0 ? 'ahead' : 'behind'}`]);
+    if (camera.complete_until) facts.push(['complete to', count(camera.complete_until), `All of epoch ${camera.epoch} up to this number is stored or told to be lost, and its tracks are final`]);
     let trouble = status?.problem ?? status?.degraded ?? (status?.picture === 'black' ? 'The picture is black' : null);
     if (camera.card.gone) trouble ??= 'The newest picture is no longer in the object store';
     if (!feedWorks()) trouble = null;
@@ -320,11 +335,11 @@ function stuckOnTheWay(r) {
 
 function drawBooks() {
   const list = [...books.values()].sort((a, b) => a.camera.localeCompare(b.camera));
-  const sum = { captured: 0, skipped: 0, in_memory: 0, spooled: 0, acknowledged: 0, dropped: 0, way: 0, stored: 0, centre: 0, refused: 0 };
+  const sum = { captured: 0, skipped: 0, in_memory: 0, spooled: 0, acknowledged: 0, dropped: 0, way: 0, stored: 0, centre: 0, refused: 0, given: 0 };
   for (const r of list) {
     for (const name of ['captured', 'skipped', 'in_memory', 'spooled', 'acknowledged']) sum[name] += r.device?.[name] ?? 0;
     sum.dropped += r.dropped; sum.way += r.on_the_way; sum.stored += r.stored;
-    sum.centre += r.skipped_at_centre; sum.refused += r.refused;
+    sum.centre += r.skipped_at_centre; sum.refused += r.refused; sum.given += r.given_up;
   }
   const worst = list.reduce((w, r) => (WORST.indexOf(r.verdict) > WORST.indexOf(w) ? r.verdict : w), list.length ? 'balanced' : 'unknown');
   const row = (r) => {
@@ -334,6 +349,7 @@ function drawBooks() {
     const says = [r.verdict === 'unbalanced' ? r.says : '',
       r.dropped ? `lost: ${reasons(r.dropped_by_reason)}` : '',
       r.refused ? `refused: ${reasons(r.refused_by_reason)}` : '',
+      r.given_up ? `${count(r.given_up)} given up` : '',
       stuck ? `${count(r.on_the_way)} do not arrive` : ''].filter(Boolean).join('; ');
     const sum = d ? `${count(d.captured)} captured; ${count(d.in_memory)} in memory + ${count(d.spooled)} spooled + ${count(d.acknowledged)} acknowledged + ${count(r.dropped)} dropped` : r.says;
     const old = ageOf(r.as_of);
@@ -342,8 +358,9 @@ function drawBooks() {
       cell(r.camera, 'name-cell'),
       number(d?.captured), number(d?.skipped), number(d?.in_memory), number(d?.spooled), number(d?.acknowledged),
       cell(count(r.dropped), r.dropped ? 'n loss' : 'n zero', { title: pictures }),
-      number(r.on_the_way, stuck ? 'warn' : ''), number(r.stored), number(r.skipped_at_centre),
-      number(r.refused, 'loss'),
+      number(r.on_the_way, stuck ? 'warn' : ''),
+      cell(count(r.stored), r.stored ? 'n' : 'n zero', r.late ? { small: `${count(r.late)} late`, title: 'Late: they came after they had been given up, and no track has them' } : {}),
+      number(r.skipped_at_centre), number(r.refused, 'loss'), number(r.given_up, 'loss'),
       cell(word, 'gap', { chip: kind, small: says, title: sum }),
       cell(old == null ? '–' : `${span(old)} ago`, old > freshness.status_ms ? 'n warn' : 'n zero', { title: r.as_of ?? '' }),
     ];
@@ -353,7 +370,7 @@ function drawBooks() {
     if (r !== all) return row(r);
     const total = (n) => cell(count(n), 'n sum');
     return [cell('All cameras', 'sum'), total(sum.captured), total(sum.skipped), total(sum.in_memory), total(sum.spooled), total(sum.acknowledged),
-      total(sum.dropped), total(sum.way), total(sum.stored), total(sum.centre), total(sum.refused),
+      total(sum.dropped), total(sum.way), total(sum.stored), total(sum.centre), total(sum.refused), total(sum.given),
       cell(VERDICTS[worst][1], 'sum gap', { chip: VERDICTS[worst][0] }), cell('', 'sum')];
   });
   $('books').parentElement.hidden = !list.length;
@@ -421,6 +438,7 @@ function drawBanners() {
   const group = alive?.group;
   if (connected && group && !group.member) list.push(['warn', `This aggregator is not in its consumer group: ${group.problem}. It shows what the others store.`]);
   else if (connected && group && group.partitions === 0) list.push(['warn', 'This aggregator has no partition: other members of its group hold them all. It shows the whole fleet and takes over when another leaves.']);
+  if (connected && group?.stopped?.length) list.push(['bad', `Work on ${group.stopped.join(', ')} has stopped: the cameras there stand still. Nothing of them is lost, and it is tried again; this aggregator's log says why.`]);
   const drawn = JSON.stringify(list);
   const place = $('banners');
   if (place.drawn !== drawn) {

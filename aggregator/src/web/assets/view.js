@@ -200,10 +200,14 @@ export class Card {
     if (this.chip.textContent !== label) this.chip.replaceChildren(el('span', 'dot'), label);
     setText(this.age, age);
     this.age.hidden = !age;
-    const text = facts.map((f) => f.join(' ')).join('|');
+    const text = facts.map((f) => f.join(' ')).join('|'); // A fact is its name, its value and what it means.
     if (this.facts.drawn !== text) {
       this.facts.drawn = text;
-      this.facts.replaceChildren(...facts.map(([name, value]) => el('span', '', `${name} `, el('b', '', value))));
+      this.facts.replaceChildren(...facts.map(([name, value, means]) => {
+        const fact = el('span', '', `${name} `, el('b', '', value));
+        fact.title = means ?? '';
+        return fact;
+      }));
     }
     setText(this.trouble, trouble ?? '');
     this.trouble.hidden = !trouble;

@@ -277,6 +277,7 @@ fn mongodb_refuses_books_that_readers_cannot_read_and_no_others() {
         epoch: Some(text()),
         complete_until: 1,
         waiting_since: None,
+        clock_ahead_ms: Some(1),
         accounts: accounts.clone(),
         rev: 1,
     };
@@ -286,6 +287,7 @@ fn mongodb_refuses_books_that_readers_cannot_read_and_no_others() {
         device: text(),
         camera: text(),
         accounted: vec![[1, 2]],
+        given_up: vec![[3, 4]],
         accounts,
     };
     assert!(agrees(collection::LEDGER, &ledger) > 20);
