@@ -64,7 +64,7 @@ enum Command {
         /// A sequence of the MOTChallenge: a folder with `seqinfo.ini` and `det/det.txt`.
         #[arg(value_name = "IN")]
         input: PathBuf,
-        /// The file to write: a line for each box of a confirmed track.
+        /// The file to write: a line for each detection that has a track, also one that is seen only once.
         #[arg(value_name = "OUT")]
         output: PathBuf,
         /// A config file whose `[track]` is used instead of the default.

@@ -85,7 +85,8 @@ pub const TABLE: &[Metric] = &[
         LATE,
         MetricKind::Counter,
         &[],
-        "Observations stored without a track, because later ones had been tracked before them.",
+        "Observations stored without a track, because they came after they had been given up \
+         (`consume.horizon_hours`).",
     ),
     metric(
         GIVEN_UP,
@@ -127,7 +128,8 @@ pub const TABLE: &[Metric] = &[
         MetricKind::Histogram,
         &["topic", "step"],
         "Time of a batch's steps: `work` reads what is stored and tracks, `dead-letters` puts aside what \
-         cannot be read, `images` writes pictures, `documents` and `checkpoint` wait for MongoDB.",
+         cannot be read, `images` writes pictures, `documents` and `checkpoint` wait for MongoDB, `tracks` \
+         tells others of tracks (`consume.publish_tracks`).",
     ),
     metric(BATCHES, MetricKind::Counter, &["topic"], "Batches whose checkpoint is written."),
     metric(BATCH_RECORDS, MetricKind::Counter, &["topic"], "Records in these batches."),
@@ -156,8 +158,8 @@ pub const TABLE: &[Metric] = &[
         RETRIES,
         MetricKind::Counter,
         &["step"],
-        "Steps that failed and are repeated: `load`, `dead-letter`, `image`, `write`, `checkpoint`, \
-         `claim`. Reading pauses meanwhile and nothing is lost.",
+        "Steps that failed and are repeated: `load`, `dead-letter`, `image`, `write`, `tracks`, \
+         `checkpoint`, `claim`. Reading pauses meanwhile and nothing is lost.",
     ),
     metric(
         PARTITIONS_STOPPED,

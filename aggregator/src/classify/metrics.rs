@@ -33,8 +33,8 @@ pub const TABLE: &[Metric] = &[
         MESSAGES,
         MetricKind::Counter,
         &[],
-        "Messages of the frames topic that the command `classify` has dealt with: each is then in \
-         `pictures` or in `skipped`.",
+        "Messages of the frames topic that the command `classify` has read and dealt with: each is then in \
+         `pictures` or in `skipped`, where those that it never read are too (`lost-in-broker`).",
     ),
     metric(
         PICTURES,
