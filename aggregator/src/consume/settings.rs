@@ -31,9 +31,9 @@ pub struct Settings {
     /// Consumer group. All aggregators of one fleet share it and the database.
     #[serde(default = "default_group")]
     pub group: String,
-    /// How the group agrees on who reads what. `consumer`: the brokers decide, and after an outage of
-    /// theirs each aggregator goes on with its partitions at once; needs Kafka 4.0. `classic`: the
-    /// aggregators agree among themselves; for older brokers.
+    /// How the group agrees on who reads what. `consumer`, the default: the brokers decide, and after an
+    /// outage of theirs each aggregator goes on with its partitions at once; needs Kafka 4.0. `classic`:
+    /// the aggregators agree among themselves; for older brokers.
     #[serde(default)]
     pub group_protocol: GroupProtocol,
     /// What the topics' names begin with.

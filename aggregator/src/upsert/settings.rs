@@ -12,7 +12,8 @@ use super::bucket::{BucketUrl, S3};
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// Directory that holds the pictures; made if it is missing. Not used where `images_url` is set.
+    /// Directory that holds the pictures, by its absolute path; made if it is missing. Either this or
+    /// `images_url` must be set; where both are, this is not used.
     #[serde(default)]
     pub images_directory: Option<PathBuf>,
     /// Bucket of an S3-compatible store that holds the pictures instead, as `s3://bucket/prefix`; the
