@@ -136,13 +136,13 @@ fn live_amid(passages: &[Passage], from_ms: i64, to_ms: i64) -> usize {
 /// How many seconds of what was captured in this time were stored in one second.
 fn rate(passages: &[Passage], from_ms: i64, to_ms: i64) -> Option<f64> {
     let backlog = || backlog(passages, from_ms, to_ms);
-    let span = |time: fn(&Passage) -> i64| {
-        let (first, last) = (backlog().map(time).min()?, backlog().map(time).max()?);
+    let span = |from: fn(&Passage) -> i64, to: fn(&Passage) -> i64| {
+        let (first, last) = (backlog().map(from).min()?, backlog().map(to).max()?);
         Some((last - first) as f64)
     };
-    let captured = span(|passage| passage.captured_ms)?;
-    // All of one batch has one time.
-    let stored = span(|passage| passage.stored_ms)?.max(1.0);
+    let captured = span(|passage| passage.captured_ms, |passage| passage.captured_ms)?;
+    // From when the broker had the first: a short backlog is stored in one batch, all at one time.
+    let stored = span(|passage| passage.at_broker_ms, |passage| passage.stored_ms)?.max(1.0);
     (captured > 0.0).then_some(captured / stored)
 }
 
