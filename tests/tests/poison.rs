@@ -9,12 +9,13 @@
 )]
 
 use std::collections::BTreeMap;
+use std::process::Command;
 use std::time::Duration;
 
 use mongodb::bson::{Document, doc};
 use picket_tests::fleet::{self, Fleet};
 use picket_tests::oracle;
-use picket_tests::process::until;
+use picket_tests::process::{output_within, program, until};
 use picket_tests::topics::headers;
 use picket_wire::header::{self, Lane};
 use picket_wire::observation::{ClockState, Detector, FrameFate, Observation, Stamp};
@@ -219,6 +220,59 @@ async fn poison_on_each_topic_becomes_a_dead_letter_and_the_partition_moves_on()
     }
     let stored = fleet.database.collection::<Document>("observations");
     assert_eq!(stored.count_documents(doc! { "kind": "observation" }).await.unwrap(), 1);
+    fleet.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_unpacks_to_more_than_a_dead_letter_may_have_is_cut_and_its_camera_goes_on()
+{
+    const BYTES: usize = 5 << 20;
+    let dir = tempfile::tempdir().unwrap();
+    let mut fleet = Fleet::start(dir.path()).await.unwrap();
+    let device = fleet.stack.device_certificate("gate").await.unwrap();
+    let settings = fleet.stack.settings();
+    let producer: FutureProducer = settings
+        .kafka_client(Some(&device))
+        .set("partitioner", "murmur2_random")
+        .set("compression.type", "zstd")
+        .set("message.max.bytes", (8 << 20).to_string())
+        .create()
+        .unwrap();
+    let topic = TopicNames::new(&settings.kafka.topic_prefix).name(Topic::Observations);
+    // Of one camera, so in one partition.
+    send(&producer, &topic, &with_value(good(1), &vec![0; BYTES])).await;
+    send(&producer, &topic, &good(2)).await;
+    until("what follows it", LIMIT, async || {
+        fleet.aggregator.expect_running()?;
+        let documents = fleet.database.collection::<Document>("observations");
+        let found = documents.find_one(doc! { "_id": "gate/front/1-0a1b2c3d/2" }).await?;
+        Ok(found.ok_or_else(|| fleet.aggregator.log_tail()))
+    })
+    .await
+    .unwrap();
+    let letters = fleet.messages(Topic::DeadLetter).unwrap();
+    assert_eq!(letters.len(), 1);
+    let letter = &letters[0];
+    assert_eq!(header_of(letter, dead_letter::REASON), "too-large");
+    assert_eq!(header_of(letter, dead_letter::VALUE_BYTES), BYTES.to_string());
+    let digest = picket_aggregator::upsert::digest(&vec![0; BYTES]);
+    assert_eq!(header_of(letter, dead_letter::VALUE_SHA256), digest);
+    assert!(header_of(letter, header::SCHEMA).starts_with("picket.observation/"));
+    let left = letter.payload().unwrap();
+    assert!((4 << 20..BYTES).contains(&left.len()), "{}", left.len());
+
+    let place = format!("{}/{}", letter.partition(), letter.offset());
+    let run = |what: &str| {
+        let mut command = Command::new(program("picket-aggregator").unwrap());
+        command.args(["dead-letter", what, &place, "--config"]).arg(fleet.aggregator_config());
+        output_within(&mut command, LIMIT).unwrap()
+    };
+    let shown = String::from_utf8(run("show").stdout).unwrap();
+    assert!(shown.contains("\ncut: ") && shown.contains(&digest), "{shown}");
+    let refused = run("retry");
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("it is cut"), "{said}");
+    assert!(run("drop").status.success(), "nothing had been written of a retry");
     fleet.stop().await.unwrap();
 }
 

@@ -55,7 +55,7 @@ impl Topic {
     }
 
     /// Longest message in bytes, key and headers included. Dead letters carry any other message
-    /// whole and need room for the reason beside it.
+    /// whole and need room for the reason beside it; one that unpacks to more is cut.
     pub fn max_message_bytes(self) -> u32 {
         match self {
             Self::Observations | Self::Tracks => MIB,

@@ -1,16 +1,27 @@
-//! Dead letters: what nobody can read is put aside whole, with a reason, and reading goes on.
+//! Dead letters: what nobody can read is put aside whole, with a reason, and reading goes on. What is too
+//! long for that is put aside cut: the broker measures a packed batch, so a record may unpack to more than
+//! the topic of dead letters takes, and a letter that cannot be sent would stop the partition for good.
 
 use picket_wire::{Reject, Topic, TopicNames, dead_letter as header};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::message::{Header as KafkaHeader, OwnedHeaders};
 
 use super::kafka::{ClientError, Received};
 use super::outbox::{Outbox, SendError};
 use super::settings::Connection;
 use crate::remedy::Remedy;
+use crate::upsert;
 
 /// Most bytes of the sentence that says why: the topic leaves 64 KiB for all of these headers.
 const MAX_DETAIL_BYTES: usize = 1024;
+/// Of a letter that is cut, most bytes of the original's headers.
+const CUT_HEADERS_BYTES: usize = 32 * 1024;
+/// Of a letter that is cut, most bytes of the key.
+const CUT_KEY_BYTES: usize = 1024;
+/// Kept free beside key, value and headers: for the framing of record and batch.
+const MARGIN_BYTES: usize = 4 * 1024;
+/// Lengths of a header's name and value take no more than this beside them.
+const HEADER_OVERHEAD_BYTES: usize = 16;
 
 /// A dead letter that could not be sent.
 #[derive(Debug, thiserror::Error)]
@@ -64,9 +75,43 @@ impl DeadLetter {
         Self { record, reason: reject.code(), detail: reject.to_string() }
     }
 
+    /// What is sent: whole, or cut where the topic would not take it.
+    fn message(&self, topic: &str, partition: i32) -> Message<'_> {
+        let most = Topic::DeadLetter.max_message_bytes() as usize - MARGIN_BYTES;
+        let whole = Message {
+            key: self.record.key.as_deref(),
+            headers: self.headers(topic, partition),
+            value: self.record.value.as_deref(),
+        };
+        if whole.bytes() <= most { whole } else { self.cut(topic, partition, most) }
+    }
+
+    fn cut(&self, topic: &str, partition: i32, most: usize) -> Message<'_> {
+        let value = self.record.body();
+        let mut room = CUT_HEADERS_BYTES;
+        let mut headers = self.headers(topic, partition);
+        // The first ones that fit: ours come last and stay.
+        headers.retain(|header| {
+            let left = room.checked_sub(header_bytes(header));
+            room = left.unwrap_or(0);
+            left.is_some() || header::is_own_header(&header.0)
+        });
+        for (name, value) in [
+            (header::VALUE_BYTES, value.len().to_string()),
+            (header::VALUE_SHA256, upsert::digest(value)),
+        ] {
+            headers.push((name.to_owned(), value.into_bytes()));
+        }
+        let key = self.record.key.as_deref().map(|key| &key[..key.len().min(CUT_KEY_BYTES)]);
+        let bare = Message { key, headers, value: None };
+        let room = most.saturating_sub(bare.bytes());
+        let value = self.record.value.as_deref().map(|value| &value[..value.len().min(room)]);
+        Message { value, ..bare }
+    }
+
     /// Headers of the dead letter: the original's, then ours. Headers that claim to be ours are left
     /// out: whoever sent them does not know where the record lay.
-    fn headers(&self, topic: &str, partition: i32) -> Vec<(String, Vec<u8>)> {
+    fn headers(&self, topic: &str, partition: i32) -> Vec<Header> {
         let original = self.record.headers.iter();
         let mut headers: Vec<_> =
             original.filter(|(name, _)| !header::is_own_header(name)).cloned().collect();
@@ -91,6 +136,28 @@ impl DeadLetter {
     }
 }
 
+/// Name and value.
+type Header = (String, Vec<u8>);
+
+/// A dead letter as it goes out.
+struct Message<'a> {
+    key: Option<&'a [u8]>,
+    headers: Vec<Header>,
+    value: Option<&'a [u8]>,
+}
+
+impl Message<'_> {
+    /// No less than the client and the broker take it to be, save for the framing.
+    fn bytes(&self) -> usize {
+        let headers: usize = self.headers.iter().map(header_bytes).sum();
+        self.key.map_or(0, <[u8]>::len) + headers + self.value.map_or(0, <[u8]>::len)
+    }
+}
+
+fn header_bytes((name, value): &Header) -> usize {
+    name.len() + value.len() + HEADER_OVERHEAD_BYTES
+}
+
 /// Sends dead letters. Cheap to clone: all clones share one producer.
 #[derive(Clone)]
 pub struct DeadLetters(Outbox);
@@ -113,17 +180,16 @@ impl DeadLetters {
         topic: &str,
         partition: i32,
     ) -> Result<(), DeadLetterError> {
-        let pairs = letter.headers(topic, partition);
-        let mut headers = OwnedHeaders::new_with_capacity(pairs.len());
-        for (key, value) in &pairs {
-            headers = headers.insert(Header { key, value: Some(value) });
+        let message = letter.message(topic, partition);
+        let mut headers = OwnedHeaders::new_with_capacity(message.headers.len());
+        for (key, value) in &message.headers {
+            headers = headers.insert(KafkaHeader { key, value: Some(value) });
         }
-        let DeadLetter { record, .. } = letter;
-        let sent = self.0.send(record.key.as_deref(), headers, record.value.as_deref()).await;
+        let sent = self.0.send(message.key, headers, message.value).await;
         sent.map_err(|error| match error {
             SendError::Producer(error) => DeadLetterError::Producer(error),
             SendError::NotAcknowledged(source) => {
-                let (topic, offset) = (topic.to_owned(), record.offset);
+                let (topic, offset) = (topic.to_owned(), letter.record.offset);
                 DeadLetterError::Send { topic, partition, offset, source }
             }
         })
@@ -163,6 +229,48 @@ mod tests {
         assert_eq!(text(&headers, header::OFFSET), ["42"]);
         assert_eq!(text(&headers, header::REASON), ["body-invalid"]);
         assert!(text(&headers, header::DETAIL)[0].len() <= MAX_DETAIL_BYTES);
+    }
+
+    fn most() -> usize {
+        Topic::DeadLetter.max_message_bytes() as usize - MARGIN_BYTES
+    }
+
+    #[test]
+    fn a_letter_that_the_topic_takes_is_whole_and_one_byte_more_is_cut_and_says_of_what() {
+        let mut letter = letter(&[("picket-kind", "skip"), (header::VALUE_BYTES, "1")]);
+        letter.record.value = None;
+        let room = most() - letter.message("picket.observations", 7).bytes();
+        let value = vec![7; room];
+        letter.record.value = Some(value.clone());
+        let whole = letter.message("picket.observations", 7);
+        assert_eq!((whole.bytes(), whole.value), (most(), Some(value.as_slice())));
+        assert!(text(&whole.headers, header::VALUE_BYTES).is_empty(), "nobody else says so");
+
+        letter.record.value = Some(vec![7; room + 1]);
+        let cut = letter.message("picket.observations", 7);
+        assert_eq!(cut.bytes(), most());
+        assert_eq!(cut.key, Some(b"gate/north".as_slice()));
+        assert_eq!(text(&cut.headers, "picket-kind"), ["skip"]);
+        assert_eq!(text(&cut.headers, header::OFFSET), ["42"]);
+        assert_eq!(text(&cut.headers, header::VALUE_BYTES), [(room + 1).to_string()]);
+        assert_eq!(text(&cut.headers, header::VALUE_SHA256), [upsert::digest(&vec![7; room + 1])]);
+    }
+
+    #[test]
+    fn a_key_and_headers_without_measure_leave_room_for_the_value() {
+        let long = "x".repeat(CUT_HEADERS_BYTES);
+        let mut letter = letter(&[("first", "1"), ("long", &long), ("after", "2")]);
+        letter.record.key = Some(vec![b'k'; 5 << 20]);
+        letter.record.value = Some(vec![7; 1 << 20]);
+        let cut = letter.message("picket.frames", 0);
+        assert!(cut.bytes() <= most());
+        assert_eq!(cut.key.map(<[u8]>::len), Some(CUT_KEY_BYTES));
+        assert_eq!(cut.value.map(<[u8]>::len), Some(1 << 20));
+        assert_eq!(text(&cut.headers, "first"), ["1"]);
+        assert!(text(&cut.headers, "long").is_empty() && text(&cut.headers, "after").is_empty());
+        assert_eq!(text(&cut.headers, header::REASON), ["body-invalid"]);
+        letter.record.headers = vec![(String::new(), Vec::new()); 1 << 20];
+        assert!(letter.message("picket.frames", 0).bytes() <= most());
     }
 
     #[test]

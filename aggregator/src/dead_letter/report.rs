@@ -4,7 +4,7 @@
 use std::io::{self, Write};
 
 use jiff::Timestamp;
-use picket_aggregator::consume::letters::{Letter, Standing};
+use picket_aggregator::consume::letters::{Cut, Letter, Standing};
 use serde::Serialize;
 
 /// Most bytes of a value that is no JSON that are shown.
@@ -95,6 +95,15 @@ pub fn show(letter: &Letter, standing: Standing) -> io::Result<()> {
         ("key", line.key.map_or_else(|| "none".to_owned(), |key| plain(&key))),
     ] {
         writeln!(out, "{:<14}{value}", format!("{name}:"))?;
+    }
+    if let Some(cut) = &letter.cut {
+        let Cut { value_bytes, value_sha256 } = cut;
+        writeln!(
+            out,
+            "cut:          it was too long to be put aside whole, and cannot be put back; the value had \
+             {value_bytes} bytes with the SHA-256 {}, and headers and key may be cut too",
+            plain(value_sha256)
+        )?;
     }
     writeln!(out, "headers:")?;
     for (name, value) in &letter.record.headers {

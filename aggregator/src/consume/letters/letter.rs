@@ -6,13 +6,24 @@ use sha2::{Digest, Sha256};
 use super::super::kafka::Received;
 use super::place::LetterPlace;
 use crate::store::letters::LogPlace;
+use crate::upsert;
+
+/// What a message was that is not whole any more: its value, and maybe its key and headers, go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cut {
+    /// How long its value was.
+    pub value_bytes: u64,
+    /// Of its whole value, hex.
+    pub value_sha256: String,
+}
 
 /// A dead letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Letter {
     /// Where it lies.
     pub place: LetterPlace,
-    /// Of the message: SHA-256 of its topic, key, headers and value, hex.
+    /// Of the message: SHA-256 of its topic, key, headers and value, hex. Of one that is cut, of what is
+    /// left and the digest of its whole value: two may begin with the same bytes.
     pub id: String,
     /// Where the message came from; null if that cannot be told, which the centre always does.
     pub from: Option<LogPlace>,
@@ -20,6 +31,8 @@ pub struct Letter {
     pub reason: String,
     /// Why it was put aside, as a sentence.
     pub detail: String,
+    /// What was cut off it, if it was too long to be put aside whole.
+    pub cut: Option<Cut>,
     /// The message, with its own headers alone; its offset and time are those of the letter.
     pub record: Received,
     /// Whether it came from the topic whose messages the centre counts by camera.
@@ -40,12 +53,22 @@ impl Letter {
                 offset: own(header::OFFSET)?.parse().ok()?,
             })
         };
+        let cut = || {
+            let value_bytes = own(header::VALUE_BYTES)?.parse().unwrap_or_default();
+            Some(Cut { value_bytes, value_sha256: own(header::VALUE_SHA256).unwrap_or_default() })
+        };
         let (from, reason, detail) = (from(), own(header::REASON), own(header::DETAIL));
+        let cut = cut();
         record.headers.retain(|(name, _)| !header::is_own_header(name));
         let topic = from.as_ref().map_or("", |from| from.topic.as_str());
+        let mut id = message_id(topic, &record);
+        if let Some(cut) = &cut {
+            id = upsert::digest(format!("{id} {}", cut.value_sha256).as_bytes());
+        }
         Self {
             place: LetterPlace { partition, offset: record.offset },
-            id: message_id(topic, &record),
+            id,
+            cut,
             is_counted: topics.topic(topic) == Some(Topic::Observations),
             from,
             reason: reason.unwrap_or_default(),
@@ -129,6 +152,20 @@ mod tests {
         let mut broken = OWN;
         broken[2].1 = "soon";
         assert_eq!(opened(None, &broken).from, None);
+    }
+
+    #[test]
+    fn of_two_letters_that_are_cut_to_the_same_bytes_each_is_itself() {
+        let cut = |digest| {
+            let own = [(header::VALUE_BYTES, "5242880"), (header::VALUE_SHA256, digest)];
+            opened(None, &[OWN.as_slice(), &own].concat())
+        };
+        let (one, other, whole) = (cut("aa"), cut("bb"), opened(None, &OWN));
+        let told = Cut { value_bytes: 5_242_880, value_sha256: "aa".to_owned() };
+        assert_eq!((one.cut.as_ref(), &whole.cut), (Some(&told), &None));
+        assert_eq!(one.record.headers, [], "what says so is no header of the message");
+        assert!(one.id != other.id && one.id != whole.id);
+        assert_eq!(one.id, cut("aa").id);
     }
 
     #[test]

@@ -16,7 +16,7 @@ mod shelf;
 
 use std::collections::HashMap;
 
-pub use letter::{Letter, message_id};
+pub use letter::{Cut, Letter, message_id};
 pub use place::{LetterPlace, PlaceError};
 pub use put_back::{PutBack, PutBackError};
 pub use shelf::{Shelf, ShelfError};
@@ -147,6 +147,7 @@ mod tests {
             from: Some(place(from)),
             reason: "unknown-major".to_owned(),
             detail: String::new(),
+            cut: None,
             record: Received {
                 offset: from + 100,
                 broker_time_ms: 0,

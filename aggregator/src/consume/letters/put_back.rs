@@ -26,6 +26,15 @@ pub enum PutBackError {
     /// The letter does not say where it came from.
     #[error("it is no dead letter of an aggregator: it does not say where it came from")]
     NoOrigin,
+    /// It is not the whole message.
+    #[error(
+        "it is cut: its message was too long to be put aside whole (its value had {value_bytes} bytes), so \
+         it cannot be put back; find out who sent it, then drop it"
+    )]
+    Cut {
+        /// How long its value was.
+        value_bytes: u64,
+    },
     /// From a topic that this aggregator does not read.
     #[error("it came from {topic}, which is none of the topics that this aggregator reads")]
     ForeignTopic {
@@ -103,9 +112,10 @@ impl PutBack {
         Ok(Self { producer, topics: settings.topics(), partitions: Mutex::default() })
     }
 
-    /// Whether a letter can go back: its topic is there and is one that devices write. Waits for the
-    /// broker.
+    /// Whether a letter can go back: it is whole, and its topic is there and is one that devices write.
+    /// Waits for the broker.
     pub fn check(&self, letter: &Letter) -> Result<(), PutBackError> {
+        check_whole(letter)?;
         let from = letter.from.as_ref().ok_or(PutBackError::NoOrigin)?;
         self.partitions_of(&from.topic).map(drop)
     }
@@ -169,5 +179,12 @@ impl PutBack {
                 _ => PutBackError::NotAcknowledged { topic, source },
             }),
         }
+    }
+}
+
+fn check_whole(letter: &Letter) -> Result<(), PutBackError> {
+    match &letter.cut {
+        None => Ok(()),
+        Some(cut) => Err(PutBackError::Cut { value_bytes: cut.value_bytes }),
     }
 }
