@@ -42,7 +42,12 @@ async fn every_frame_is_stored_skipped_or_dropped_and_the_track_is_one() {
     let last = one(&store, "observations", &format!("{epoch}/30")).await.unwrap();
     let detection = last.get_array("detections").unwrap()[0].as_document().unwrap();
     assert_eq!(detection.get_str("track").unwrap(), format!("{epoch}/1#0"));
-    assert_eq!(track.get_datetime("last_seen").unwrap(), last.get_datetime("captured_at").unwrap());
+    let captured = last.get_datetime("captured_at").unwrap();
+    assert_eq!(track.get_datetime("last_seen").unwrap(), captured);
+    let ingest = last.get_document("ingest").unwrap();
+    let at_broker_ms = ingest.get_datetime("broker_time").unwrap().timestamp_millis();
+    let ahead_ms = captured.timestamp_millis() - at_broker_ms;
+    assert_eq!(camera.get_i64("clock_ahead_ms").unwrap(), ahead_ms, "it is long past");
     centre.stop().await.unwrap();
 }
 

@@ -71,7 +71,7 @@ async fn batches_that_were_written_and_not_ended_come_to_the_same() {
     for (collection, filter) in [
         ("ledger", doc! { "device": "half" }),
         ("cameras", doc! { "device": "half" }),
-        ("checkpoints", doc! { "_id": "camera/half/front" }),
+        ("checkpoints", doc! { "_id": { "$regex": "^(camera|runs)/half/front" } }),
     ] {
         store.database().collection::<Document>(collection).delete_many(filter).await.unwrap();
     }
