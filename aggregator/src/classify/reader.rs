@@ -211,6 +211,9 @@ impl Reader {
             Change::Assigned(partitions) => {
                 tracing::info!(partitions = partitions.len(), "partitions of frames assigned");
                 self.queue.assign(&partitions);
+                // The client keeps a pause over all changes of what it reads: one that was paused when it
+                // went, and comes back after the queue drained, would be read no more.
+                self.set_reading_of(&partitions, !self.paused);
                 self.ask_where_the_group_stood();
             }
             Change::Revoked(partitions) => {
@@ -271,14 +274,28 @@ impl Reader {
 
     fn set_reading(&self, on: bool) {
         gauge!(names::PAUSED).set(if on { 0.0 } else { 1.0 });
-        let all = self.consumer.assignment();
-        let done = all.and_then(|all| match on {
-            true => self.consumer.resume(&all),
-            false => self.consumer.pause(&all),
-        });
-        // It fails for a partition that was just taken away, which settles the matter too.
+        self.switched(self.consumer.assignment().and_then(|all| self.switch(&all, on)), on);
+    }
+
+    fn set_reading_of(&self, partitions: &[i32], on: bool) {
+        let mut list = TopicPartitionList::new();
+        for partition in partitions {
+            list.add_partition(&self.topic, *partition);
+        }
+        self.switched(self.switch(&list, on), on);
+    }
+
+    fn switch(&self, list: &TopicPartitionList, on: bool) -> Result<(), KafkaError> {
+        match on {
+            true => self.consumer.resume(list),
+            false => self.consumer.pause(list),
+        }
+    }
+
+    /// It fails for a partition that was just taken away, which settles the matter too.
+    fn switched(&self, done: Result<(), KafkaError>, on: bool) {
         if let Err(e) = done {
-            tracing::debug!(error = %e, on, "reading was not switched");
+            tracing::debug!(error = %e, on, "{}: reading was not switched", self.topic);
         }
     }
 
@@ -403,3 +420,6 @@ async fn at(due: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;
