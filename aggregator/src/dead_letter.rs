@@ -18,6 +18,7 @@ use picket_aggregator::consume::letters::{
     self, Letter, LetterPlace, PutBack, Shelf, Standing, with_standing,
 };
 use picket_aggregator::store::Store;
+use picket_aggregator::store::letters::LetterState;
 use picket_wire::dead_letter::IDENTITY_CONFLICT;
 
 use selection::{Filter, Newest, Selection, in_parts};
@@ -67,6 +68,10 @@ pub enum Command {
     Drop {
         #[command(flatten)]
         selection: Selection,
+        /// Also those whose retry was cut short (`retrying`) and cannot be ended by another one. Such a
+        /// message may be on its topic all the same: it would then be stored, and be refused no more.
+        #[arg(long)]
+        force: bool,
     },
 }
 
@@ -99,7 +104,9 @@ pub async fn run(settings: Settings, command: Command) -> Result<ExitCode> {
             let put_back = PutBack::new(&settings.consume, &connection)?;
             return retry(&shelf, &store().await?, &put_back, &selection, again).await;
         }
-        Command::Drop { selection } => return drop(&shelf, &store().await?, &selection).await,
+        Command::Drop { selection, force } => {
+            return drop(&shelf, &store().await?, &selection, force).await;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -233,7 +240,12 @@ async fn retry(
     counts.end("put back")
 }
 
-async fn drop(shelf: &Shelf, store: &Store, selection: &Selection) -> Result<ExitCode> {
+async fn drop(
+    shelf: &Shelf,
+    store: &Store,
+    selection: &Selection,
+    force: bool,
+) -> Result<ExitCode> {
     let mut counts = Counts::default();
     for part in selection.letters(shelf)? {
         let mut going = Vec::new();
@@ -245,22 +257,28 @@ async fn drop(shelf: &Shelf, store: &Store, selection: &Selection) -> Result<Exi
                         println!("{done}");
                     }
                 }
-                (None, Standing::Retrying) => {
+                (None, Standing::Retrying) if !force => {
                     counts.failed += 1;
                     eprintln!(
                         "{}: a retry was begun and cut short, so it may be on its way: end that first, \
-                         by another retry",
+                         by another retry, or drop it with --force",
                         letter.place
                     );
                 }
-                (None, _) => going.push(letter),
+                (None, Standing::Retrying) => going.push((letter, LetterState::Abandoned)),
+                (None, _) => going.push((letter, LetterState::Dropped)),
             }
         }
-        let dealt: Vec<_> = going.iter().map(letters::dealt).collect();
+        let dealt: Vec<_> =
+            going.iter().map(|(letter, state)| (letters::dealt(letter), *state)).collect();
         store.drop_letters(&dealt).await?;
         counts.done += dealt.len() as u64;
-        for letter in going {
-            println!("{}: dropped", letter.place);
+        for (letter, state) in going {
+            let may_come = match state {
+                LetterState::Abandoned => "; if it is on its topic, it is stored all the same",
+                _ => "",
+            };
+            println!("{}: dropped{may_come}", letter.place);
         }
     }
     if counts.done == 0 && counts.failed == 0 && !selection.is_by_place() {

@@ -287,6 +287,17 @@ async fn what_is_put_back_goes_the_normal_path_and_is_in_the_books_once() {
     assert!(bench.says(&["drop", "--all"]).contains("2 dropped"));
     assert_eq!(bench.list(&["--open"]), []);
     bench.accounts(6, &twice_refused).await;
+
+    // A retry that was cut short is ended by force alone, and what comes of it is in the books once.
+    let known = bench.fleet.database.collection::<Document>("dead_letters");
+    let cut_short = doc! { "$set": { "state": "retrying" }, "$unset": { "to": "", "arrived": "" } };
+    known.update_many(doc! { "state": "dropped" }, cut_short).await.unwrap();
+    assert!(bench.fails(&["drop", "--all"]).contains("with --force"));
+    assert!(bench.says(&["drop", "--all", "--force"]).contains("2 dropped"));
+    assert_eq!(bench.list(&["--open"]), []);
+    bench.send(&other).await;
+    bench.letters(7).await;
+    bench.accounts(6, &twice_refused).await;
     bench.fleet.stop().await.unwrap();
 }
 

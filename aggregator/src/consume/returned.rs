@@ -218,6 +218,17 @@ mod tests {
     }
 
     #[test]
+    fn what_was_dropped_after_a_retry_was_cut_short_and_comes_all_the_same_is_refused_no_more() {
+        let (mut camera, mut returned) = bench();
+        let letter = returned.0.values_mut().next().unwrap();
+        letter.state = LetterState::Abandoned;
+        let mut effects = Effects::default();
+        returned.is_taken(&entry(8), &mut camera, &mut effects).unwrap();
+        assert_eq!(camera.accounts.refused, BTreeMap::new());
+        assert_eq!(returned.0.values().next().unwrap().state, LetterState::Stored);
+    }
+
+    #[test]
     fn a_message_that_nobody_put_back_is_new_as_often_as_it_comes() {
         let (mut camera, _) = bench();
         let mut returned = Returned::default();

@@ -51,6 +51,8 @@ pub enum LetterState {
     Refused,
     /// Nobody wants it.
     Dropped,
+    /// Nobody wants it, and a retry of it was cut short: it may be on its topic all the same.
+    Abandoned,
 }
 
 /// A message that somebody dealt with. `_id` is the SHA-256 of its topic, key, headers and value, hex.
@@ -123,7 +125,8 @@ struct State {
 impl LetterDocument {
     /// Whether a retry is under way that the centre has not met yet.
     pub fn is_awaited(&self) -> bool {
-        matches!(self.state, LetterState::Retrying | LetterState::Retried) && self.arrived.is_none()
+        use LetterState::{Abandoned, Retried, Retrying};
+        matches!(self.state, Retrying | Retried | Abandoned) && self.arrived.is_none()
     }
 
     /// The write that says that the centre met it: in which state it is since, and why.
@@ -148,7 +151,7 @@ impl Store {
     pub async fn awaits_letters(&self, cameras: &[String]) -> Result<bool, StoreError> {
         let awaited = doc! {
             "camera": { "$in": cameras },
-            "state": { "$in": ["retrying", "retried"] },
+            "state": { "$in": ["retrying", "retried", "abandoned"] },
         };
         let letters = self.database.collection::<Document>(collection::DEAD_LETTERS);
         let found = letters.find_one(awaited).projection(doc! { "_id": 1 }).await;
@@ -195,10 +198,9 @@ impl Store {
         self.write(collection::DEAD_LETTERS, &updates).await
     }
 
-    /// Says that nobody wants these.
-    pub async fn drop_letters(&self, letters: &[Dealt]) -> Result<(), StoreError> {
-        let updates =
-            letters.iter().map(|letter| letter.update(LetterState::Dropped, Document::new()));
+    /// Says that nobody wants these, each of which becomes dropped or abandoned.
+    pub async fn drop_letters(&self, letters: &[(Dealt, LetterState)]) -> Result<(), StoreError> {
+        let updates = letters.iter().map(|(letter, state)| letter.update(*state, Document::new()));
         self.write(collection::DEAD_LETTERS, &updates.collect::<Result<Vec<_>, _>>()?).await
     }
 }
@@ -224,6 +226,10 @@ mod tests {
     #[test]
     fn a_retry_is_awaited_until_the_message_was_met_and_no_longer() {
         assert!(letter(LetterState::Retrying).is_awaited());
+        assert!(
+            letter(LetterState::Abandoned).is_awaited(),
+            "it may come, and is in the books then"
+        );
         let place = LogPlace { topic: "t".to_owned(), partition: 0, offset: 3 };
         let met = LetterDocument { arrived: Some(place), ..letter(LetterState::Retried) };
         assert!(!met.is_awaited());

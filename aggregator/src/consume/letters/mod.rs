@@ -51,7 +51,7 @@ impl Standing {
         // What was put aside again after the last retry lies where that retry had put it.
         let is_here = |place: &Option<LogPlace>| place.is_some() && *place == letter.from;
         match known.state {
-            LetterState::Dropped => Self::Dropped,
+            LetterState::Dropped | LetterState::Abandoned => Self::Dropped,
             _ if is_here(&known.arrived) || is_here(&known.to) => Self::Open,
             LetterState::Retrying => Self::Retrying,
             LetterState::Retried | LetterState::Refused => Self::Retried,
@@ -191,6 +191,7 @@ mod tests {
             (LetterState::Retried, Standing::Retried),
             (LetterState::Stored, Standing::Stored),
             (LetterState::Dropped, Standing::Dropped),
+            (LetterState::Abandoned, Standing::Dropped),
         ] {
             assert_eq!(Standing::of(&letter(3), Some(&known(state, None, None))), standing);
         }

@@ -65,6 +65,15 @@ pub enum PutBackError {
         #[source]
         source: KafkaError,
     },
+    /// The brokers, or the client before them, do not take it as it is.
+    #[error("was refused for {topic}, where it is not; it is open as before")]
+    Refused {
+        /// Where it came from.
+        topic: String,
+        /// Why.
+        #[source]
+        source: KafkaError,
+    },
     /// No acknowledgement: it may be on its topic or not.
     #[error(
         "was not acknowledged within {} s; it may be on {topic} all the same, and trying again stores \
@@ -169,16 +178,34 @@ impl PutBack {
         let topic = from.topic.clone();
         match self.producer.send(record, Timeout::After(DELIVERY)).await {
             Ok(sent) => Ok(LogPlace { topic, partition: sent.partition, offset: sent.offset }),
-            Err((source, _)) => Err(match source.rdkafka_error_code() {
-                Some(RDKafkaErrorCode::TopicAuthorizationFailed) => {
-                    PutBackError::NotAllowed { topic }
-                }
-                Some(
-                    RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic,
-                ) => PutBackError::NoTopic { topic },
-                _ => PutBackError::NotAcknowledged { topic, source },
-            }),
+            Err((source, _)) => Err(not_sent(topic, source)),
         }
+    }
+}
+
+/// What a failure to send says of the message. Certain is only what follows from the message or the topic's
+/// settings, whichever attempt it was said of; the rest may come after an attempt that went through.
+fn not_sent(topic: String, source: KafkaError) -> PutBackError {
+    use RDKafkaErrorCode as Code;
+    match source.rdkafka_error_code() {
+        Some(Code::TopicAuthorizationFailed) => PutBackError::NotAllowed { topic },
+        Some(Code::UnknownTopicOrPartition | Code::UnknownTopic) => PutBackError::NoTopic { topic },
+        Some(
+            Code::MessageSizeTooLarge
+            | Code::MessageBatchTooLarge
+            | Code::InvalidMessage
+            | Code::InvalidMessageSize
+            | Code::InvalidRecord
+            | Code::InvalidDifferentRecord
+            | Code::InvalidTimestamp
+            | Code::InvalidTopic
+            | Code::PolicyViolation
+            | Code::UnsupportedForMessageFormat
+            | Code::UnsupportedCompressionType
+            | Code::ClusterAuthorizationFailed
+            | Code::UnknownPartition,
+        ) => PutBackError::Refused { topic, source },
+        _ => PutBackError::NotAcknowledged { topic, source },
     }
 }
 
@@ -186,5 +213,35 @@ fn check_whole(letter: &Letter) -> Result<(), PutBackError> {
     match &letter.cut {
         None => Ok(()),
         Some(cut) => Err(PutBackError::Cut { value_bytes: cut.value_bytes }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_brokers_refuse_for_good_is_not_on_its_topic_and_what_they_are_silent_about_may_be()
+    {
+        let said = |code| not_sent("picket.frames".to_owned(), KafkaError::MessageProduction(code));
+        for code in [
+            RDKafkaErrorCode::MessageSizeTooLarge,
+            RDKafkaErrorCode::InvalidRecord,
+            RDKafkaErrorCode::PolicyViolation,
+            RDKafkaErrorCode::InvalidMessage,
+            RDKafkaErrorCode::InvalidMessageSize,
+        ] {
+            let error = said(code);
+            assert!(matches!(error, PutBackError::Refused { .. }) && error.is_certain(), "{code}");
+        }
+        assert!(said(RDKafkaErrorCode::TopicAuthorizationFailed).is_certain());
+        for code in [
+            RDKafkaErrorCode::MessageTimedOut,
+            RDKafkaErrorCode::RequestTimedOut,
+            RDKafkaErrorCode::NotEnoughReplicasAfterAppend,
+            RDKafkaErrorCode::BrokerTransportFailure,
+        ] {
+            assert!(!said(code).is_certain(), "{code}");
+        }
     }
 }
