@@ -168,7 +168,8 @@ struct Counts {
 }
 
 impl Counts {
-    fn end(&self, what: &str) -> Result<ExitCode> {
+    /// Prints them, also where the rest could not be looked at.
+    fn end(&self, what: &str, ended: Result<()>) -> Result<ExitCode> {
         let Self { done, passed_over, conflicts, failed } = self;
         print!("{done} {what}");
         if *passed_over > 0 {
@@ -178,6 +179,7 @@ impl Counts {
             print!(", {conflicts} identity conflicts left alone: they would be refused again");
         }
         println!();
+        ended?;
         ensure!(*failed == 0, "{failed} could not be {what}");
         Ok(ExitCode::SUCCESS)
     }
@@ -191,6 +193,18 @@ async fn retry(
     again: bool,
 ) -> Result<ExitCode> {
     let mut counts = Counts::default();
+    let ended = retry_all(shelf, store, put_back, selection, again, &mut counts).await;
+    counts.end("put back", ended)
+}
+
+async fn retry_all(
+    shelf: &Shelf,
+    store: &Store,
+    put_back: &PutBack,
+    selection: &Selection,
+    again: bool,
+    counts: &mut Counts,
+) -> Result<()> {
     for part in selection.letters(shelf)? {
         let mut going = Vec::new();
         for (letter, standing) in with_standing(store, part?).await? {
@@ -237,7 +251,7 @@ async fn retry(
             }
         }
     }
-    counts.end("put back")
+    Ok(())
 }
 
 async fn drop(
@@ -247,6 +261,20 @@ async fn drop(
     force: bool,
 ) -> Result<ExitCode> {
     let mut counts = Counts::default();
+    let ended = drop_all(shelf, store, selection, force, &mut counts).await;
+    if ended.is_ok() && counts.done == 0 && counts.failed == 0 && !selection.is_by_place() {
+        bail!("nothing to drop");
+    }
+    counts.end("dropped", ended)
+}
+
+async fn drop_all(
+    shelf: &Shelf,
+    store: &Store,
+    selection: &Selection,
+    force: bool,
+    counts: &mut Counts,
+) -> Result<()> {
     for part in selection.letters(shelf)? {
         let mut going = Vec::new();
         for (letter, standing) in with_standing(store, part?).await? {
@@ -281,8 +309,5 @@ async fn drop(
             println!("{}: dropped{may_come}", letter.place);
         }
     }
-    if counts.done == 0 && counts.failed == 0 && !selection.is_by_place() {
-        bail!("nothing to drop");
-    }
-    counts.end("dropped")
+    Ok(())
 }

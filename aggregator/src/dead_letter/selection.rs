@@ -102,12 +102,16 @@ impl Selection {
     }
 }
 
-/// As many letters at a time as memory is meant to hold.
+/// As many letters at a time as memory is meant to hold. Those before an error come before it.
 pub fn in_parts<'a>(
     mut letters: impl Iterator<Item = Result<Letter, ShelfError>> + 'a,
     takes: impl Fn(&Letter) -> bool + 'a,
 ) -> impl Iterator<Item = Part> + 'a {
+    let mut failed = None;
     std::iter::from_fn(move || {
+        if let Some(error) = failed.take() {
+            return Some(Err(error));
+        }
         let (mut part, mut bytes) = (Vec::new(), 0);
         while part.len() < AT_ONCE && bytes < AT_ONCE_BYTES {
             match letters.next() {
@@ -116,7 +120,11 @@ pub fn in_parts<'a>(
                     part.push(letter);
                 }
                 Some(Ok(_)) => {}
-                Some(Err(error)) => return Some(Err(error)),
+                Some(Err(error)) if part.is_empty() => return Some(Err(error)),
+                Some(Err(error)) => {
+                    failed = Some(error);
+                    break;
+                }
                 None => break,
             }
         }
@@ -160,7 +168,28 @@ impl<K: Ord, T> Newest<K, T> {
 
 #[cfg(test)]
 mod tests {
+    use picket_aggregator::consume::letters::Received;
+    use picket_wire::TopicNames;
+
     use super::*;
+
+    #[test]
+    fn letters_before_one_that_is_not_there_come_before_its_error() {
+        let topic = || "picket.dead-letter".to_owned();
+        let letter = |offset| {
+            let record =
+                Received { offset, broker_time_ms: 0, key: None, headers: Vec::new(), value: None };
+            Ok(Letter::open(7, record, &TopicNames::default()))
+        };
+        let missing = Err(ShelfError::Silent { topic: topic() });
+        let mut parts = in_parts([letter(42), letter(43), missing].into_iter(), |_| true);
+        let offsets = |part: Part| -> Vec<i64> {
+            part.unwrap().iter().map(|letter| letter.place.offset).collect()
+        };
+        assert_eq!(parts.next().map(offsets), Some(vec![42, 43]));
+        assert!(matches!(parts.next(), Some(Err(ShelfError::Silent { .. }))));
+        assert!(parts.next().is_none());
+    }
 
     #[test]
     fn of_many_the_newest_stay_in_their_order() {

@@ -21,6 +21,8 @@ pub use place::{LetterPlace, PlaceError};
 pub use put_back::{PutBack, PutBackError};
 pub use shelf::{Shelf, ShelfError};
 
+pub use super::kafka::Received;
+
 use crate::store::letters::{Dealt, LetterDocument, LetterState, LogPlace};
 use crate::store::{Store, StoreError};
 
