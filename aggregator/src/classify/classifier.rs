@@ -1,7 +1,7 @@
 //! The classifier: pictures in, labels out.
 
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use metrics::histogram;
 use ort::session::Session;
@@ -18,6 +18,8 @@ use crate::store::classes::Class;
 
 /// The section of the config that names model and runtime.
 const SECTION: &str = "classify";
+/// Most memory for the pictures of one batch, as the model takes them: 4 bytes a number.
+const MAX_BATCH_MIB: usize = 512;
 
 /// Why there is no classifier.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +40,22 @@ pub enum LoadError {
         path: PathBuf,
         /// What it lacks, and what would be right.
         what: String,
+    },
+    /// A batch would take more memory than is meant for it.
+    #[error(
+        "classify.batch_pictures: {pictures} pictures of {}x{} pixels, the model's size, take {mib} MiB, and \
+         the limit is {MAX_BATCH_MIB}: {}",
+        px.0, px.1, what_fits(*fits)
+    )]
+    Batch {
+        /// At once.
+        pictures: usize,
+        /// The model's width and height.
+        px: (u32, u32),
+        /// What they take.
+        mib: usize,
+        /// How many fit.
+        fits: usize,
     },
     /// No decoder of pictures.
     #[error("cannot start the JPEG decoder")]
@@ -148,6 +166,7 @@ impl Classifier {
         let unlike = |what| LoadError::Unlike { path: path(), what };
         let (input, px, one_at_a_time) = input(&session, &description).map_err(unlike)?;
         let output = output(&session, &description).map_err(unlike)?;
+        check_batch(if one_at_a_time { 1 } else { settings.batch_pictures }, px)?;
         let preparer = Preparer::new(Form::new(&description.input, px));
         let mut classifier = Self {
             session,
@@ -196,7 +215,26 @@ impl Classifier {
         &mut self,
         jpegs: &[&[u8]],
     ) -> Result<Vec<Result<Vec<Class>, NoLabels>>, ComputeError> {
-        let began = Instant::now();
+        // What is computed one at a time takes the memory of one.
+        let at_once = if self.one_at_a_time { 1 } else { jpegs.len().max(1) };
+        let (mut decode, mut compute) = (Duration::ZERO, Duration::ZERO);
+        let mut found = Vec::with_capacity(jpegs.len());
+        for jpegs in jpegs.chunks(at_once) {
+            let began = Instant::now();
+            let (prepared, places) = self.prepare(jpegs);
+            decode += began.elapsed();
+            let began = Instant::now();
+            let scores = self.compute(prepared)?;
+            compute += began.elapsed();
+            found.extend(self.labels(places, &scores));
+        }
+        step("decode", decode);
+        step("compute", compute);
+        Ok(found)
+    }
+
+    /// How many could be prepared, and which of these each picture is.
+    fn prepare(&mut self, jpegs: &[&[u8]]) -> (usize, Vec<Result<usize, NoLabels>>) {
         let one = self.preparer.form().numbers();
         self.numbers.resize(jpegs.len() * one, 0.0);
         let (mut prepared, mut places) = (0, Vec::with_capacity(jpegs.len()));
@@ -206,10 +244,15 @@ impl Classifier {
             prepared += usize::from(place.is_ok());
             places.push(place.map_err(NoLabels::Picture));
         }
-        step("decode", began);
-        let began = Instant::now();
-        let scores = self.compute(prepared)?;
-        step("compute", began);
+        (prepared, places)
+    }
+
+    /// The labels of each picture, of what the model gave for those that could be prepared.
+    fn labels(
+        &self,
+        places: Vec<Result<usize, NoLabels>>,
+        scores: &[f32],
+    ) -> Vec<Result<Vec<Class>, NoLabels>> {
         let labels = &self.description.labels;
         let class =
             |(label, confidence): Ranked| Class { label: labels[label].clone(), confidence };
@@ -218,7 +261,7 @@ impl Classifier {
             let ranked = surest(numbers, self.scores(), self.top).ok_or(NoLabels::NoScores)?;
             Ok(ranked.into_iter().map(class).collect())
         };
-        Ok(places.into_iter().map(|place| place.and_then(found)).collect())
+        places.into_iter().map(|place| place.and_then(found)).collect()
     }
 
     /// The model's numbers for the first pictures that are prepared.
@@ -251,8 +294,26 @@ impl Classifier {
 }
 
 /// Records how long a step of a batch took.
-pub fn step(step: &'static str, began: Instant) {
-    histogram!(names::BATCH_STEP, "step" => step).record(began.elapsed().as_secs_f64());
+pub fn step(step: &'static str, took: Duration) {
+    histogram!(names::BATCH_STEP, "step" => step).record(took.as_secs_f64());
+}
+
+/// So many pictures of this size are in memory at once, as the model takes them.
+fn check_batch(pictures: usize, px: (u32, u32)) -> Result<(), LoadError> {
+    let one = 3 * px.0 as usize * px.1 as usize * size_of::<f32>();
+    let fits = (MAX_BATCH_MIB << 20) / one.max(1);
+    if pictures <= fits {
+        return Ok(());
+    }
+    let mib = (pictures * one).div_ceil(1 << 20);
+    Err(LoadError::Batch { pictures, px, mib, fits })
+}
+
+fn what_fits(fits: usize) -> String {
+    match fits {
+        0 => "not one fits; export the model for smaller pictures".to_owned(),
+        _ => format!("{fits} or less fit"),
+    }
 }
 
 /// The input's name, the picture's width and height, and whether it takes one picture at a time.
@@ -308,5 +369,22 @@ fn output(session: &Session, description: &Description) -> Result<String, String
             "its output {} has the shape {shape:?}, and its description has {labels} labels",
             output.name()
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_that_takes_too_much_memory_is_refused_with_what_would_fit() {
+        check_batch(256, (224, 224)).unwrap();
+        check_batch(42, (1024, 1024)).unwrap();
+        let said = check_batch(256, (1024, 1024)).unwrap_err().to_string();
+        for word in ["classify.batch_pictures", "1024x1024", "3072 MiB", "512", "42 or less"] {
+            assert!(said.contains(word), "{word:?} in {said}");
+        }
+        let said = check_batch(1, (8192, 8192)).unwrap_err().to_string();
+        assert!(said.contains("not one fits"), "{said}");
     }
 }

@@ -44,7 +44,8 @@ pub struct Settings {
     /// How many labels are stored of each frame, the surest first.
     #[serde(default = "default_top")]
     pub top: usize,
-    /// Most pictures in one batch.
+    /// Most pictures in one batch. At the model's size they may take 512 MiB (12 bytes a pixel), which is
+    /// looked at when the model is loaded.
     #[serde(default = "default_batch_pictures")]
     pub batch_pictures: usize,
     /// How long a batch waits for more pictures after its first, in milliseconds.

@@ -101,7 +101,7 @@ impl Worker {
         let found = self.classify(frames, now_ms).await?;
         let began = Instant::now();
         let put = put(&self.store, &found).await?;
-        step("write", began);
+        step("write", began.elapsed());
         let outcomes =
             [("stored", put.stored), ("waiting", put.waiting), ("conflict", put.conflicts)];
         for (outcome, count) in outcomes {
