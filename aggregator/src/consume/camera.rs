@@ -330,7 +330,11 @@ impl Camera {
             is_full.then(|| ledger.accounted.first_hole()).flatten()
         };
         while let Some((first, last)) = oldest(self) {
-            self.count_given_up(epoch, (first, last));
+            // What it is past was counted when it was given up or refused.
+            let pending = first.max(self.runs_of(epoch).finals.until.saturating_add(1));
+            if pending <= last {
+                self.count_given_up(epoch, (pending, last));
+            }
             let ledger = self.ledgers.entry(epoch).or_default();
             ledger.accounted.insert(first, last);
             ledger.given_up.remove(first, last);

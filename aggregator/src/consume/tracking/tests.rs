@@ -457,6 +457,22 @@ fn the_ledger_of_an_epoch_of_which_every_second_number_is_missing_is_bounded() {
 }
 
 #[test]
+fn what_was_refused_is_not_counted_as_given_up_when_the_ledger_is_full() {
+    let mut centre = Centre::new();
+    for seq in 1..=2 * 20_100 {
+        if seq % 2 == 0 {
+            let (origin, mut changes) = (centre.origin(), Changes::default());
+            centre.camera.pass_aside(&id(FIRST, seq), &origin, &mut changes);
+        } else {
+            centre.take(&skip(FIRST, seq, seq));
+        }
+    }
+    let ledger = &centre.camera.ledgers[&FIRST.parse().unwrap()];
+    assert_eq!(ledger.accounted.as_slice().len(), 20_000);
+    assert_eq!((ledger.accounts.skipped, ledger.accounts.given_up), (20_100, 0));
+}
+
+#[test]
 fn holes_are_given_up_each_in_its_own_time() {
     let mut centre = Centre::new();
     moving(FIRST, (1..=2).chain(5..=6)).iter().for_each(|record| centre.take(record));

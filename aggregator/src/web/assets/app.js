@@ -198,8 +198,10 @@ const NOT_LIVE = {
   'no-signal': 'No signal',
 };
 
-/** By more than an observation is on its way. */
-const clockIsOff = ({ clock_ahead_ms: ahead }) => ahead > 2000 || ahead < -10000;
+// A device's clock is off if it is ahead by this, or behind by more than an observation is on its way.
+const AHEAD_MS = 2000;
+const BEHIND_MS = 10000;
+const clockIsOff = ({ clock_ahead_ms: ahead }) => ahead > AHEAD_MS || ahead < -BEHIND_MS;
 
 function cameraState(camera) {
   const { status, newest } = camera;
@@ -224,7 +226,7 @@ function cameraState(camera) {
     return as('unsure', 'warn', ahead ? 'Device clock is ahead' : 'Device clock not set');
   }
   const received = ageOf(newest?.received_at);
-  if (clockIsOff(camera) && received != null && received <= freshness.observation_ms && feedWorks()) {
+  if (camera.clock_ahead_ms < -BEHIND_MS && received != null && received <= freshness.observation_ms && feedWorks()) {
     return as('unsure', 'warn', 'Device clock is behind');
   }
   // Whose fault it is cannot be known from here: not the camera's state, but this page's.
