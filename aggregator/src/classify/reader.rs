@@ -213,7 +213,7 @@ impl Reader {
                 self.queue.assign(&partitions);
                 // The client keeps a pause over all changes of what it reads: one that was paused when it
                 // went, and comes back after the queue drained, would be read no more.
-                self.set_reading_of(&partitions, !self.paused);
+                self.set_reading(Ok(self.places(&partitions)), !self.paused);
                 self.ask_where_the_group_stood();
             }
             Change::Revoked(partitions) => {
@@ -260,40 +260,36 @@ impl Reader {
     /// Also when it has paused already: a partition that came since is read.
     fn pause_full(&mut self) {
         if self.queue.is_full() {
-            self.paused = true;
-            self.set_reading(false);
+            self.pause_all(true);
         }
     }
 
     fn resume_drained(&mut self) {
         if self.paused && self.queue.has_drained() {
-            self.paused = false;
-            self.set_reading(true);
+            self.pause_all(false);
         }
     }
 
-    fn set_reading(&self, on: bool) {
-        gauge!(names::PAUSED).set(if on { 0.0 } else { 1.0 });
-        self.switched(self.consumer.assignment().and_then(|all| self.switch(&all, on)), on);
+    fn pause_all(&mut self, paused: bool) {
+        self.paused = paused;
+        gauge!(names::PAUSED).set(f64::from(u8::from(paused)));
+        self.set_reading(self.consumer.assignment(), !paused);
     }
 
-    fn set_reading_of(&self, partitions: &[i32], on: bool) {
+    fn places(&self, partitions: &[i32]) -> TopicPartitionList {
         let mut list = TopicPartitionList::new();
         for partition in partitions {
             list.add_partition(&self.topic, *partition);
         }
-        self.switched(self.switch(&list, on), on);
+        list
     }
 
-    fn switch(&self, list: &TopicPartitionList, on: bool) -> Result<(), KafkaError> {
-        match on {
-            true => self.consumer.resume(list),
-            false => self.consumer.pause(list),
-        }
-    }
-
-    /// It fails for a partition that was just taken away, which settles the matter too.
-    fn switched(&self, done: Result<(), KafkaError>, on: bool) {
+    fn set_reading(&self, list: Result<TopicPartitionList, KafkaError>, on: bool) {
+        let done = list.and_then(|list| match on {
+            true => self.consumer.resume(&list),
+            false => self.consumer.pause(&list),
+        });
+        // It fails for a partition that was just taken away, which settles the matter too.
         if let Err(e) = done {
             tracing::debug!(error = %e, on, "{}: reading was not switched", self.topic);
         }

@@ -26,8 +26,6 @@ use crate::store::{StoreError, encode_raw};
 use crate::track::Settings as TrackSettings;
 use crate::upsert::{self, LostRun, Origin, Retention, Tracking};
 
-/// Most ranges of an epoch's ledger: 35 bytes each, of the 16 MiB that a document may have.
-const MOST_RANGES: usize = 20_000;
 /// Most reasons that are counted by name.
 const MAX_REASONS: usize = 64;
 /// The name under which all others are counted.
@@ -324,11 +322,7 @@ impl Camera {
     /// holes the oldest is closed. It stays counted, as given up or refused; what comes of it after all
     /// counts as known.
     fn bound_ledger(&mut self, epoch: EpochId) {
-        let oldest = |camera: &Self| {
-            let ledger = camera.ledgers.get(&epoch)?;
-            let is_full = ledger.accounted.as_slice().len() > MOST_RANGES;
-            is_full.then(|| ledger.accounted.first_hole()).flatten()
-        };
+        let oldest = |camera: &Self| camera.ledgers.get(&epoch)?.excess_hole();
         while let Some((first, last)) = oldest(self) {
             // What it is past was counted when it was given up or refused.
             let pending = first.max(self.runs_of(epoch).finals.until.saturating_add(1));
@@ -414,7 +408,9 @@ impl Camera {
         changes.records.push(encode_raw(collection::OBSERVATIONS, &document)?);
         self.settle(epoch, (seq, seq), true, (origin, changes), |a, n| {
             add(&mut a.stored, n);
-            add(&mut a.late, if late { n } else { 0 });
+            if late {
+                add(&mut a.late, n);
+            }
         });
         Ok(late)
     }

@@ -4,9 +4,8 @@
 
 use picket_wire::{Reject, Topic, TopicNames, dead_letter as header};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Header as KafkaHeader, OwnedHeaders};
 
-use super::kafka::{ClientError, Received};
+use super::kafka::{self, ClientError, Received};
 use super::outbox::{Outbox, SendError};
 use super::settings::Connection;
 use crate::remedy::Remedy;
@@ -181,10 +180,7 @@ impl DeadLetters {
         partition: i32,
     ) -> Result<(), DeadLetterError> {
         let message = letter.message(topic, partition);
-        let mut headers = OwnedHeaders::new_with_capacity(message.headers.len());
-        for (key, value) in &message.headers {
-            headers = headers.insert(KafkaHeader { key, value: Some(value) });
-        }
+        let headers = kafka::headers(&message.headers);
         let sent = self.0.send(message.key, headers, message.value).await;
         sent.map_err(|error| match error {
             SendError::Producer(error) => DeadLetterError::Producer(error),

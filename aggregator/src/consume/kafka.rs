@@ -10,7 +10,7 @@ use picket_service::renewed::Unreadable;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::message::{BorrowedMessage, Header, Headers, Message, OwnedHeaders};
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{ClientConfig, ClientContext};
 
@@ -210,6 +210,14 @@ pub fn log_error(error: &KafkaError, reason: &str) {
             tracing::warn!(error = %error, "Kafka client: {reason}");
         }
     }
+}
+
+/// Headers as the client takes them.
+pub fn headers<K: AsRef<str>, V: AsRef<[u8]>>(pairs: &[(K, V)]) -> OwnedHeaders {
+    let none = OwnedHeaders::new_with_capacity(pairs.len());
+    pairs.iter().fold(none, |all, (key, value)| {
+        all.insert(Header { key: key.as_ref(), value: Some(value.as_ref()) })
+    })
 }
 
 /// A record as it came.

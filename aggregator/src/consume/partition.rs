@@ -9,7 +9,6 @@ use jiff::Timestamp;
 use metrics::{counter, histogram};
 use mongodb::bson::{DateTime, RawDocumentBuf};
 use picket_wire::Outgoing;
-use rdkafka::message::{Header, OwnedHeaders};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout_at;
 
@@ -19,7 +18,7 @@ use super::effects::{Effects, Entry, Image};
 use super::error::PartitionError;
 use super::frames::Frames;
 use super::inbox::Inbox;
-use super::kafka::Received;
+use super::kafka::{self, Received};
 use super::membership::PartitionId;
 use super::observations::Observations;
 use super::outbox::Outbox;
@@ -383,10 +382,7 @@ impl Worker {
         let mut backoff = Backoff::new(name);
         loop {
             let sent = told.iter().map(|message| {
-                let mut headers = OwnedHeaders::new_with_capacity(message.headers.len());
-                for (key, value) in &message.headers {
-                    headers = headers.insert(Header { key, value: Some(value) });
-                }
+                let headers = kafka::headers(&message.headers);
                 self.shared.tracks.send(Some(message.key.as_bytes()), headers, Some(&message.value))
             });
             match try_join_all(sent).await {

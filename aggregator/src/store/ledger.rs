@@ -11,6 +11,9 @@ use super::documents::{CentreAccounts, LedgerDocument, collection};
 use super::encode;
 use super::error::StoreError;
 
+/// Most ranges of a ledger: 35 bytes each, of the 16 MiB that a document may have.
+const MOST_RANGES: usize = 20_000;
+
 /// Disjoint ranges of `seq`, both ends included, in ascending order, with a hole between any two.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ranges(Vec<(u64, u64)>);
@@ -140,6 +143,12 @@ pub fn ledger_id(key: &CameraKey, epoch: EpochId) -> String {
 }
 
 impl EpochLedger {
+    /// The oldest hole, where there are more than a document has room for.
+    pub fn excess_hole(&self) -> Option<(u64, u64)> {
+        let is_excess = self.accounted.as_slice().len() > MOST_RANGES;
+        is_excess.then(|| self.accounted.first_hole()).flatten()
+    }
+
     /// As a document. A `seq` always fits 63 bits: ids are checked where they are read.
     pub fn document(&self, key: &CameraKey, epoch: EpochId) -> LedgerDocument {
         let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);

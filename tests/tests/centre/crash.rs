@@ -29,6 +29,13 @@ async fn stored(store: &Store, device: &str) -> Vec<Document> {
     all
 }
 
+/// All checkpoints stand at the beginning of their logs.
+async fn begin_anew(store: &Store) {
+    let checkpoints = store.database().collection::<Document>("checkpoints");
+    let of_partitions = doc! { "_id": { "$regex": "^partition/" } };
+    checkpoints.update_many(of_partitions, doc! { "$unset": { "next_offset": 1 } }).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_log_that_is_read_anew_changes_nothing() {
     let bench = bench().await;
@@ -42,10 +49,8 @@ async fn a_log_that_is_read_anew_changes_nothing() {
     centre.stop().await.unwrap();
     let before = stored(&store, "again").await;
     let camera = one(&store, "cameras", "again/front").await.unwrap();
-    // As if the batch had been written and its end had not: all checkpoints stand at the beginning.
-    let checkpoints = store.database().collection::<Document>("checkpoints");
-    let of_partitions = doc! { "_id": { "$regex": "^partition/" } };
-    checkpoints.update_many(of_partitions, doc! { "$unset": { "next_offset": 1 } }).await.unwrap();
+    // As if the batch had been written and its end had not.
+    begin_anew(&store).await;
     let centre = bench.centre(&store).await;
     bench.send(seen(epoch, 51).encode().unwrap()).await;
     let after = complete(&store, "again/front", 51).await;
@@ -75,9 +80,7 @@ async fn batches_that_were_written_and_not_ended_come_to_the_same() {
     ] {
         store.database().collection::<Document>(collection).delete_many(filter).await.unwrap();
     }
-    let checkpoints = store.database().collection::<Document>("checkpoints");
-    let of_partitions = doc! { "_id": { "$regex": "^partition/" } };
-    checkpoints.update_many(of_partitions, doc! { "$unset": { "next_offset": 1 } }).await.unwrap();
+    begin_anew(&store).await;
     let centre = bench.centre(&store).await;
     complete(&store, "half/front", 40).await;
     centre.stop().await.unwrap();

@@ -2,14 +2,31 @@
 
 use mongodb::bson::{Document, doc};
 use picket_aggregator::consume;
+use picket_aggregator::store::Store;
 use picket_tests::process::until;
 use picket_wire::{Topic, TopicNames};
 use rdkafka::admin::AdminOptions;
 use rdkafka::producer::FutureRecord;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::bench::{LIMIT, bench, complete, one};
+use super::bench::{Bench, LIMIT, bench, complete, one};
 use super::records::seen;
+
+/// As if the topic's retention had taken what stands before this offset.
+async fn expire_before(bench: &Bench, topic: &str, partition: i32, offset: i64) {
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(topic, partition, Offset::Offset(offset)).unwrap();
+    bench.admin().delete_records(&list, &AdminOptions::new()).await.unwrap();
+}
+
+/// Waits for an observation behind a hole.
+async fn stored(store: &Store, id: &str) {
+    until("the record behind the hole", LIMIT, async || {
+        Ok(one(store, "observations", id).await.ok_or("not there".to_owned()))
+    })
+    .await
+    .unwrap();
+}
 
 #[tokio::test]
 async fn records_that_expired_unread_are_a_named_state_and_reading_goes_on() {
@@ -23,16 +40,9 @@ async fn records_that_expired_unread_are_a_named_state_and_reading_goes_on() {
     let (_, lost) = bench.send(seen(epoch, 2).encode().unwrap()).await;
     bench.send(seen(epoch, 3).encode().unwrap()).await;
     let topic = TopicNames::default().name(Topic::Observations);
-    let mut list = TopicPartitionList::new();
-    list.add_partition_offset(&topic, partition, Offset::Offset(lost + 1)).unwrap();
-    bench.admin().delete_records(&list, &AdminOptions::new()).await.unwrap();
+    expire_before(&bench, &topic, partition, lost + 1).await;
     let centre = bench.centre(&store).await;
-    let id = format!("{epoch}/3");
-    until("the record behind the hole", LIMIT, async || {
-        Ok(one(&store, "observations", &id).await.ok_or("not there".to_owned()))
-    })
-    .await
-    .unwrap();
+    stored(&store, &format!("{epoch}/3")).await;
     centre.stop().await.unwrap();
     let id = format!("partition/{topic}/{partition}");
     let checkpoint = one(&store, "checkpoints", &id).await.unwrap();
@@ -56,9 +66,7 @@ async fn records_that_expire_before_the_first_of_their_partition_is_stored_are_a
     let partition = empty.get_i32("partition").unwrap();
     let record = FutureRecord::<str, str>::to(&topic).partition(partition).payload("unread");
     assert_eq!(bench.producer.send(record, LIMIT).await.unwrap().offset, 0);
-    let mut list = TopicPartitionList::new();
-    list.add_partition_offset(&topic, partition, Offset::Offset(1)).unwrap();
-    bench.admin().delete_records(&list, &AdminOptions::new()).await.unwrap();
+    expire_before(&bench, &topic, partition, 1).await;
     let centre = bench.centre(&store).await;
     let id = empty.get_str("_id").unwrap();
     let checkpoint = until("the hole to be noted", LIMIT, async || {
@@ -94,16 +102,9 @@ async fn records_that_expire_under_a_reader_that_waits_are_a_named_state_too() {
     let paused = membership.wait_for(|m| m.partitions.values().any(|state| state.paused));
     tokio::time::timeout(LIMIT, paused).await.unwrap().unwrap();
     let topic = TopicNames::default().name(Topic::Observations);
-    let mut list = TopicPartitionList::new();
-    list.add_partition_offset(&topic, partition, Offset::Offset(last)).unwrap();
-    bench.admin().delete_records(&list, &AdminOptions::new()).await.unwrap();
+    expire_before(&bench, &topic, partition, last).await;
     bench.stack.start_mongodb().await.unwrap();
-    let id = format!("{epoch}/900");
-    until("the record behind the hole", LIMIT, async || {
-        Ok(one(&store, "observations", &id).await.ok_or("not there".to_owned()))
-    })
-    .await
-    .unwrap();
+    stored(&store, &format!("{epoch}/900")).await;
     centre.stop().await.unwrap();
     let id = format!("partition/{topic}/{partition}");
     let checkpoint = one(&store, "checkpoints", &id).await.unwrap();

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use picket_wire::{Topic, TopicNames};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 use rdkafka::util::Timeout;
 
@@ -165,10 +164,7 @@ impl PutBack {
     /// Puts a message back; returns where it is now, once that is durable.
     pub async fn send(&self, letter: &Letter) -> Result<LogPlace, PutBackError> {
         let from = letter.from.as_ref().ok_or(PutBackError::NoOrigin)?;
-        let mut headers = OwnedHeaders::new_with_capacity(letter.record.headers.len());
-        for (key, value) in &letter.record.headers {
-            headers = headers.insert(Header { key, value: Some(value) });
-        }
+        let headers = kafka::headers(&letter.record.headers);
         let mut record = FutureRecord::<[u8], [u8]>::to(&from.topic).headers(headers);
         record.key = letter.record.key.as_deref();
         record.payload = letter.record.value.as_deref();

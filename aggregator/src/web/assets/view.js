@@ -194,13 +194,14 @@ export class Card {
     }
   }
 
+  /** A fact is its name, its value and, where that is not plain, what it means. */
   draw({ state, kind, label, age, facts, trouble }) {
     this.node.dataset.state = state;
     this.chip.className = `chip ${kind}`;
     if (this.chip.textContent !== label) this.chip.replaceChildren(el('span', 'dot'), label);
     setText(this.age, age);
     this.age.hidden = !age;
-    const text = facts.map((f) => f.join(' ')).join('|'); // A fact is its name, its value and what it means.
+    const text = facts.map((f) => f.join(' ')).join('|');
     if (this.facts.drawn !== text) {
       this.facts.drawn = text;
       this.facts.replaceChildren(...facts.map(([name, value, means]) => {
